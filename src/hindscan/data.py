@@ -1,0 +1,426 @@
+"""What a job's function is given: pinned rows, read lazily, and the proof that they were read whole.
+
+Keeps the reading half of promises 2, 8 and 12. A `Source` is one table as a worker opened it; `Data` is the view of it that the
+user's function gets: `.sql`, `.arrow`, `.pandas`, `.polars`, `.batches`, each reading only the columns and rows asked for. SQL runs in a DuckDB
+with one thread, UTC, and no way to any file, network or extension: only the tables of the step can be opened, and values are bound, never pasted.
+Foundation: knows nothing of Kafka, Parquet or jobs; `history` implements `Source`.
+
+::
+
+    Reader.open(slices) -> Source -> Data -> the user's function -> table;  Source.proofs() -> Proof
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import pyarrow as pa
+
+from hindscan.errors import UsageError
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+    import polars as pl
+    import pyarrow.dataset as ds
+
+__all__ = ["Data", "Proof", "Source", "TableSource"]
+
+#: Rows of a batch if none are asked for: a few megabytes of a table of ten columns.
+BATCH_ROWS = 131_072
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was seen while one slice was read: enough to say it was whole, and to compare a second reading."""
+
+    #: Position of the slice in its plan.
+    slice: int
+    #: Rows delivered to the function's table (after set-aside records, before since, until and as_of).
+    records: int
+    bytes: int = 0
+    #: Kafka only: offsets of the first and last delivered record; None if there was none.
+    first_offset: int | None = None
+    last_offset: int | None = None
+    #: Kafka only: offsets in the range that no reader at this isolation level sees (markers, aborted, compacted).
+    invisible: int | None = None
+    #: Greatest event time read, microseconds since the epoch; lets a later run drop T from the key.
+    greatest_time: int | None = None
+    #: 128-bit hash over what was read (Kafka: offset, time, value; Parquet: the file's identity).
+    digest: str = ""
+    #: Undecodable records set aside: position and reason, the first hundred; `set_aside` counts all.
+    set_aside: int = 0
+    bad_records: tuple[str, ...] = ()
+    #: Kafka only: visible records without a value (deletions), which are no rows.
+    tombstones: int = 0
+    #: "mock" where the broker cannot prove what it says.
+    unverified: str | None = None
+
+
+class Source(Protocol):
+    """One table of a step, opened where the work is done. A context manager: leaving it closes readers."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns, in order, whatever is read of them."""
+        ...
+
+    def dataset(self, columns: Sequence[str] | None = None) -> ds.Dataset:
+        """Give the rows, with the window's bounds already applied.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            The only columns that will be looked at: a decoder skips the others. The data set has at least these (a bound
+            may need its own). Default: all.
+        """
+        ...
+
+    def diagnose(self) -> None:
+        """Say what is wrong with the stored data, after an engine failed while reading it.
+
+        Raises
+        ------
+        hindscan.errors.HistoryError
+            What lies there is damaged or not what was pinned. Returns if the fault is not the data's.
+        """
+        ...
+
+    def proofs(self) -> list[Proof]:
+        """Verify what was read and say so, one proof per slice; reads what the function left unread of nothing.
+
+        Raises
+        ------
+        hindscan.errors.HistoryError
+            What was read is not what was pinned.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and files."""
+        ...
+
+
+class TableSource:
+    """A table in memory as a `Source`: partials for combine and finish, and rows for tests."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __enter__(self) -> TableSource:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self.close()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns, in order."""
+        return self._table.schema
+
+    def dataset(self, columns: Sequence[str] | None = None) -> ds.Dataset:
+        """Give the rows."""
+        # Imported here: it brings pandas with it where that is installed, and most processes that know `Source` open none.
+        import pyarrow.dataset as ds
+
+        return ds.dataset(self._table if columns is None else self._table.select(list(columns)))
+
+    def diagnose(self) -> None:
+        """Return: a table in memory has nothing behind it."""
+
+    def proofs(self) -> list[Proof]:
+        """Say how much there was."""
+        return [Proof(slice=0, records=self._table.num_rows, bytes=self._table.nbytes)]
+
+    def close(self) -> None:
+        """Keep nothing open."""
+
+
+class Data:
+    """Rows of a pinned table, read when asked for and only as far as asked for.
+
+    Rows come in the order of the history (offsets of a partition, rows of a file), the same at every reading.
+
+    Parameters
+    ----------
+    name : str
+        The table that `.arrow`, `.pandas`, `.polars` and `.batches` read.
+    sources : mapping of str to Source
+        All tables that SQL of this step can name, `name` among them.
+
+    Examples
+    --------
+    >>> bids = Data("bids", {"bids": TableSource(pa.table({"bidder": [1, 2, 1], "price": [5, 7, 9]}))})
+    >>> bids.sql(
+    ...     "SELECT bidder, max(price) AS top FROM bids WHERE price > $least GROUP BY ALL ORDER BY bidder", least=5
+    ... ).to_pylist()
+    [{'bidder': 1, 'top': 9}, {'bidder': 2, 'top': 7}]
+    """
+
+    def __init__(self, name: str, sources: Mapping[str, Source]) -> None:
+        if name not in sources:
+            raise UsageError(
+                f"While opening the table {name!r}: it must be among the tables of the step; they are {sorted(sources)}. Name one of them."
+            )
+        self._name = name
+        self._sources = dict(sources)
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{field.name}: {field.type}" for field in self.schema)
+        return f"Data({self._name}: {columns})"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and their types; reads nothing."""
+        return self._sources[self._name].schema
+
+    def arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read all rows as an Arrow table.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            The columns to read, in this order. Default: all.
+        """
+        with self._reading([self._name]):
+            return self._dataset(columns).to_table(columns=self._columns(columns))
+
+    def pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read all rows as a pandas data frame; see `arrow`."""
+        return self.arrow(columns).to_pandas()
+
+    def polars(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Read all rows as a Polars data frame; see `arrow`."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.arrow(columns))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def batches(self, columns: Sequence[str] | None = None, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """Read row by row, so that memory is bounded by a batch where the history allows it.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            The columns to read, in this order. Default: all.
+        rows : int
+            Rows of each batch but the last.
+        """
+        if rows < 1:
+            raise UsageError(
+                f"While reading {self._name!r} in batches: at least 1 row each is required; {rows} was asked for."
+            )
+        with self._reading([self._name]):
+            dataset = self._dataset(columns)
+            held: list[pa.RecordBatch] = []
+            count = 0
+            schema = pa.schema([self.schema.field(name) for name in self._columns(columns)])
+            for batch in dataset.to_batches(batch_size=rows, columns=schema.names):
+                held.append(batch)
+                count += batch.num_rows
+                while count >= rows:
+                    whole = pa.Table.from_batches(held, schema)
+                    yield _one_batch(whole.slice(0, rows))
+                    held = whole.slice(rows).to_batches()
+                    count -= rows
+            if count:
+                yield _one_batch(pa.Table.from_batches(held, schema))
+
+    def sql(self, query: str, /, **values: object) -> pa.Table:
+        """Run one SELECT of DuckDB's dialect over the tables of this step.
+
+        One thread, UTC, no files, network or extensions. Rows without ORDER BY come in the same order at every run. DuckDB sums
+        integers to 128 bits, which become decimals here: cast to BIGINT what is to stay an integer.
+
+        Parameters
+        ----------
+        query : str
+            One statement that only reads: SELECT, WITH, FROM, VALUES. ``$name`` stands for a value.
+        **values
+            What the ``$name`` stand for; bound, never pasted.
+
+        Raises
+        ------
+        UsageError
+            The text is not one reading statement.
+        duckdb.Error
+            The statement is wrong, or fails on this data.
+        """
+        bound = {name: _plain(value) for name, value in values.items()}
+        schemas = tuple((name, source.schema.remove_metadata()) for name, source in self._sources.items())
+        reads = _plan(query, _Values(bound), schemas)
+        opened = [name for name, read in reads.items() if read.columns]
+        with self._reading(opened), closing(_database(os.getpid()).cursor()) as cursor:
+            for index, (name, read) in enumerate(reads.items()):
+                if read.columns:
+                    cursor.register(f"__table_{index}", self._sources[name].dataset(read.columns))
+                cursor.execute(read.view(name, f"__table_{index}"))
+            result: pa.Table = cursor.sql(query, params=bound or None).to_arrow_table()
+            return result
+
+    def _columns(self, columns: Sequence[str] | None) -> list[str]:
+        return list(self.schema.names if columns is None else columns)
+
+    def _dataset(self, columns: Sequence[str] | None) -> ds.Dataset:
+        if columns is not None:
+            absent = [name for name in columns if name not in self.schema.names]
+            if absent:
+                raise UsageError(
+                    f"While reading {self._name!r}: columns of the table are required; {absent} are none of {self.schema.names}.",
+                    columns=absent,
+                )
+        return self._sources[self._name].dataset(columns)
+
+    @contextmanager
+    def _reading(self, names: Sequence[str]) -> Iterator[None]:
+        try:
+            yield
+        except Exception as fault:
+            # An engine tells of a damaged file in its own words and class, so the source is asked first.
+            if _can_come_from_data(fault):
+                for name in names:
+                    self._sources[name].diagnose()
+            raise
+
+
+def _can_come_from_data(fault: Exception) -> bool:
+    if isinstance(fault, pa.ArrowException | OSError):
+        return True
+    if type(fault).__module__.partition(".")[0] not in {"duckdb", "_duckdb"}:
+        return False
+    import duckdb
+
+    return not isinstance(fault, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException)
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    [batch] = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+    return batch
+
+
+def _plain(value: object) -> object:
+    # numpy and Arrow scalars come out of jobs' own calculations.
+    for convert in ("as_py", "item"):
+        if hasattr(value, convert):
+            return getattr(value, convert)()
+    return value
+
+
+class _Read(msgspec.Struct, frozen=True):
+    """What a statement looks at of one table."""
+
+    #: Name and DuckDB type of every column.
+    types: dict[str, str]
+    #: Those it looks at; empty: the statement does not read the table at all.
+    columns: list[str]
+
+    def view(self, name: str, registered: str) -> str:
+        """Give the statement that makes the table under its name, whole in its columns, from what was registered."""
+        if not self.columns:
+            # Never evaluated, if the plan was right; should it be wrong, the query must not see an empty table.
+            said = f"error('the plan of this query said that it does not read {name.replace(chr(39), '')}')"
+            chosen = [f"CAST({said} AS {kind}) AS {_quoted(column)}" for column, kind in self.types.items()]
+            return f"CREATE TEMP VIEW {_quoted(name)} AS SELECT {', '.join(chosen)}"
+        chosen = [
+            _quoted(column) if column in self.columns else f"CAST(NULL AS {kind}) AS {_quoted(column)}"
+            for column, kind in self.types.items()
+        ]
+        return f"CREATE TEMP VIEW {_quoted(name)} AS SELECT {', '.join(chosen)} FROM {_quoted(registered)}"
+
+
+class _Values(dict[str, object]):
+    """Bound values as part of a key: the same if they are of the same types and read the same."""
+
+    def _shown(self) -> str:
+        return repr(sorted((name, type(value).__name__, repr(value)) for name, value in self.items()))
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(self._shown())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Values) and self._shown() == other._shown()
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(query: str, values: _Values, schemas: tuple[tuple[str, pa.Schema], ...]) -> dict[str, _Read]:
+    """Find which columns of which tables a statement looks at, by planning it over empty ones.
+
+    Only the pruning of unused columns is on: it follows from the statement alone, so that what is true of empty tables is true of the
+    real ones. Columns get names that occur nowhere else, so that the plan's text is unambiguous. A job runs the same statement over
+    every slice, so plans are kept.
+    """
+    with closing(_database(os.getpid(), planning=True).cursor()) as cursor:
+        statements = cursor.extract_statements(query)
+        kinds = [statement.type.name for statement in statements]
+        if kinds != ["SELECT"]:
+            raise UsageError(
+                f"While running SQL: exactly one statement that reads (SELECT, WITH, FROM, VALUES) is required; "
+                f"found {kinds or 'none'}. Give a PIVOT its values with IN; run several statements one by one."
+            )
+        types: dict[str, dict[str, str]] = {}
+        for index, (name, schema) in enumerate(schemas):
+            empty = schema.empty_table()
+            cursor.register(f"__table_{index}", empty.rename_columns([f"t{index}c{at}" for at in range(len(schema))]))
+            renamed = ", ".join(f"t{index}c{at} AS {_quoted(column)}" for at, column in enumerate(schema.names))
+            cursor.execute(f"CREATE TEMP VIEW {_quoted(name)} AS SELECT {renamed} FROM __table_{index}")
+            described = cursor.execute(f"DESCRIBE {_quoted(name)}").fetchall()
+            types[name] = {str(row[0]): str(row[1]) for row in described}
+        explained = cursor.execute(f"EXPLAIN (FORMAT json) {query}", dict(values) or None).fetchall()
+    looked_at: dict[tuple[int, int], None] = {}
+    for node in _nodes(json.loads(explained[0][1])):
+        projections = node.get("extra_info", {}).get("Projections", [])
+        for projected in [projections] if isinstance(projections, str) else projections:
+            # A field of a struct shows as t0c3.field.
+            if node["name"].endswith("ARROW_SCAN") and (match := re.match(r"t(\d+)c(\d+)(?:\.|$)", projected)):
+                looked_at[int(match[1]), int(match[2])] = None
+    return {
+        name: _Read(types[name], [schema.names[at] for table, at in sorted(looked_at) if table == index])
+        for index, (name, schema) in enumerate(schemas)
+    }
+
+
+def _nodes(tree: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for node in tree:
+        yield node
+        yield from _nodes(node.get("children", []))
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+@functools.cache
+def _database(process: int, *, planning: bool = False) -> duckdb.DuckDBPyConnection:
+    """Open the engine, once per process (a fork must not share it); queries run on cursors, each in its caller's thread."""
+    import duckdb
+
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": 1,
+            "preserve_insertion_order": True,
+            "enable_external_access": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "temp_directory": str(Path(tempfile.gettempdir()) / f"hindscan-duckdb-{process}"),
+        },
+    )
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    # Else a name that is no table is looked up among the caller's Python variables.
+    connection.execute("SET GLOBAL python_enable_replacements = false")
+    if planning:
+        names = [row[0] for row in connection.execute("SELECT name FROM duckdb_optimizers()").fetchall()]
+        others = ",".join(name for name in names if name != "unused_columns")
+        connection.execute(f"SET GLOBAL disabled_optimizers = '{others}'")
+    connection.execute("SET GLOBAL lock_configuration = true")
+    return connection

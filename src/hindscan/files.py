@@ -1,0 +1,383 @@
+"""Files wherever they lie, and writes that are whole or not there.
+
+Keeps the storage half of promises 1, 2 and 9. A `Place` is a path on a file system (local, or an object store by URL); its identity (size with an
+etag or a modification time) tells a changed file from the one that was pinned. Whatever is written here appears whole under its name or
+not at all: locally as a hidden temporary file that is flushed to the disk and renamed, with the folder flushed after it; on an
+object store as one upload, which has the same effect. A temporary file left by a killed process is hidden and never listed.
+
+Foundation: the only user of pyarrow.fs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from hindscan.errors import SourceChanged, SourceMissing, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "FoundFile",
+    "Place",
+    "delete",
+    "exists",
+    "find",
+    "identified",
+    "listing_root",
+    "look",
+    "place",
+    "read_bytes",
+    "read_table",
+    "sync_folder",
+    "write_atomic",
+    "write_parquet_atomic",
+    "write_table_atomic",
+]
+
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+_MAGIC = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A file or folder: a file system and a path in it, with forward slashes and no slash at the end."""
+
+    filesystem: pafs.FileSystem
+    path: str
+
+    def __truediv__(self, name: str) -> Place:
+        """Give the place of that name (which may have slashes) inside this one."""
+        return Place(filesystem=self.filesystem, path=posixpath.join(self.path, name))
+
+    def __str__(self) -> str:
+        """Show the path, with the kind of file system where it is not the local one."""
+        return self.path if self.is_local else f"{self.filesystem.type_name}://{self.path}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the operating system knows this path."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    @property
+    def parent(self) -> Place:
+        """The folder this place is in."""
+        return Place(filesystem=self.filesystem, path=posixpath.dirname(self.path))
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return posixpath.basename(self.path)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundFile:
+    """One file of a listing."""
+
+    #: Relative to the folder that was listed.
+    path: str
+    size: int
+    identity: str
+
+
+def place(location: str | os.PathLike[str] | Place, root: str | os.PathLike[str] | None = None) -> Place:
+    """Resolve a path or URL.
+
+    Parameters
+    ----------
+    location : str or path
+        A path, or a URL that pyarrow knows: ``s3://bucket/prefix``, ``gs://...``, ``file:///...``.
+    root : path, optional
+        What a relative path is relative to. Default: the working directory.
+
+    Raises
+    ------
+    UsageError
+        The URL is of no known kind.
+    """
+    if isinstance(location, Place):
+        return location
+    text = os.fspath(location)
+    if not _URL.match(text):
+        full = (Path(root or "") / Path(text).expanduser()).resolve()
+        return Place(filesystem=pafs.LocalFileSystem(), path=full.as_posix())
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(text)
+    except (pa.ArrowInvalid, ValueError, OSError) as fault:
+        shown = _scrub(text)
+        raise UsageError(
+            f"While resolving {shown}: a path or a URL of a known file system is required; "
+            f"{str(fault).replace(text, shown)}. Use a path, file://, s3:// or gs://.",
+            location=shown,
+        ) from None  # the cause's text holds the whole URL
+    return Place(filesystem=filesystem, path=path.rstrip("/") or "/")
+
+
+def _scrub(url: str) -> str:
+    # A URL can carry an access key before the host and anything in its query; neither belongs in a message.
+    return re.sub(r"//[^/@]*@", "//", url.split("?", 1)[0])
+
+
+def identified(root: Place, file: FoundFile) -> FoundFile:
+    """Name the content of a listed file as well as its file system can: an object store is asked for the etag.
+
+    Raises
+    ------
+    SourceChanged
+        The file has gone since it was listed.
+    """
+    if root.is_local:
+        return file
+    try:
+        with root.filesystem.open_input_file((root / file.path).path) as stream:
+            etag = stream.metadata().get(b"ETag")
+            size = stream.size()
+    except FileNotFoundError as fault:
+        raise _gone(file.path) from fault
+    return FoundFile(path=file.path, size=size, identity=f"etag:{etag.decode().strip(chr(34))}") if etag else file
+
+
+def look(root: Place, path: str) -> FoundFile:
+    """Find one file and its identity, as `find` and `identified` would.
+
+    Raises
+    ------
+    SourceChanged
+        It is not there.
+    """
+    info = root.filesystem.get_file_info((root / path).path)
+    if info.type != pafs.FileType.File:
+        raise _gone(path)
+    return identified(root, FoundFile(path=path, size=info.size, identity=f"mtime_ns:{info.mtime_ns}"))
+
+
+def _gone(path: str) -> SourceChanged:
+    return SourceChanged(
+        f"While reading {path}: the file must be there as it was listed; it has gone. Pin again.", path=path
+    )
+
+
+def exists(where: Place | str | os.PathLike[str]) -> bool:
+    """Tell whether there is a file or folder."""
+    at = place(where)
+    return bool(at.filesystem.get_file_info(at.path).type != pafs.FileType.NotFound)
+
+
+def find(where: Place | str | os.PathLike[str], suffixes: Sequence[str] = ()) -> list[FoundFile]:
+    """List files: one file, all in and under a folder, or those a glob names.
+
+    Hidden files and folders (a name that begins with ``.`` or ``_``, unless it is a hive partition ``_name=value``) are left out, so
+    that markers, checksums and half-written files are never data. The order is that of the paths with their numbers taken as
+    numbers (``month=2`` before ``month=10``), so that what is added later mostly comes later.
+
+    Parameters
+    ----------
+    where : Place, str or path
+        A file, a folder, or either with ``*``, ``?``, ``[...]`` and ``**`` (any number of folders).
+    suffixes : sequence of str
+        Endings that count when a folder is listed. Default: all. A file or glob that names one itself is taken at its word.
+
+    Returns
+    -------
+    list of FoundFile
+        Paths relative to `listing_root(where)`.
+
+    Raises
+    ------
+    SourceMissing
+        There is no such file or folder.
+    """
+    at = place(where)
+    root = listing_root(at)
+    if root.path == at.path:
+        selector = pafs.FileSelector(root.path, recursive=True)
+        wanted = None
+    else:
+        pattern = at.path[len(root.path.rstrip("/")) + 1 :]
+        selector = pafs.FileSelector(root.path, recursive="/" in pattern or "**" in pattern)
+        wanted = _glob(pattern) if _MAGIC.search(pattern) else re.compile(re.escape(pattern) + r"\Z")
+    found = []
+    try:
+        infos = at.filesystem.get_file_info(selector)
+    except (FileNotFoundError, NotADirectoryError) as fault:
+        raise SourceMissing(
+            f"While listing {at}: a file or folder must be there; {root} is not. Check the path; a relative one is relative to the project file.",
+            path=str(at),
+        ) from fault
+    prefix = len(root.path.rstrip("/")) + 1
+    for info in infos:
+        path = info.path[prefix:]
+        if info.type != pafs.FileType.File or any(_hidden(part) for part in path.split("/")):
+            continue
+        if wanted is not None and not wanted.match(path):
+            continue
+        if wanted is None and suffixes and not path.endswith(tuple(suffixes)):
+            continue
+        found.append(FoundFile(path=path, size=info.size, identity=f"mtime_ns:{info.mtime_ns}"))
+    return sorted(found, key=lambda file: _natural(file.path))
+
+
+def listing_root(where: Place | str | os.PathLike[str]) -> Place:
+    """Give the folder that `find` takes its paths relative to: the folder itself, a file's folder, or what is before a glob."""
+    at = place(where)
+    parts = at.path.split("/")
+    for index, part in enumerate(parts):
+        if _MAGIC.search(part) and not exists(at):
+            return Place(filesystem=at.filesystem, path="/".join(parts[:index]) or "/")
+    if at.filesystem.get_file_info(at.path).type == pafs.FileType.File:
+        return at.parent
+    return at
+
+
+def _hidden(part: str) -> bool:
+    return part.startswith(".") or (part.startswith("_") and "=" not in part)
+
+
+def _natural(path: str) -> list[tuple[str, int, str]]:
+    # (text, number, digits) triples: comparable wherever they meet, and total because the digits as written are kept.
+    return [(text, int(digits or -1), digits) for text, digits in re.findall(r"(\D*)(\d*)", path)]
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\])", pattern)
+    known = {"**/": r"(?:[^/]+/)*", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
+    out = []
+    for part in parts:
+        if part in known:
+            out.append(known[part])
+        elif part.startswith("[") and len(part) > 2:
+            inside = part[1:-1].replace("\\", "\\\\")
+            out.append("[" + ("^" + inside[1:] if inside.startswith("!") else inside) + "]")
+        else:
+            out.append(re.escape(part))
+    return re.compile("".join(out) + r"\Z")
+
+
+def read_bytes(where: Place | str | os.PathLike[str]) -> bytes:
+    """Read a whole file."""
+    at = place(where)
+    with at.filesystem.open_input_stream(at.path, compression=None) as stream:
+        return bytes(stream.readall())
+
+
+def read_table(where: Place | str | os.PathLike[str]) -> pa.Table:
+    """Read an Arrow IPC file; a local one is mapped, not copied."""
+    at = place(where)
+    source = pa.memory_map(at.path) if at.is_local else at.filesystem.open_input_file(at.path)
+    with pa.ipc.open_file(source) as reader:
+        return reader.read_all()
+
+
+def delete(where: Place | str | os.PathLike[str]) -> None:
+    """Delete a file if it is there."""
+    at = place(where)
+    if at.filesystem.get_file_info(at.path).type == pafs.FileType.File:
+        at.filesystem.delete_file(at.path)
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Flush a local folder, so that a rename or a new name in it outlives a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _atomically(at: Place, *, durable: bool = True) -> Iterator[io.BufferedWriter | pa.NativeFile]:
+    if not at.is_local:
+        buffer = pa.BufferOutputStream()
+        yield buffer
+        # One write of what is complete: closing a stream after a failure half-way would publish the half.
+        content = buffer.getvalue()
+        with at.filesystem.open_output_stream(at.path) as stream:
+            stream.write(content)
+        return
+    target = Path(at.path)
+    _make_folder(target.parent)
+    half = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with half.open("xb") as stream:
+            yield stream
+            stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+        half.replace(target)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(target.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    # A new folder is a new name in its parent: without this the file could outlive a loss of power and its folder not.
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def write_atomic(where: Place | str | os.PathLike[str], content: bytes | str) -> None:
+    """Write a whole file; folders are made. Text is written as UTF-8."""
+    with _atomically(place(where)) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_table_atomic(
+    where: Place | str | os.PathLike[str],
+    table: pa.Table,
+    *,
+    compression: Literal["lz4", "zstd"] | None = None,
+    durable: bool = True,
+) -> None:
+    """Write a table as an Arrow IPC file.
+
+    Parameters
+    ----------
+    where : Place, str or path
+        Folders are made.
+    table : pa.Table
+        What to write.
+    compression : {"lz4", "zstd"}, optional
+        Of the buffers. Default: none.
+    durable : bool
+        Wait until it outlives a loss of power, some 10 ms. False is for what is verified when it is read and can be made again: the process may be
+        killed at any time all the same, and the file is there whole or not at all.
+    """
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with (
+        _atomically(place(where), durable=durable) as stream,
+        pa.ipc.new_file(stream, table.schema, options=options) as writer,
+    ):
+        writer.write_table(table)
+
+
+def write_parquet_atomic(
+    where: Place | str | os.PathLike[str], table: pa.Table, *, row_group_rows: int = 1_000_000
+) -> None:
+    """Write a table as Parquet with page checksums, without which a flipped byte is read as data."""
+    import pyarrow.parquet as pq
+
+    with _atomically(place(where)) as stream:
+        pq.write_table(
+            table,
+            stream,
+            compression="zstd",
+            row_group_size=row_group_rows,
+            write_page_checksum=True,
+            store_schema=True,
+        )

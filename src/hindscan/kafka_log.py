@@ -1,0 +1,531 @@
+"""A topic as a log: what it holds, and the exact records of a range of offsets.
+
+Keeps promises 1 and 2 where they meet the broker. `TopicInspector` asks what a pin needs to know: topic id, settings, first and last offsets with the
+isolation level said. `RangeReader` reads offsets `[start, end)` of one partition and ends by position, never by having seen the last
+offset: that one may be a transaction's marker, aborted or compacted away, and no reader ever gets it. A range is complete when a record at or
+beyond `end` arrives, or an end-of-partition event whose own offset is at or beyond it; an earlier such event is stale and proves nothing.
+
+What is silence to the client is an error here: a missing, deleted or recreated topic sends nothing, so after five idle seconds the broker is asked whether the
+topic is still the same and still holds the range. Only an outage is waited out, up to a limit. Records gone by retention, a failed
+checksum and any error of the client end the read by name.
+
+Together with `kafka` the only user of confluent_kafka. The mock broker inside that library knows no topic ids and no transactions: only a
+cluster whose settings say ``hindscan.mock = true`` is taken for one, and everything read there is marked unverified.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, though not as the typing rules want it
+    AdminClient,
+    ConfigResource,
+    OffsetSpec,
+    ResourceType,
+)
+
+from hindscan.errors import (
+    BrokerUnavailable,
+    CorruptData,
+    DataLost,
+    HindscanError,
+    ReadIncomplete,
+    SourceChanged,
+    SourceMissing,
+)
+from hindscan.kafka import MOCK_TOPIC_ID, client_config, translated
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+__all__ = ["Isolation", "RangeReader", "RawBatch", "TopicDescription", "TopicInspector", "TopicOffset"]
+
+Isolation = Literal["read_committed", "read_uncommitted"]
+Config = Mapping[str, str | int | float | bool]
+
+_LOG = logging.getLogger("hindscan.kafka")
+# The client complains at length while a broker is away. Who wants to read it sets a handler; nobody finds it on standard error.
+_LOG.addHandler(logging.NullHandler())
+
+#: A request gets this long; with its retries every call ends within ten seconds.
+REQUEST_SECONDS: Final = 8.0
+#: Silence after which the broker is asked whether there is anything to wait for.
+IDLE_SECONDS: Final = 5.0
+#: An outage that is waited out: a single broker that was killed was seen to be back after 17 s.
+OUTAGE_SECONDS: Final = 60.0
+#: Messages taken from the client at once, and how long it may wait for that many: at 0.2 s it was seen to wait to the full.
+CONSUME_MESSAGES: Final = 10_000
+CONSUME_SECONDS: Final = 0.02
+
+#: What promise 2 rests on; a cluster's own settings cannot override it.
+_EXACT: Final[Config] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+    # Any other value turns lost records into success: "earliest" gave 900 of 1000 records and a log line.
+    "auto.offset.reset": "error",
+    # Off by default, and then a flipped byte on the broker's disk is delivered as data. On, it costs nothing measurable.
+    "check.crcs": True,
+    "allow.auto.create.topics": False,
+}
+#: Speed, which a cluster's own settings may override. The default back-off of 1000 ms makes a reader sleep four fifths of its time.
+_FAST: Final[Config] = {
+    "group.id": "hindscan-reader",  # demanded by the client; assigning creates no group
+    "fetch.wait.max.ms": 10,
+    "fetch.queue.backoff.ms": 5,
+    "fetch.message.max.bytes": 4 * 1024 * 1024,
+    "queued.min.messages": 1_000_000,
+    "queued.max.messages.kbytes": 32_768,
+    # A broker that is back is found again within a second, not ten.
+    "reconnect.backoff.max.ms": 1000,
+}
+
+_MISSING: Final = frozenset(
+    {"UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "_NOENT"}
+)
+_LOST: Final = frozenset({"_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE"})
+_CORRUPT: Final = frozenset({"_BAD_MSG", "_BAD_COMPRESSION", "CORRUPT_MESSAGE"})
+#: The client goes on trying by itself after these.
+_PASSING: Final = frozenset({"_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "REQUEST_TIMED_OUT"})
+#: A topic that has just been created, or whose leader moves, answers so for a moment.
+_MOVING: Final = frozenset(
+    {
+        "NOT_LEADER_FOR_PARTITION",
+        "LEADER_NOT_AVAILABLE",
+        "REPLICA_NOT_AVAILABLE",
+        "OFFSET_NOT_AVAILABLE",
+        "FENCED_LEADER_EPOCH",
+        "UNKNOWN_LEADER_EPOCH",
+    }
+)
+#: librdkafka's own code for a request that nobody answered.
+_LOCAL_TIME_OUT: Final = -185
+_FORBIDDEN: Final = frozenset({"TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TopicDescription:
+    """What a broker says of a topic. Settings are None where this client may not read them."""
+
+    topic: str
+    topic_id: str
+    cluster_id: str
+    partitions: tuple[int, ...]
+    cleanup_policy: str | None = None
+    retention_ms: int | None = None
+    timestamp_type: str | None = None
+    #: "mock" where ids and offsets prove nothing.
+    unverified: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TopicOffset:
+    """One bound of a partition."""
+
+    offset: int
+    leader_epoch: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawBatch:
+    """Records in the order of their offsets; the three lists have one entry for each."""
+
+    offsets: list[int]
+    #: Milliseconds since the epoch.
+    times: list[int]
+    #: None is a tombstone.
+    values: list[bytes | None]
+
+
+class TopicInspector:
+    """Asks a broker about one topic; every question ends within about ten seconds.
+
+    Parameters
+    ----------
+    config : mapping
+        librdkafka properties of the cluster.
+    topic : str
+        The topic.
+    """
+
+    def __init__(self, config: Config, topic: str) -> None:
+        self._config = config
+        self._admin = AdminClient(client_config(config), logger=_LOG)
+        self.topic = topic
+        self.is_mock = config.get("hindscan.mock") is True
+
+    def describe(self, *, settings: bool = True, timeout_seconds: float = REQUEST_SECONDS) -> TopicDescription:
+        """Ask for the topic's id, partitions and, unless told otherwise, settings.
+
+        Raises
+        ------
+        SourceMissing
+            No such topic.
+        BrokerUnavailable
+            No broker answered.
+        """
+        doing = f"While looking up topic {self.topic!r}"
+        if self.is_mock:
+            return self._describe_mock(doing, timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                asked = self._admin.describe_topics(TopicCollection([self.topic]), request_timeout=timeout_seconds)
+                found = asked[self.topic].result(timeout_seconds + 1)
+                break
+            except (KafkaException, FutureTimeoutError) as fault:
+                if _name(fault) in _MISSING and time.monotonic() < deadline - timeout_seconds + 1:
+                    # Another broker may not have heard of a new topic yet.
+                    time.sleep(0.1)
+                    continue
+                raise self._error(doing, fault) from fault
+        return TopicDescription(
+            topic=self.topic,
+            topic_id=str(found.topic_id),
+            cluster_id=self._cluster_id(doing, timeout_seconds) if settings else "",
+            partitions=tuple(sorted(partition.id for partition in found.partitions)),
+            **(self._settings(doing, timeout_seconds) if settings else {}),
+        )
+
+    def offsets(
+        self,
+        partitions: Sequence[int],
+        at: Literal["earliest", "latest"],
+        isolation: Isolation = "read_committed",
+        *,
+        timeout_seconds: float = REQUEST_SECONDS,
+    ) -> dict[int, TopicOffset]:
+        """Ask where partitions begin, or where they end for a reader of this isolation level (the last stable offset).
+
+        Raises
+        ------
+        SourceMissing
+            A partition does not exist.
+        BrokerUnavailable
+            No broker answered.
+        """
+        doing = f"While asking for the {at} offsets of topic {self.topic!r}"
+        spec = OffsetSpec.earliest() if at == "earliest" else OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        level = IsolationLevel[isolation.upper()]
+        deadline = time.monotonic() + timeout_seconds
+        found: dict[int, TopicOffset] = {}
+        missing = list(partitions)
+        while missing:
+            request = {TopicPartition(self.topic, partition): spec for partition in missing}
+            remaining = max(deadline - time.monotonic(), 1.0)
+            missing = []
+            try:
+                answers = self._admin.list_offsets(request, isolation_level=level, request_timeout=remaining)
+            except KafkaException as fault:
+                raise self._error(doing, fault) from fault
+            for place, answer in answers.items():
+                try:
+                    told = answer.result(remaining + 1)
+                    found[place.partition] = TopicOffset(offset=told.offset, leader_epoch=told.leader_epoch)
+                except (KafkaException, FutureTimeoutError) as fault:
+                    if _name(fault) not in _MOVING or time.monotonic() > deadline:
+                        raise self._error(f"{doing}, partition {place.partition}", fault) from fault
+                    missing.append(place.partition)
+            if missing:
+                time.sleep(0.1)
+        return found
+
+    def _describe_mock(self, doing: str, timeout_seconds: float) -> TopicDescription:
+        try:
+            metadata = self._admin.list_topics(timeout=timeout_seconds)
+        except KafkaException as fault:
+            raise self._error(doing, fault) from fault
+        if self.topic not in metadata.topics:
+            raise self._error(doing, KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
+        return TopicDescription(
+            topic=self.topic,
+            topic_id=MOCK_TOPIC_ID,
+            cluster_id=metadata.cluster_id or "",
+            partitions=tuple(sorted(metadata.topics[self.topic].partitions)),
+            unverified="mock",
+        )
+
+    def _cluster_id(self, doing: str, timeout_seconds: float) -> str:
+        try:
+            asked = self._admin.describe_cluster(request_timeout=timeout_seconds)
+            return str(asked.result(timeout_seconds + 1).cluster_id)
+        except (KafkaException, FutureTimeoutError) as fault:
+            raise self._error(doing, fault) from fault
+
+    def _settings(self, doing: str, timeout_seconds: float) -> dict[str, Any]:
+        resource = ConfigResource(ResourceType.TOPIC, self.topic)
+        try:
+            asked = self._admin.describe_configs([resource], request_timeout=timeout_seconds)
+            found = asked[resource].result(timeout_seconds + 1)
+        except (KafkaException, FutureTimeoutError) as fault:
+            if _name(fault) in _FORBIDDEN:
+                return {}
+            raise self._error(doing, fault) from fault
+        values = {name: entry.value for name, entry in found.items()}
+        retention = values.get("retention.ms")
+        return {
+            "cleanup_policy": values.get("cleanup.policy"),
+            "retention_ms": None if retention is None else int(retention),
+            "timestamp_type": values.get("message.timestamp.type"),
+        }
+
+    def _error(self, doing: str, fault: KafkaException | FutureTimeoutError) -> HindscanError:
+        if isinstance(fault, FutureTimeoutError):
+            return translated(doing, KafkaError(_LOCAL_TIME_OUT), self._config)
+        error = fault.args[0]
+        if error.name() in _MISSING:
+            return SourceMissing(
+                f"{doing}: it must exist; the broker at {self._config.get('bootstrap.servers')} does not know it: {error}. "
+                "Check the name in the project file, or create the topic.",
+                topic=self.topic,
+            )
+        return translated(doing, error, self._config)
+
+
+def _name(fault: BaseException) -> str:
+    return str(fault.args[0].name()) if isinstance(fault, KafkaException) else ""
+
+
+class RangeReader:
+    """Reads exact ranges of one topic, one after another, with one client.
+
+    Parameters
+    ----------
+    config : mapping
+        librdkafka properties of the cluster.
+    topic : str
+        The topic.
+    topic_id : str
+        The id it was pinned with.
+    isolation : str
+        Which records are visible.
+    idle_seconds : float
+        Silence after which the broker is asked.
+    outage_seconds : float
+        How long a broker that does not answer is waited for.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        topic: str,
+        topic_id: str,
+        isolation: Isolation,
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        outage_seconds: float = OUTAGE_SECONDS,
+    ) -> None:
+        self._config = config
+        self._topic = topic
+        self._topic_id = topic_id
+        self._isolation: Isolation = isolation
+        self._idle_seconds = idle_seconds
+        self._outage_seconds = outage_seconds
+        self._inspector = TopicInspector(config, topic)
+        settings = {**_FAST, **client_config(config), **_EXACT, "isolation.level": isolation}
+        self._consumer = Consumer(settings, logger=_LOG)
+        #: Where the assigned partition goes on, and what was taken from the client beyond the last range.
+        self._next: tuple[int, int] | None = None
+        self._left: list[Message] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections. May be called twice."""
+        self._left = []
+        self._consumer.close()
+
+    def check(self) -> None:
+        """Make sure that the topic is still the one that was pinned.
+
+        Raises
+        ------
+        SourceChanged
+            It was deleted and created again.
+        SourceMissing
+            It is gone.
+        BrokerUnavailable
+            No broker answered.
+        """
+        found = self._inspector.describe(settings=False)
+        if found.topic_id != self._topic_id:
+            raise SourceChanged(
+                f"While reading topic {self._topic!r}: it must be the one that was pinned, with id {self._topic_id}; it was deleted and "
+                f"created again, and has id {found.topic_id}. The pinned records are gone; run again to pin the new topic.",
+                topic=self._topic,
+                pinned=self._topic_id,
+                found=found.topic_id,
+            )
+
+    def read(self, partition: int, start: int, end: int) -> Iterator[RawBatch]:
+        """Read every visible record with start <= offset < end, in order.
+
+        The iterator ends only when it is certain that there is no further one. Ranges that follow each other in one partition
+        go on where the client stands.
+
+        Raises
+        ------
+        DataLost
+            Records of the range are gone, or the log ends before it.
+        SourceChanged, SourceMissing
+            The topic is not the one that was pinned, or is gone.
+        CorruptData
+            A checksum is wrong.
+        ReadIncomplete
+            The broker answers, and nothing comes.
+        BrokerUnavailable
+            No broker answered for too long.
+        """
+        if start >= end:
+            return
+        if self._next != (partition, start):
+            self._left = []
+            self._consumer.assign([TopicPartition(self._topic, partition, start)])
+        self._next = None  # until the range is complete nothing may go on from here
+        where = _Where(topic=self._topic, partition=partition, start=start, end=end)
+        position, quiet_since, probe_at = start, time.monotonic(), time.monotonic() + self._idle_seconds
+        while True:
+            messages, self._left = self._left or self._consumer.consume(CONSUME_MESSAGES, CONSUME_SECONDS), []
+            if not messages:
+                if time.monotonic() >= probe_at:
+                    self._probe(where, position, quiet_since)
+                    probe_at = time.monotonic() + self._idle_seconds
+                continue
+            batch, taken, done = self._sift(messages, where, position)
+            if batch.offsets:
+                position = batch.offsets[-1] + 1
+                yield batch
+            if done:
+                self._next, self._left = (partition, end), messages[taken:]
+                return
+            # After the yield: what the caller does with a batch is no silence of the broker.
+            quiet_since, probe_at = time.monotonic(), time.monotonic() + self._idle_seconds
+
+    def _sift(self, messages: list[Message], where: _Where, position: int) -> tuple[RawBatch, int, bool]:
+        """Take the records of the range: them, how many messages they and the events before them were, whether the range is complete."""
+        events = [index for index, message in enumerate(messages) if message.error() is not None]
+        offsets: list[int] = []
+        times: list[int] = []
+        values: list[bytes | None] = []
+        at, done = 0, False
+        for event in [*events, len(messages)]:
+            run = messages[at:event]
+            found: list[Any] = [message.offset() for message in run]
+            if found and found[-1] >= where.end:
+                beyond = next(index for index, offset in enumerate(found) if offset >= where.end)
+                run, found, done = run[:beyond], found[:beyond], True
+            offsets += found
+            times += [message.timestamp()[1] for message in run]
+            values += [message.value() for message in run]
+            if done:
+                at += len(run)
+                break
+            at = event
+            if event < len(messages):
+                at += 1
+                if self._is_end(messages[event], where):
+                    done = True
+                    break
+        last = position - 1
+        for offset in offsets:
+            if offset <= last:
+                raise ReadIncomplete(
+                    f"While reading {where}: offsets must rise; after {last} came {offset}. Run again; if it stays so, look at the broker's log.",
+                    topic=self._topic,
+                )
+            last = offset
+        return RawBatch(offsets=offsets, times=times, values=values), at, done
+
+    def _is_end(self, message: Message, where: _Where) -> bool:
+        """Judge an event that is no record: whether it says that the range is complete."""
+        error = message.error()
+        assert error is not None
+        name = error.name()
+        if name == "_PARTITION_EOF":
+            offset = message.offset()
+            if offset is not None and offset >= where.end:
+                return True
+            # Stale: the log was this short when the broker was asked, before the pin. Unless it has become so since.
+            self._check_end(where)
+            return False
+        if name in _PASSING:
+            return False
+        if name in _LOST:
+            raise DataLost(
+                f"While reading {where}: all pinned offsets must still be there; the broker has offset {message.offset()} no more: {error}. They were "
+                "deleted by retention, or the log was truncated. Run again to pin what is left.",
+                topic=self._topic,
+                partition=where.partition,
+            )
+        if name in _CORRUPT:
+            raise CorruptData(
+                f"While reading {where}: every record must be whole, with the right checksum; the client refused one: {error}. Restore the partition "
+                "from a replica. If records are very large, check that `receive.message.max.bytes` allows them.",
+                topic=self._topic,
+                partition=where.partition,
+            )
+        if name in _MISSING:
+            raise SourceMissing(
+                f"While reading {where}: topic and partition must exist; the broker does not know them any more: {error}.",
+                topic=self._topic,
+                partition=where.partition,
+            )
+        raise translated(f"While reading {where}", error, self._config)
+
+    def _check_end(self, where: _Where) -> None:
+        latest = self._inspector.offsets([where.partition], "latest", self._isolation)[where.partition].offset
+        if latest < where.end:
+            raise DataLost(
+                f"While reading {where}: the log must reach the pinned end; it ends at {latest}. It was truncated, or the topic was created "
+                "again. Run again to pin what is there.",
+                topic=self._topic,
+                partition=where.partition,
+                latest=latest,
+            )
+
+    def _probe(self, where: _Where, position: int, quiet_since: float) -> None:
+        """Find out why nothing comes: an error, or return to go on waiting."""
+        try:
+            self.check()
+            self._check_end(where)
+            earliest = self._inspector.offsets([where.partition], "earliest", self._isolation)[where.partition].offset
+        except BrokerUnavailable:
+            if time.monotonic() - quiet_since > self._outage_seconds:
+                raise
+            return
+        if earliest > position:
+            raise DataLost(
+                f"While reading {where}: offset {position} must still be there; the log begins at {earliest}. Retention deleted it. "
+                "Run again to pin what is left.",
+                topic=self._topic,
+                partition=where.partition,
+                earliest=earliest,
+            )
+        if time.monotonic() - quiet_since > self._outage_seconds:
+            raise ReadIncomplete(
+                f"While reading {where}: the broker must deliver what it has from offset {position} on; it answers, and for "
+                f"{self._outage_seconds:g} s delivered nothing. Run again; if it stays so, look at the broker's log and quotas.",
+                topic=self._topic,
+                partition=where.partition,
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Where:
+    topic: str
+    partition: int
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"offsets [{self.start}, {self.end}) of {self.topic}[{self.partition}]"

@@ -1,0 +1,78 @@
+"""How things are said outside: the documents that command line, HTTP and Python share, in the words of `docs/design.md`.
+
+One place writes a run as a JSON-able mapping, so that `hindscan show --json`, `GET /runs/ID` and `run.describe()` cannot differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+
+from hindscan import times
+from hindscan.errors import UsageError
+from hindscan.jobs.job import JobSpec
+from hindscan.runs.run import Run, State
+
+__all__ = ["job_document", "run_document", "state_of"]
+
+
+def run_document(run: Run) -> dict[str, Any]:
+    """Describe a run; times are ISO 8601."""
+    request = run.request
+    event = None if run.event_id is None else {"source": run.event_source, "id": run.event_id, "trigger": run.trigger}
+    return {
+        "id": run.id,
+        "job": run.job,
+        "state": run.state,
+        "parameters": request.parameters,
+        "as_of": _time(request.as_of),
+        "since": _time(request.since),
+        "until": _time(request.until),
+        "seed": request.seed,
+        "draws": request.draws,
+        "event": event,
+        "attempt": run.attempt,
+        "created_at": times.to_text(run.created_at),
+        "updated_at": times.to_text(run.updated_at),
+        "requested_by": run.requested_by,
+        "parent": run.parent,
+        "code": run.code,
+        "error": run.error,
+        "message": run.message,
+        "result": run.result,
+    }
+
+
+def _time(micros: int | None) -> str | None:
+    return None if micros is None else times.to_text(micros)
+
+
+def job_document(spec: JobSpec) -> dict[str, Any]:
+    """Describe a job with the JSON Schema of its parameters."""
+    from hindscan.jobs.parameters import json_schema
+
+    return {
+        "job": spec.name,
+        "kind": spec.kind,
+        "doc": spec.doc,
+        "history": spec.history,
+        "tables": spec.tables,
+        "combine": spec.combine,
+        "file": spec.file,
+        "parameters": msgspec.to_builtins(json_schema(spec)),
+    }
+
+
+def state_of(text: str) -> State:
+    """Read the name of a state.
+
+    Raises
+    ------
+    hindscan.errors.UsageError
+        It is none.
+    """
+    for state in get_args(State):
+        if text == state:
+            return state  # type: ignore[no-any-return]
+    raise UsageError(f"Looking for runs: a state must be one of {', '.join(get_args(State))}; found {text!r}.")
