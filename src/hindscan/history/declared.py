@@ -1,0 +1,201 @@
+"""Histories as the project file declares them.
+
+A `[history.NAME]` table becomes a `ParquetHistory` or a `KafkaHistory`. All that is wrong with it is said at once, field by field (promise 12's neighbour: nothing
+that is misspelt is taken as absent): an unknown key, a setting of the other kind, a type that is none, a cluster that is not declared.
+Nothing is opened and nothing asked for: a project file is read without a broker.
+
+::
+
+    [history.NAME] -> history_from_toml -> ParquetHistory | KafkaHistory
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from hindscan import files
+from hindscan.errors import ConfigError, UsageError
+from hindscan.history.columns import column_faults, schema_from_columns
+from hindscan.history.parquet import ParquetHistory
+from hindscan.history.snapshot import History
+
+__all__ = ["KEYS", "history_from_toml"]
+
+#: Settings of a history.
+KEYS: Final = (
+    "parquet",
+    "topic",
+    "format",
+    "time",
+    "columns",
+    "slice_rows",
+    "as_of",
+    "on_bad_record",
+    "partitions",
+    "isolation",
+    "verify",
+)
+_PARQUET_ONLY: Final = frozenset({"verify"})
+_TOPIC_ONLY: Final = frozenset({"format", "on_bad_record", "partitions", "isolation"})
+_LATER_KEYS: Final = {"archive": "stitched histories"}
+_LATER_FORMATS: Final = ("avro", "protobuf", "arrow", "cloudevents")
+#: The cluster of a topic that names none.
+DEFAULT_CLUSTER: Final = "default"
+
+
+def history_from_toml(
+    name: str, table: Mapping[str, Any], *, clusters: Mapping[str, Mapping[str, Any]], root: str | Path
+) -> History:
+    """Build a history from its table in the project file.
+
+    Parameters
+    ----------
+    name : str
+        The table's name.
+    table : mapping
+        What stands in it, as TOML gives it.
+    clusters : mapping
+        librdkafka properties by name of the cluster.
+    root : path
+        What a relative path is relative to.
+
+    Raises
+    ------
+    ConfigError
+        With every fault in `details["faults"]`, each a pair of the field within the table and what is wrong with it.
+    """
+    faults = [*_key_faults(table), *_common_faults(table)]
+    columns = table.get("columns")
+    if columns is not None:
+        faults += column_faults(columns)
+    schema = None if columns is None or faults else schema_from_columns(columns)
+    history: History | None = None
+    if "topic" in table and "parquet" not in table:
+        faults += _topic_faults(table, clusters, schema)
+        history = None if faults else _kafka(name, table, clusters, schema)
+    elif "parquet" in table and "topic" not in table:
+        location, place = table["parquet"], None
+        try:
+            place = files.place(location, root) if isinstance(location, str) and location else None
+        except UsageError as fault:
+            faults.append(("parquet", str(fault)))
+        if place is None and not any(field == "parquet" for field, _ in faults):
+            faults.append(("parquet", f"must be a folder, file, glob or URL, found {location!r}"))
+        if place is not None and not faults:
+            history = ParquetHistory(
+                name=name,
+                location=location,
+                place=place,
+                time=table.get("time"),
+                columns=schema,
+                ignores_as_of=table.get("as_of") == "ignore",
+                verify=table.get("verify", True),
+            )
+    else:
+        faults.append(("parquet", "exactly one of parquet and topic must say where the history lies"))
+    if faults or history is None:
+        listed = "; ".join(f"history.{name}.{place}: {message}" for place, message in faults)
+        raise ConfigError(
+            f"While reading history {name!r}: its settings must be valid; {len(faults)} "
+            f"{'is' if len(faults) == 1 else 'are'} not: {listed}. Correct the project file.",
+            faults=faults,
+        )
+    return history
+
+
+def _key_faults(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    faults = []
+    kind, foreign = ("topic", _PARQUET_ONLY) if "topic" in table else ("parquet", _TOPIC_ONLY)
+    for key in table:
+        if key in _LATER_KEYS:
+            faults.append((key, f"it is for {_LATER_KEYS[key]}, which this version of hindscan does not have yet"))
+        elif key not in KEYS:
+            close = difflib.get_close_matches(key, KEYS, 1)
+            hint = f"; is it {close[0]}? There are" if close else "; there are"
+            faults.append((key, f"there is no such setting{hint} {', '.join(KEYS)}"))
+        elif key in foreign:
+            faults.append((key, f"a {kind} history has no such setting"))
+    return faults
+
+
+def _common_faults(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    faults = []
+    time = table.get("time")
+    if time is not None and (not isinstance(time, str) or not time):
+        faults.append(("time", f"must name a column, found {time!r}"))
+    rows = table.get("slice_rows")
+    if rows is not None and (type(rows) is not int or rows < 1):
+        faults.append(("slice_rows", f"must be a whole number of at least 1, found {rows!r}"))
+    if table.get("as_of", "ignore") != "ignore":
+        faults.append(("as_of", f'can only be "ignore", found {table["as_of"]!r}'))
+    if type(table.get("verify", True)) is not bool:
+        faults.append(("verify", f"must be true or false, found {table['verify']!r}"))
+    return faults
+
+
+def _topic_faults(
+    table: Mapping[str, Any], clusters: Mapping[str, Mapping[str, Any]], schema: pa.Schema | None
+) -> list[tuple[str, str]]:
+    from hindscan.history.decode import FORMATS, column_faults_of
+
+    faults = []
+    cluster, topic = _cluster_and_topic(table["topic"])
+    if not topic:
+        faults.append(("topic", f'must be "TOPIC" or "CLUSTER:TOPIC", found {table["topic"]!r}'))
+    elif cluster not in clusters:
+        known = ", ".join(sorted(clusters)) or "none"
+        faults.append(
+            ("topic", f"names the cluster {cluster!r}, which must be declared as [kafka.{cluster}]; declared: {known}")
+        )
+    chosen = table.get("format", "json")
+    if chosen in _LATER_FORMATS:
+        faults.append(
+            ("format", f"this version of hindscan does not have {chosen} yet; there are {', '.join(FORMATS)}")
+        )
+    elif chosen not in FORMATS:
+        faults.append(("format", f"must be one of {', '.join(FORMATS)}, found {chosen!r}"))
+    elif schema is not None:
+        faults += column_faults_of(schema, chosen)
+    if table.get("on_bad_record", "fail") not in ("fail", "set aside"):
+        faults.append(("on_bad_record", f'must be "fail" or "set aside", found {table["on_bad_record"]!r}'))
+    if table.get("isolation", "read_committed") not in ("read_committed", "read_uncommitted"):
+        faults.append(("isolation", f"must be read_committed or read_uncommitted, found {table['isolation']!r}"))
+    numbers = table.get("partitions", [0])
+    if not isinstance(numbers, list) or not numbers or any(type(n) is not int or n < 0 for n in numbers):
+        faults.append(("partitions", f"must be a list of partition numbers, found {numbers!r}"))
+    return faults
+
+
+def _cluster_and_topic(text: object) -> tuple[str, str]:
+    if not isinstance(text, str):
+        return DEFAULT_CLUSTER, ""
+    cluster, colon, topic = text.rpartition(":")
+    return (cluster, topic) if colon else (DEFAULT_CLUSTER, topic)
+
+
+def _kafka(
+    name: str, table: Mapping[str, Any], clusters: Mapping[str, Mapping[str, Any]], schema: pa.Schema | None
+) -> History:
+    # The client library is loaded only where a topic is declared.
+    from hindscan.history.kafka import KafkaHistory
+
+    cluster, topic = _cluster_and_topic(table["topic"])
+    numbers = table.get("partitions")
+    return KafkaHistory(
+        name=name,
+        cluster=cluster,
+        config=clusters[cluster],
+        topic=topic,
+        format=table.get("format", "json"),
+        time=table.get("time"),
+        columns=schema,
+        partitions=None if numbers is None else tuple(numbers),
+        isolation=table.get("isolation", "read_committed"),
+        on_bad_record=table.get("on_bad_record", "fail"),
+        ignores_as_of=table.get("as_of") == "ignore",
+    )

@@ -1,0 +1,275 @@
+"""A history in a Kafka topic, pinned by topic id and offsets.
+
+Keeps promises 1 to 3 for Kafka. A pin asks for the topic's id before and after its offsets, so that it never mixes two topics of one name; it ends at
+the last stable offset for readers of committed records, and says so if an open transaction holds that back, instead of waiting. A schema that is not
+declared is inferred from records at the pinned starts and becomes part of the pin. Where the run was triggered by an event of this very topic, the event's own
+partition ends before the event.
+
+Caveats tell until when the run is repeatable: a compacted topic loses records between two readings, and retention deletes the oldest.
+
+::
+
+    describe -> offsets -> describe again -> sample -> KafkaPin;  KafkaReader.open(slices) -> Source
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+import pyarrow as pa
+
+from hindscan.errors import SchemaMismatch, SourceChanged, SourceMissing
+from hindscan.history.bounds import bounds_of, check_time_column
+from hindscan.history.columns import schema_from_text, schema_to_text
+from hindscan.history.infer import infer_schema
+from hindscan.history.kafka_reader import KafkaReader
+from hindscan.history.snapshot import KafkaPin, PartitionPin, Pin, Window
+from hindscan.kafka_log import Isolation, RangeReader, TopicDescription, TopicInspector
+
+__all__ = ["KafkaHistory"]
+
+#: Records of the sample, spread over the partitions.
+SAMPLE_RECORDS: Final = 2_000
+#: A topic that is created again and again while it is pinned is given up.
+PIN_ATTEMPTS: Final = 3
+#: Mean bytes of a JSON value by width of its type, for estimates where there is no sample: digits, times, short texts.
+_TEXT_BYTES: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KafkaHistory:
+    """A topic under a name.
+
+    Parameters
+    ----------
+    name : str
+        Name in the project file.
+    cluster : str
+        Name of the cluster in the project file.
+    config : mapping
+        The cluster's librdkafka properties, with their secrets.
+    topic : str
+        The topic.
+    format : str
+        How values are encoded; one of `decode.FORMATS`.
+    time : str, optional
+        Event-time column. Default: the record's own time.
+    columns : pyarrow.Schema, optional
+        Declared schema. Default: inferred from a pinned sample.
+    partitions : tuple of int, optional
+        The only partitions that are history. Default: all.
+    isolation : str
+        ``read_committed`` or ``read_uncommitted``.
+    on_bad_record : str
+        ``fail`` or ``set aside``.
+    ignores_as_of : bool
+        May be read as it is now in a run as of an earlier time.
+    """
+
+    name: str
+    cluster: str
+    config: Mapping[str, str | int | float | bool] = field(repr=False)
+    topic: str
+    format: str = "json"
+    time: str | None = None
+    columns: pa.Schema | None = None
+    partitions: tuple[int, ...] | None = None
+    isolation: Isolation = "read_committed"
+    on_bad_record: str = "fail"
+    ignores_as_of: bool = False
+
+    def pin(self, window: Window) -> KafkaPin:
+        """Resolve the offsets; without declared columns, read a sample.
+
+        Raises
+        ------
+        SourceMissing
+            No such topic or partition.
+        SourceChanged
+            The event's topic is another of the same name, or the topic changes while it is pinned.
+        SchemaMismatch
+            The sample gives no one schema, or the time column is none.
+        BrokerUnavailable
+            No broker answered.
+        """
+        bounds = bounds_of(window, history=self.name, has_time=True, ignores_as_of=self.ignores_as_of)
+        inspector = TopicInspector(self.config, self.topic)
+        described, pinned = self._pin_offsets(inspector)
+        caveats = (*bounds.caveats, *_caveats(described, pinned, self.isolation))
+        pinned = self._cut_at_event(window, described, pinned)
+        schema, record_bytes = self._schema(described, pinned)
+        if self.time is not None:
+            check_time_column(schema, self.time, self.name)
+        return KafkaPin(
+            cluster=self.cluster,
+            cluster_id=described.cluster_id,
+            topic=self.topic,
+            topic_id=described.topic_id,
+            isolation=self.isolation,
+            partitions=tuple(pinned),
+            format=self.format,
+            schema=schema_to_text(schema),
+            schema_from="declared" if self.columns is not None else "inferred from a pinned sample",
+            time=self.time,
+            since=bounds.since,
+            before=bounds.before,
+            on_bad_record=self.on_bad_record,
+            cleanup_policy=described.cleanup_policy,
+            retention_ms=described.retention_ms,
+            record_bytes=record_bytes,
+            unverified=described.unverified,
+            caveats=caveats,
+        )
+
+    def reader(self, pin: Pin) -> KafkaReader:
+        """Give what workers need to read this pin."""
+        assert isinstance(pin, KafkaPin)
+        return KafkaReader(
+            config=self.config,
+            topic=pin.topic,
+            topic_id=pin.topic_id,
+            isolation="read_uncommitted" if pin.isolation == "read_uncommitted" else "read_committed",
+            format=pin.format,
+            schema=schema_from_text(pin.schema),
+            time=pin.time,
+            on_bad_record=pin.on_bad_record,
+            unverified=pin.unverified,
+        )
+
+    def _pin_offsets(self, inspector: TopicInspector) -> tuple[TopicDescription, list[PartitionPin]]:
+        found: list[str] = []
+        for _ in range(PIN_ATTEMPTS):
+            described = inspector.describe()
+            numbers = self._chosen(described)
+            starts = inspector.offsets(numbers, "earliest", self.isolation)
+            ends = inspector.offsets(numbers, "latest", self.isolation)
+            marks = inspector.offsets(numbers, "latest", "read_uncommitted")
+            again = inspector.describe(settings=False)
+            if again.topic_id == described.topic_id:
+                return described, [
+                    PartitionPin(
+                        partition=number,
+                        start=starts[number].offset,
+                        # Retention may have deleted a whole partition between the two questions.
+                        end=max(starts[number].offset, ends[number].offset),
+                        log_start=starts[number].offset,
+                        high_watermark=marks[number].offset,
+                        leader_epoch=ends[number].leader_epoch,
+                    )
+                    for number in numbers
+                ]
+            found += [described.topic_id, again.topic_id]
+        raise SourceChanged(
+            f"While pinning history {self.name}: topic {self.topic!r} must stay the same while its offsets are asked for; "
+            f"it had the ids {', '.join(dict.fromkeys(found))}. Run again when nobody deletes and creates it.",
+            topic=self.topic,
+        )
+
+    def _chosen(self, described: TopicDescription) -> tuple[int, ...]:
+        if self.partitions is None:
+            return described.partitions
+        absent = sorted(set(self.partitions) - set(described.partitions))
+        if absent:
+            raise SourceMissing(
+                f"While pinning history {self.name}: partitions {absent} of topic {self.topic!r} must exist; it has "
+                f"{len(described.partitions)}, numbered from 0. Correct `partitions` in [history.{self.name}].",
+                topic=self.topic,
+                partitions=absent,
+            )
+        return tuple(sorted(set(self.partitions)))
+
+    def _cut_at_event(
+        self, window: Window, described: TopicDescription, pinned: Sequence[PartitionPin]
+    ) -> list[PartitionPin]:
+        at = window.position
+        if at is None or self.ignores_as_of or (at.cluster, at.topic) != (self.cluster, self.topic):
+            return list(pinned)
+        if at.topic_id != described.topic_id:
+            raise SourceChanged(
+                f"While pinning history {self.name} for an event at {at.topic}[{at.partition}] offset {at.offset}: the topic must be the one the event "
+                f"came from, with id {at.topic_id}; it was created again and has id {described.topic_id}. The event's history is gone.",
+                topic=self.topic,
+                pinned=at.topic_id,
+                found=described.topic_id,
+            )
+        return [
+            _cut(partition, at.offset) if partition.partition == at.partition else partition for partition in pinned
+        ]
+
+    def _schema(self, described: TopicDescription, pinned: Sequence[PartitionPin]) -> tuple[pa.Schema, float]:
+        if self.columns is not None:
+            return self.columns, float(sum(len(column.name) + 5 + _width(column.type) for column in self.columns))
+        sample = self._sample(described, pinned)
+        record_bytes = sum(map(len, sample)) / len(sample) if sample else 0.0
+        if self.format == "bytes":
+            return pa.schema([pa.field("value", pa.binary())]), record_bytes
+        schema, faults = infer_schema(sample)
+        if faults or not schema.names:
+            reason = "; ".join(faults) or f"none of its {len(sample)} records is a JSON object with a value"
+            raise SchemaMismatch(
+                f"While pinning history {self.name}: the first records of topic {self.topic!r} must show one type for each column; {reason}. "
+                f"Declare `columns` in [history.{self.name}].",
+                history=self.name,
+                faults=faults,
+            )
+        return schema, record_bytes
+
+    def _sample(self, described: TopicDescription, pinned: Sequence[PartitionPin]) -> list[bytes]:
+        """Read the first records at the pinned starts: the same for the same pin, however they come in batches."""
+        filled = [partition for partition in pinned if partition.start < partition.end]
+        sample: list[bytes] = []
+        with RangeReader(self.config, self.topic, described.topic_id, self.isolation) as reader:
+            for partition in filled:
+                each = -(-SAMPLE_RECORDS // len(filled))
+                values = (
+                    value
+                    for batch in reader.read(partition.partition, partition.start, partition.end)
+                    for value in batch.values
+                    if value is not None
+                )
+                sample += islice(values, each)
+        return sample
+
+
+def _cut(partition: PartitionPin, offset: int) -> PartitionPin:
+    end = min(partition.end, max(partition.start, offset))
+    return PartitionPin(
+        partition=partition.partition,
+        start=partition.start,
+        end=end,
+        log_start=partition.log_start,
+        high_watermark=partition.high_watermark,
+        leader_epoch=partition.leader_epoch,
+    )
+
+
+def _caveats(described: TopicDescription, pinned: Sequence[PartitionPin], isolation: str) -> tuple[str, ...]:
+    caveats = []
+    policy = described.cleanup_policy
+    if described.unverified:
+        caveats.append("unverified: mock (the broker inside the client knows no topic ids and no transactions)")
+    elif policy is None:
+        caveats.append("the topic's settings could not be read: it is unknown how long its records stay")
+    if policy is not None and "compact" in policy:
+        caveats.append("the topic is compacted: records that were overwritten can vanish at any time")
+    if policy is not None and "delete" in policy and described.retention_ms is not None and described.retention_ms >= 0:
+        caveats.append(
+            f"repeatable until retention deletes the oldest record, {described.retention_ms} ms after its time"
+        )
+    held = {p.partition: p.high_watermark - p.end for p in pinned if p.high_watermark > p.end}
+    if isolation == "read_committed" and held:
+        said = ", ".join(f"{count} offsets in partition {partition}" for partition, count in held.items())
+        caveats.append(f"an open transaction holds the end back: {said} are not pinned")
+    return tuple(caveats)
+
+
+def _width(type_: pa.DataType) -> int:
+    """Bytes that a value of this type takes as JSON, about."""
+    if pa.types.is_timestamp(type_):
+        return 29
+    if pa.types.is_nested(type_):
+        return 4 * _TEXT_BYTES
+    return 8 if pa.types.is_primitive(type_) else _TEXT_BYTES

@@ -1,0 +1,320 @@
+"""A history in Parquet files: a folder, a glob or a URL, pinned file by file.
+
+Keeps promises 1 and 2 for Parquet. A pin lists every file with what identifies its content (size with modification time or etag), its row groups and the one
+schema that all files have; nothing but footers is read for it. The reader (`parquet_reader`) refuses a file that is no longer the one that was
+pinned. Folders ``name=value`` are columns. A declared schema must fit every file by name and type; without one the files must agree.
+
+::
+
+    find -> footers (parallel) -> schema -> bounds -> ParquetPin;  ParquetReader.open(slices) -> Source
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hindscan import files
+from hindscan.errors import HistoryError, SchemaMismatch, SourceMissing
+from hindscan.history.bounds import bounds_of, check_time_column
+from hindscan.history.columns import schema_from_text, schema_to_text
+from hindscan.history.footer import Footer, plain_type, read_footer
+from hindscan.history.parquet_reader import ParquetReader
+from hindscan.history.snapshot import FilePin, ParquetPin, Pin, RowGroup, Window
+
+__all__ = ["ParquetHistory"]
+
+#: Files of a folder that are data; a file or glob named in the project file is taken at its word.
+SUFFIXES: Final = (".parquet", ".parq", ".pq")
+#: Footers read at once: enough to hide the latency of an object store.
+FOOTER_THREADS: Final = 16
+#: What engines write for a missing partition value.
+_HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParquetHistory:
+    """A Parquet data set under a name.
+
+    Parameters
+    ----------
+    name : str
+        Name in the project file.
+    location : str
+        Folder, file, glob or URL as declared.
+    place : Place
+        The same, resolved.
+    time : str, optional
+        Event-time column.
+    columns : pyarrow.Schema, optional
+        Declared schema: these columns and no others. Default: all columns of the files, which must agree.
+    ignores_as_of : bool
+        May be read as it is now in a run as of an earlier time.
+    verify : bool
+        Verify page checksums while reading.
+    """
+
+    name: str
+    location: str
+    place: files.Place
+    time: str | None = None
+    columns: pa.Schema | None = None
+    ignores_as_of: bool = False
+    verify: bool = True
+    #: Footers by path, size and identity: a server pins at every event, and files rarely change in between.
+    _footers: dict[tuple[str, int, str], Footer] = field(default_factory=dict, repr=False, compare=False)
+
+    def pin(self, window: Window) -> ParquetPin:
+        """List the files and read their footers.
+
+        Raises
+        ------
+        SourceMissing
+            No such folder, or no Parquet file in it.
+        CorruptData
+            A file is broken or cut short.
+        SchemaMismatch
+            Files disagree, or do not have what is declared.
+        UsageError
+            A bound is asked for and there is no time column.
+        """
+        bounds = bounds_of(window, history=self.name, has_time=self.time is not None, ignores_as_of=self.ignores_as_of)
+        root = files.listing_root(self.place)
+        found = files.find(self.place, SUFFIXES)
+        if not found:
+            raise SourceMissing(
+                f"While pinning history {self.name}: at least one Parquet file is required; {self.place} has none "
+                f"({', '.join('*' + suffix for suffix in SUFFIXES)}). Correct `parquet` in [history.{self.name}].",
+                history=self.name,
+                path=str(self.place),
+            )
+        hive = [_hive_values(file.path) for file in found]
+        found, footers = self._read_footers(root, found)
+        names = {file.path: footer for file, footer in zip(found, footers, strict=True)}
+        schema = self._schema(names, hive)
+        if self.time is not None:
+            check_time_column(schema, self.time, self.name)
+        bounded = bounds.since is not None or bounds.before is not None
+        if bounded:
+            self._check_null_times(names)
+        return ParquetPin(
+            root=_shown_root(self.location),
+            files=tuple(
+                FilePin(
+                    path=file.path,
+                    size=file.size,
+                    identity=file.identity,
+                    row_groups=self._timed(footer.row_groups, values, schema),
+                    partition_values=values,
+                )
+                for file, footer, values in zip(found, footers, hive, strict=True)
+            ),
+            schema=schema_to_text(schema),
+            time=self.time,
+            since=bounds.since,
+            before=bounds.before,
+            verify=self.verify,
+            caveats=bounds.caveats,
+        )
+
+    def reader(self, pin: Pin) -> ParquetReader:
+        """Give what workers need to read this pin."""
+        assert isinstance(pin, ParquetPin)
+        return ParquetReader(
+            root=files.listing_root(self.place), schema=schema_from_text(pin.schema), time=pin.time, verify=pin.verify
+        )
+
+    def _read_footers(
+        self, root: files.Place, listed: Sequence[files.FoundFile]
+    ) -> tuple[list[files.FoundFile], list[Footer]]:
+        def read(file: files.FoundFile) -> tuple[files.FoundFile, Footer] | HistoryError:
+            try:
+                file = files.identified(root, file)
+                known = self._footers.get((file.path, file.size, file.identity))
+                return file, known if known is not None else read_footer(root / file.path, file.path, self.time)
+            except HistoryError as fault:
+                return fault
+
+        with ThreadPoolExecutor(min(FOOTER_THREADS, len(listed))) as pool:
+            results = list(pool.map(read, listed))
+        faults = [result for result in results if isinstance(result, HistoryError)]
+        if faults:
+            raise _all_of(faults)
+        read_files = [result for result in results if not isinstance(result, HistoryError)]
+        self._footers.clear()
+        self._footers.update({(file.path, file.size, file.identity): footer for file, footer in read_files})
+        return [file for file, _ in read_files], [footer for _, footer in read_files]
+
+    def _schema(self, footers: Mapping[str, Footer], hive: Sequence[dict[str, str | None]]) -> pa.Schema:
+        keys = list(hive[0])
+        faults = [
+            f"{path}: it lies in the partitions {list(values) or 'none'}, the first file in {keys or 'none'}"
+            for path, values in zip(footers, hive, strict=True)
+            if list(values) != keys
+        ]
+        union, conflicts = _union(footers, without=keys)
+        if self.columns is None:
+            faults += conflicts
+            fields = [*union.values(), *(pa.field(key, _hive_type(key, hive)) for key in keys)]
+        else:
+            fields = [declared for declared in self.columns if declared.name not in keys]
+            faults += _misfits(fields, footers)
+            # Partition columns come last, declared or not: they cost nothing and a query prunes by them.
+            declared_types = {declared.name: declared.type for declared in self.columns}
+            fields += [pa.field(key, declared_types.get(key, _hive_type(key, hive))) for key in keys]
+        faults += _unfit_values(fields, keys, footers, hive)
+        if faults:
+            shown = "".join(f"\n  {fault}" for fault in faults[:20])
+            more = f"\n  and {len(faults) - 20} more" if len(faults) > 20 else ""
+            raise SchemaMismatch(
+                f"While pinning history {self.name}: all files must have the columns "
+                f"{'that are declared' if self.columns is not None else 'of the others, with the same types'}; found:{shown}{more}\n"
+                f"Declare the common types in [history.{self.name}] `columns`, or take the files out.",
+                history=self.name,
+                faults=faults,
+            )
+        return pa.schema(fields)
+
+    def _check_null_times(self, footers: Mapping[str, Footer]) -> None:
+        faults = [f"{path}: {footer.null_times}" for path, footer in footers.items() if footer.null_times]
+        if faults:
+            raise SchemaMismatch(
+                f"While pinning history {self.name} up to a time: every row must have a {self.time!r}; rows without one are in "
+                f"{'; '.join(faults[:20])}. Correct the files, or read the history without a bound.",
+                history=self.name,
+                faults=faults,
+            )
+
+    def _timed(
+        self, groups: tuple[RowGroup, ...], values: Mapping[str, str | None], schema: pa.Schema
+    ) -> tuple[RowGroup, ...]:
+        """Let a partition column be the time column: its value is every row's time."""
+        if self.time is None or self.time not in values:
+            return groups
+        value = values[self.time]
+        if value is None:
+            raise SchemaMismatch(
+                f"While pinning history {self.name}: every file must have a {self.time!r}; one lies in {self.time}={_HIVE_NULL}."
+            )
+        kind = schema.field(self.time).type
+        at = pa.scalar(value).cast(kind).cast(pa.timestamp("us")).cast(pa.int64()).as_py()
+        return tuple(RowGroup(rows=group.rows, bytes=group.bytes, least_time=at, greatest_time=at) for group in groups)
+
+
+def _all_of(faults: Sequence[HistoryError]) -> HistoryError:
+    if len(faults) == 1:
+        return faults[0]
+    return type(faults[0])("\n".join(str(fault) for fault in faults[:20]), faults=[str(fault) for fault in faults])
+
+
+def _shown_root(location: str) -> str:
+    # Keys and options in a URL never become part of a pin.
+    return re.sub(r"//[^/@]*@", "//", location.split("?", 1)[0] if "://" in location else location)
+
+
+def _hive_values(path: str) -> dict[str, str | None]:
+    values: dict[str, str | None] = {}
+    for part in path.split("/")[:-1]:
+        key, sign, value = part.partition("=")
+        if sign and key:
+            values[unquote(key)] = None if value == _HIVE_NULL else unquote(value)
+    return values
+
+
+def _hive_type(key: str, hive: Sequence[Mapping[str, str | None]]) -> pa.DataType:
+    values = [values[key] for values in hive if values.get(key) is not None]
+    whole = bool(values) and all(re.fullmatch(r"-?\d{1,18}", str(value)) for value in values)
+    return pa.int64() if whole else pa.string()
+
+
+def _union(footers: Mapping[str, Footer], without: Sequence[str]) -> tuple[dict[str, pa.Field[Any]], list[str]]:
+    """Join the files' columns by name, in the order in which they first occur."""
+    union: dict[str, pa.Field[Any]] = {}
+    first_in: dict[str, str] = {}
+    conflicts = []
+    for path, footer in footers.items():
+        for column in footer.schema:
+            if column.name in without:
+                continue
+            known = union.setdefault(column.name, column)
+            first_in.setdefault(column.name, path)
+            if known.type != column.type:
+                conflicts.append(
+                    f"{path}: column {column.name!r} is {column.type}, in {first_in[column.name]} it is {known.type}"
+                )
+            elif column.nullable:
+                union[column.name] = known.with_nullable(True)
+    # What one file lacks is null there.
+    lacking = {name for name in union for footer in footers.values() if name not in footer.schema.names}
+    return {name: f.with_nullable(True) if name in lacking else f for name, f in union.items()}, conflicts
+
+
+def _misfits(declared: Sequence[pa.Field[Any]], footers: Mapping[str, Footer]) -> list[str]:
+    faults = []
+    for path, footer in footers.items():
+        for column in declared:
+            if column.name not in footer.schema.names:
+                faults.append(f"{path}: no column {column.name!r}; declared as {column.type}")
+                continue
+            found = footer.schema.field(column.name).type
+            if not _widens(found, plain_type(column.type)):
+                faults.append(f"{path}: column {column.name!r} is {found}, declared as {column.type}")
+            elif not column.nullable and column.name in footer.may_be_null:
+                faults.append(f"{path}: column {column.name!r} has or may have nulls, declared as not null")
+    return faults
+
+
+def _widens(found: pa.DataType, declared: pa.DataType) -> bool:
+    """Whether every value of one type is exactly one of the other."""
+    if found == declared:
+        return True
+    t = pa.types
+    if t.is_integer(found) and t.is_integer(declared):
+        if t.is_signed_integer(found) == t.is_signed_integer(declared):
+            return found.bit_width <= declared.bit_width
+        return t.is_unsigned_integer(found) and found.bit_width < declared.bit_width
+    if t.is_floating(found) and t.is_floating(declared):
+        return found.bit_width <= declared.bit_width
+    if t.is_integer(found) and t.is_float64(declared):
+        return found.bit_width <= 32
+    if isinstance(found, pa.TimestampType) and isinstance(declared, pa.TimestampType):
+        # A naive time means UTC, but Arrow compares no statistics of one kind with bounds of the other.
+        units = ("s", "ms", "us", "ns")
+        return found.tz == declared.tz and units.index(found.unit) <= units.index(declared.unit)
+    return t.is_date32(found) and t.is_date32(declared)
+
+
+def _unfit_values(
+    fields: Sequence[pa.Field[Any]],
+    keys: Sequence[str],
+    footers: Mapping[str, Footer],
+    hive: Sequence[Mapping[str, str | None]],
+) -> list[str]:
+    types = {column.name: column.type for column in fields}
+    faults = []
+    for path, values in zip(footers, hive, strict=True):
+        for key in keys:
+            value = values.get(key)
+            if value is not None and not _fits(value, types[key]):
+                faults.append(f"{path}: partition {key}={value} is not {types[key]}")
+    return faults
+
+
+def _fits(value: str, kind: pa.DataType) -> bool:
+    """Tell whether Arrow reads a partition's value as this type."""
+    digits = 18 if pa.types.is_int64(kind) else 9 if pa.types.is_int32(kind) else 0
+    if pa.types.is_string(kind) or (value.isascii() and value.isdigit() and len(value) <= digits):
+        # The common cases without making a scalar: that would import pandas where it is installed, half a second for nothing.
+        return True
+    try:
+        pc.cast(pa.scalar(value), kind)
+    except pa.ArrowException:
+        return False
+    return True
