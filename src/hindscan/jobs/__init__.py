@@ -1,0 +1,1 @@
+"""What to compute: jobs, their parameters and the code that travels."""

@@ -1,0 +1,91 @@
+"""A job: a named function with typed parameters, as data.
+
+`JobSpec` is all the rest of hindscan knows of a job, and it is data: it goes through JSON, is kept with the run, and lets
+`hindscan serve` validate and plan without ever loading user code (promise 12). The functions themselves are in the job's
+`Code`, which only workers open. The decorators that make both live in `jobs.declare`; parameters in `jobs.parameters`.
+
+A job is a set of steps. Each step names what it sees; its digest covers the function and everything it reaches in the project, so that
+a change of `finish` recomputes no slice (promise 7).
+
+::
+
+    @hs.job -> Job (functions) -> jobs.code -> JobSpec + Code -> plans -> tasks -> workers load Code
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+__all__ = ["Code", "JobSpec", "Parameter", "Step", "StepName"]
+
+#: What can be called: once per slice, per node of the tree, once at the end; the same three for a simulation's model.
+StepName = Literal["slice", "combine", "finish", "calibrate", "calibrate_combine", "calibrate_finish"]
+
+
+class Parameter(msgspec.Struct, frozen=True, kw_only=True):
+    """One parameter of a job. Everything needed to validate a value, as data."""
+
+    name: str
+    #: Annotation in a closed little language: ``int``, ``float``, ``str``, ``bool``, ``date``, ``datetime``,
+    #: ``literal["a", "b"]``, ``list[T]``, ``T | None``, with bounds; see `jobs.parameters`.
+    type: str
+    required: bool
+    #: JSON value; meaningless if required.
+    default: object = None
+    doc: str = ""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One function of a job, as far as the rest of hindscan must know it."""
+
+    digest: str
+    #: Names of the job's parameters that it takes.
+    parameters: tuple[str, ...] = ()
+    #: Names of the broadcast tables that it takes.
+    tables: tuple[str, ...] = ()
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as data."""
+
+    name: str
+    #: "scan": slices of a history. "simulation": draws, with an optional model calibrated on a history.
+    kind: Literal["scan", "simulation"]
+    #: Name of the function's parameter that gets the sliced history ("bids"), and the history it means by default.
+    table: str | None
+    history: str | None
+    #: Broadcast tables: parameter name to history name.
+    tables: dict[str, str] = {}
+    parameters: tuple[Parameter, ...] = ()
+    #: By step name; "slice" is always there. For a simulation without its own, "combine" and "finish" are the built-in statistics.
+    steps: dict[str, Step]
+    #: How several partials become one: the job's function, plain concatenation in slice order, built-in statistics, or not at all.
+    combine: Literal["function", "concat", "statistics", "none"]
+    #: The same for the calibration.
+    calibrate_combine: Literal["function", "concat", "none"] = "none"
+    #: Draws per stream of a simulation.
+    block_size: int = 65_536
+    #: Draws if the run names none.
+    draws: int = 1_000_000
+    #: Limits of the plan; None: the project's.
+    max_bytes: int | None = None
+    max_slices: int | None = None
+    #: Seconds a run may take; None: no limit.
+    time_limit: float | None = None
+    doc: str = ""
+    #: Digest of the code bundle.
+    code: str
+    #: Project file the job was loaded from, relative; empty for a notebook cell.
+    file: str = ""
+
+
+class Code(msgspec.Struct, frozen=True, kw_only=True):
+    """What travels to workers: opaque here, opened only by `jobs.code.load`."""
+
+    digest: str
+    #: Sources of the project modules the job reaches, by module name.
+    modules: dict[str, str]
+    #: Own cloudpickle bytes of the steps' functions by step name; project modules inside are references into `modules`.
+    payload: bytes
