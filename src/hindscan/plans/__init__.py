@@ -1,0 +1,1 @@
+"""How to cut it: slices, keys, cost and the tree that combines partials."""

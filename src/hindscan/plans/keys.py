@@ -1,0 +1,190 @@
+"""Content keys: what a partial is stored under says all that went into it.
+
+Keeps promise 7. A key covers everything the step can see and nothing else: the digest of its code, the parameters it names, the slice and the bounds that
+cut it, how it is decoded, the broadcast tables it takes, the model, seed and blocks, and `READER_VERSION`. It never covers where the data lies, where the
+slice stands in its plan, what else is in the plan, or when it was made: so equal work has equal keys across runs, and new data invalidates nothing old.
+
+Keys are BLAKE2b over canonical JSON. Canonical: keys sorted, no spaces, every value written so that two different values never read the same (``1`` is not
+``1.0`` or ``true``; times and non-finite numbers are tagged).
+
+::
+
+    Step + parameters + Slice + reader's identity + tables + model -> key -> partials/KK/KEY.arrow
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from hindscan.errors import ParameterError
+from hindscan.history.snapshot import DrawPin, DrawSlice, KafkaPin, KafkaSlice, ParquetSlice, Pin, Slice
+from hindscan.jobs.job import Step
+from hindscan.plans.cut import Known, cut_whole
+
+__all__ = ["READER_VERSION", "digest_of", "empty_key", "finish_key", "node_key", "slice_keys", "table_digest"]
+
+#: Meaning of what hindscan hands to a step. Raised only when the same slice would give other rows, never for speed or looks: it recomputes everything.
+READER_VERSION: Final = 1
+
+#: Bytes of a digest; 40 hexadecimal digits.
+_SIZE: Final = 20
+
+
+def digest_of(value: object) -> str:
+    """Digest a value made of JSON values, times and dates.
+
+    Returns
+    -------
+    str
+        40 hexadecimal digits.
+
+    Raises
+    ------
+    TypeError
+        The value has a part that has no canonical form.
+    """
+    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=_SIZE).hexdigest()
+
+
+def _canonical(value: object) -> object:
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else {"$float": repr(value)}
+        case dt.datetime():
+            return {"$datetime": value.isoformat()}
+        case dt.date():
+            return {"$date": value.isoformat()}
+        case Mapping():
+            wrong = [name for name in value if not isinstance(name, str)]
+            if wrong:
+                raise TypeError(f"Digesting a mapping: its keys must be texts, not {wrong[0]!r}.")
+            # Tags begin with one "$": a name that does gets a second, so that no mapping reads as a tag.
+            return {f"${name}" if name.startswith("$") else name: _canonical(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_canonical(part) for part in value]
+    raise TypeError(f"Digesting a value: {type(value).__name__} has no canonical form ({value!r}).")
+
+
+def slice_keys(
+    slices: Sequence[Slice],
+    *,
+    pin: Pin,
+    step: Step,
+    parameters: Mapping[str, object],
+    reader: Mapping[str, object],
+    tables: Mapping[str, str],
+    model: str | None = None,
+) -> tuple[str, ...]:
+    """Give the key of each slice's partial.
+
+    Parameters
+    ----------
+    slices : sequence of Slice
+        Slices of `pin`.
+    pin : Pin
+        Gives what a slice does not carry: topic id, seed, block size.
+    step : Step
+        The function that is called for each slice.
+    parameters : mapping
+        All parameters of the run; only those the step names are covered.
+    reader : mapping
+        `Reader.identity()`; empty for draws.
+    tables : mapping
+        `table_digest` of the broadcast tables by name; only those the step takes are covered.
+    model : str, optional
+        Key of the model's table.
+    """
+    common = digest_of(
+        {
+            "kind": "slice",
+            "reader_version": READER_VERSION,
+            "source": _source(pin),
+            "reader": reader,
+            "model": model,
+            **_seen(step, parameters, tables),
+        }
+    )
+    return tuple(digest_of([common, _piece(s)]) for s in slices)
+
+
+def empty_key(
+    *,
+    pin: Pin,
+    step: Step,
+    parameters: Mapping[str, object],
+    reader: Mapping[str, object],
+    tables: Mapping[str, str],
+) -> str:
+    """Give the key of what the step returns for no rows at all: the combined table of a plan without slices."""
+    return digest_of(
+        {
+            "kind": "empty",
+            "reader_version": READER_VERSION,
+            "source": type(pin).__name__,
+            "reader": reader,
+            **_seen(step, parameters, tables),
+        }
+    )
+
+
+def node_key(
+    children: Sequence[str], *, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]
+) -> str:
+    """Give the key of an inner node of the tree: the combining step over its children, in their order."""
+    return digest_of({"kind": "node", "children": list(children), **_seen(step, parameters, tables)})
+
+
+def finish_key(combined: str, *, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:
+    """Give the key of a finished table: the finishing step over one combined table."""
+    return digest_of({"kind": "finish", "combined": combined, **_seen(step, parameters, tables)})
+
+
+def table_digest(pin: Pin, reader: Mapping[str, object], *, known: Known | None = None) -> str:
+    """Digest what a broadcast table holds: its files or offsets, the bounds that cut them, and how they are decoded."""
+    pieces = [_piece(s) for s in cut_whole(pin, known=known)]
+    return digest_of({"reader_version": READER_VERSION, "source": _source(pin), "reader": reader, "pieces": pieces})
+
+
+def _seen(step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> dict[str, object]:
+    """Everything but the rows that a step can see."""
+    missing = [name for name in step.parameters if name not in parameters]
+    missing += [name for name in step.tables if name not in tables]
+    if missing:
+        raise ParameterError(
+            f"Making the keys of a plan: the step takes {', '.join(missing)}, which the plan has no value for; "
+            f"it has {', '.join([*parameters, *tables]) or 'none'}. Give a value, or a default in the job.",
+            missing=missing,
+        )
+    return {
+        "code": step.digest,
+        "parameters": {name: parameters[name] for name in step.parameters},
+        "tables": {name: tables[name] for name in step.tables},
+    }
+
+
+def _source(pin: Pin) -> list[object]:
+    match pin:
+        case KafkaPin():
+            return ["kafka", pin.cluster_id, pin.topic, pin.topic_id]
+        case DrawPin():
+            return ["draws", pin.seed, pin.block_size]
+        case _:
+            return ["parquet"]  # each file carries its own identity, relative to a root that may move
+
+
+def _piece(s: Slice) -> list[object]:
+    match s:
+        case ParquetSlice():
+            return [s.path, s.size, s.identity, s.first, s.last, s.since, s.before, s.partition_values]
+        case KafkaSlice():
+            return [s.partition, s.start, s.end, s.since, s.before]
+        case DrawSlice():
+            return [s.start, s.end]

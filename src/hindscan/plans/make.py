@@ -1,0 +1,269 @@
+"""Making a plan: job, parameters and snapshot in, every slice, key and tree node out.
+
+Keeps promises 7 and 8. A pure function: which partials exist comes in as a value or a question, nothing is read, and the same input gives the same plan in
+every process. A scan has one stage. A simulation with a model has two: the calibration, a scan of its own, and the draws, whose keys cover the
+key of the finished model.
+
+::
+
+    JobSpec + parameters + Snapshot + readers' identities + keys that exist -> make_plan -> Plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from hindscan.errors import JobDefinitionError, ParameterError
+from hindscan.history.snapshot import DrawPin, Pin, Slice, Snapshot
+from hindscan.jobs.job import JobSpec, Step
+from hindscan.plans.combine import flat, tree
+from hindscan.plans.cut import DRAWS_PER_SLICE, Known, cut
+from hindscan.plans.keys import digest_of, empty_key, finish_key, node_key, slice_keys, table_digest
+from hindscan.plans.plan import Node, Plan, Stage
+
+__all__ = ["SLICE_ROWS", "default_seed", "make_plan"]
+
+#: Rows of a slice where the history does not say: about a second of work, some tens of megabytes.
+SLICE_ROWS: Final = 1_000_000
+
+_Names = tuple[Literal["slice", "calibrate"], str, str]
+
+#: Stand in for the digests of steps that are not user code. Changed only when what they compute changes.
+_CONCAT: Final = Step(digest="builtin:concat:1")
+_STATISTICS: Final = Step(digest="builtin:statistics:1")
+_STATISTICS_FINISH: Final = Step(digest="builtin:statistics-finish:1")
+
+#: Names of the steps of a stage that scans: each slice, combine, finish.
+_SCAN: Final[_Names] = ("slice", "combine", "finish")
+_CALIBRATION: Final[_Names] = ("calibrate", "calibrate_combine", "calibrate_finish")
+
+_How = Literal["function", "concat", "statistics", "none"]
+
+
+class _Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What all stages of one plan share."""
+
+    parameters: Mapping[str, object]
+    #: Digests of the broadcast tables by name.
+    tables: Mapping[str, str]
+    exists: Callable[[str], bool]
+
+
+class _Steps(msgspec.Struct, frozen=True, kw_only=True):
+    """The steps of one stage, built-in ones filled in; None where there is none."""
+
+    name: Literal["slice", "calibrate"]
+    each: Step
+    combine: Step | None
+    finish: Step | None
+    how: _How
+
+
+def make_plan(
+    job: JobSpec,
+    parameters: Mapping[str, object],
+    snapshot: Snapshot,
+    *,
+    identities: Mapping[str, Mapping[str, object]],
+    slice_rows: Mapping[str, int] | None = None,
+    existing: Collection[str] | Callable[[str], bool] = frozenset(),
+    known: Mapping[str, Known] | None = None,
+    seed: int | None = None,
+    draws: int | None = None,
+    fresh: bool = False,
+) -> Plan:
+    """Decide a run.
+
+    Parameters
+    ----------
+    job : JobSpec
+        What to compute.
+    parameters : mapping
+        Validated values of all the job's parameters, defaults filled in.
+    snapshot : Snapshot
+        A pin for the job's table and for each broadcast table, by parameter name.
+    identities : mapping
+        `Reader.identity()` of each pin, by parameter name.
+    slice_rows : mapping, optional
+        Rows of a slice by parameter name. Default: `SLICE_ROWS`.
+    existing : collection of str or callable
+        Keys of the partials that exist.
+    known : mapping, optional
+        Greatest times from earlier proofs by parameter name; see `plans.cut`.
+    seed : int, optional
+        Seed of a simulation. Default: `default_seed`.
+    draws : int, optional
+        Draws of a simulation. Default: the job's.
+    fresh : bool
+        Use nothing that exists.
+
+    Raises
+    ------
+    hindscan.errors.JobDefinitionError
+        Several slices and no way to combine them.
+    hindscan.errors.ParameterError
+        A step takes a parameter that has no value; fewer draws than one; a seed or draws for a job that draws nothing.
+    """
+    _check(job, snapshot, seed, draws)
+    tables = {
+        name: table_digest(snapshot.pins[name], identities[name], known=(known or {}).get(name)) for name in job.tables
+    }
+    lookup = existing.__contains__ if isinstance(existing, Collection) else existing
+    given = _Given(parameters=parameters, tables=tables, exists=(lambda _: False) if fresh else lookup)
+    stages: list[Stage] = []
+    scan = _scan_steps(job)
+    if scan is not None:
+        name = job.table or ""
+        pin = snapshot.pins[name]
+        slices = cut(pin, (slice_rows or {}).get(name, SLICE_ROWS), known=(known or {}).get(name))
+        stages.append(_stage(job, given, scan, slices, pin, table=name, reader=identities[name], model=None))
+    if job.kind == "simulation":
+        seed = default_seed(job, parameters, snapshot, identities, known=known) if seed is None else seed
+        draws = job.draws if draws is None else draws
+        pin = DrawPin(draws=draws, seed=seed, block_size=job.block_size)
+        model = stages[0].finished if stages else None
+        slices = cut(pin, DRAWS_PER_SLICE)
+        stages.append(_stage(job, given, _draw_steps(job), slices, pin, table=None, reader={}, model=model))
+    return Plan(
+        job=job,
+        parameters=dict(parameters),
+        snapshot=snapshot,
+        stages=tuple(stages),
+        seed=seed,
+        draws=draws,
+        fresh=fresh,
+    )
+
+
+def default_seed(
+    job: JobSpec,
+    parameters: Mapping[str, object],
+    snapshot: Snapshot,
+    identities: Mapping[str, Mapping[str, object]],
+    *,
+    known: Mapping[str, Known] | None = None,
+) -> int:
+    """Give the seed of a simulation that names none: equal data, parameters and job draw equal numbers.
+
+    Returns
+    -------
+    int
+        Below 2**48, so that every JSON reader keeps it exact.
+    """
+    data = {
+        name: table_digest(pin, identities[name], known=(known or {}).get(name)) for name, pin in snapshot.pins.items()
+    }
+    return int(digest_of(["seed", job.name, parameters, data])[:12], 16)
+
+
+def _check(job: JobSpec, snapshot: Snapshot, seed: int | None, draws: int | None) -> None:
+    wanted = [*([job.table] if job.table else []), *job.tables]
+    absent = [name for name in wanted if name not in snapshot.pins]
+    if absent:
+        raise JobDefinitionError(
+            f"Planning job {job.name}: its tables {', '.join(wanted)} must all be pinned, and {', '.join(absent)} "
+            "are not. Declare a history for each in the job."
+        )
+    if job.kind == "scan" and (seed is not None or draws is not None):
+        raise ParameterError(
+            f"Planning job {job.name}: seed and draws are options of a simulation, and this job scans a history. Leave them out.",
+            job=job.name,
+        )
+    if draws is not None and draws < 1:
+        raise ParameterError(
+            f"Planning job {job.name}: draws must be at least 1, not {draws}. Ask for one draw or more.", job=job.name
+        )
+
+
+def _scan_steps(job: JobSpec) -> _Steps | None:
+    """Steps of the stage that scans a history; None for a simulation without a model."""
+    each, combine, finish = _SCAN if job.kind == "scan" else _CALIBRATION
+    if each not in job.steps:
+        return None
+    how: _How = job.combine if job.kind == "scan" else job.calibrate_combine
+    return _Steps(
+        name=each,
+        each=job.steps[each],
+        combine=_combine_step(how, job.steps.get(combine)),
+        finish=job.steps.get(finish),
+        how=how,
+    )
+
+
+def _draw_steps(job: JobSpec) -> _Steps:
+    finish = job.steps.get("finish")
+    if finish is None and job.combine == "statistics":
+        finish = _STATISTICS_FINISH
+    return _Steps(
+        name="slice",
+        each=job.steps["slice"],
+        combine=_combine_step(job.combine, job.steps.get("combine")),
+        finish=finish,
+        how=job.combine,
+    )
+
+
+def _combine_step(how: _How, own: Step | None) -> Step | None:
+    match how:
+        case "concat":
+            return _CONCAT
+        case "statistics":
+            return _STATISTICS
+        case "function":
+            return own
+        case "none":
+            return None
+
+
+def _stage(
+    job: JobSpec,
+    given: _Given,
+    steps: _Steps,
+    slices: tuple[Slice, ...],
+    pin: Pin,
+    *,
+    table: str | None,
+    reader: Mapping[str, object],
+    model: str | None,
+) -> Stage:
+    parameters, tables = given.parameters, given.tables
+    keys = slice_keys(
+        slices, pin=pin, step=steps.each, reader=reader, model=model, parameters=parameters, tables=tables
+    )
+    levels = _levels(job, steps, keys, given)
+    root = levels[-1][0].key if levels else None
+    only = keys[0] if keys else None
+    empty = empty_key(pin=pin, step=steps.each, reader=reader, parameters=parameters, tables=tables)
+    combined = root or only or empty
+    return Stage(
+        step=steps.name,
+        table=table,
+        slices=slices,
+        keys=keys,
+        reused=frozenset(position for position, key in enumerate(keys) if given.exists(key)),
+        levels=levels,
+        combined=combined,
+        finished=combined
+        if steps.finish is None
+        else finish_key(combined, step=steps.finish, parameters=parameters, tables=tables),
+    )
+
+
+def _levels(job: JobSpec, steps: _Steps, keys: tuple[str, ...], given: _Given) -> tuple[tuple[Node, ...], ...]:
+    if len(keys) < 2:
+        return ()
+    step = steps.combine
+    if step is None:
+        decorator = f"@{job.name}.combine" if steps.name == "slice" else "the calibration's combine"
+        raise JobDefinitionError(
+            f"Planning job {job.name}: its history is cut into {len(keys)} slices, and a job over several slices must say how their partials "
+            f'become one; it has no combine. Write {decorator}, say combine="concat" where rows only stand one after another, or raise slice_rows '
+            "of the history until there is one slice.",
+            job=job.name,
+            slices=len(keys),
+        )
+    shape = flat if steps.how == "concat" else tree
+    return shape(keys, lambda children: node_key(children, step=step, parameters=given.parameters, tables=given.tables))

@@ -1,0 +1,82 @@
+"""A plan: what a run will do, with its cost, before anything is done.
+
+Keeps promises 7 (incremental) and 10 (bounded). A plan is a frozen value: the stages with their slices, the content key of each slice's partial,
+what is already there, and the fixed combine tree. A scan has one stage; a simulation with a model has two, whose second depends on the key of
+the first. Nothing here does I/O: which keys exist comes in as a value.
+
+::
+
+    JobSpec + parameters + Snapshot -> cut -> keys -> Plan -> cost, refusal -> execution
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hindscan.history.snapshot import Slice, Snapshot
+from hindscan.jobs.job import JobSpec
+
+__all__ = ["Node", "Plan", "Stage"]
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """One inner node of the combine tree: the children are slices (level 0) or nodes of the level below, in slice order."""
+
+    level: int
+    index: int
+    #: Keys of the children, leftmost first.
+    children: tuple[str, ...]
+    key: str
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """One fan-out and its tree, up to one combined table."""
+
+    #: "calibrate" or "slice": the step that is called for each slice.
+    step: str
+    #: Name of the parameter the step's table has; None for draws.
+    table: str | None
+    slices: tuple[Slice, ...]
+    #: Content key of each slice's partial, by position.
+    keys: tuple[str, ...]
+    #: Positions whose partials exist already.
+    reused: frozenset[int]
+    #: Levels of the tree, bottom up; empty if there is one slice or nothing to combine with.
+    levels: tuple[tuple[Node, ...], ...]
+    #: Key of the combined table: the root's, or the only slice's.
+    combined: str
+    #: Key of the finished table of the stage.
+    finished: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A run, decided."""
+
+    job: JobSpec
+    parameters: dict[str, object]
+    snapshot: Snapshot
+    stages: tuple[Stage, ...]
+    seed: int | None = None
+    draws: int | None = None
+    #: Nothing that exists is used: every slice, node and finished table is computed again.
+    fresh: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of all slices; for a topic an estimate from above."""
+        return sum(s.rows for stage in self.stages for s in stage.slices)
+
+    @property
+    def bytes(self) -> int:
+        """Uncompressed bytes of all slices."""
+        return sum(s.bytes for stage in self.stages for s in stage.slices)
+
+    @property
+    def slice_count(self) -> int:
+        """Slices of all stages."""
+        return sum(len(stage.slices) for stage in self.stages)
+
+    @property
+    def reused_count(self) -> int:
+        """Slices whose partials exist already."""
+        return sum(len(stage.reused) for stage in self.stages)

@@ -1,0 +1,112 @@
+"""Why a slice is computed although something like it was computed before.
+
+Keeps the second half of promise 7: a plan says what is reused, and why the rest is not. The keys only tell that something differs; what differs is
+found by comparing with an earlier plan of the same job, part by part of what a key covers.
+
+::
+
+    Plan + an earlier Plan of the job -> why_not_reused -> {"new data": 3, "parameter year changed": 12}
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import msgspec
+
+from hindscan.history.snapshot import DrawPin, KafkaPin, ParquetPin, Pin, Slice
+from hindscan.plans.keys import digest_of, table_digest
+from hindscan.plans.plan import Plan, Stage
+
+__all__ = ["why_not_reused"]
+
+
+def why_not_reused(plan: Plan, before: Plan | None) -> dict[str, int]:
+    """Count the slices that must be computed, by reason.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is to be done.
+    before : Plan, optional
+        An earlier plan of the same job, best the last one that succeeded.
+
+    Returns
+    -------
+    dict
+        Reasons in the order of the slices. Where several things changed at once all are named in one reason.
+    """
+    reasons: Counter[str] = Counter()
+    for stage in plan.stages:
+        old = next((s for s in before.stages if s.step == stage.step), None) if before is not None else None
+        changed = "; ".join(_changes(plan, stage, before, old)) if before is not None and old is not None else ""
+        known = _known(old)
+        for piece, key in zip(stage.slices, stage.keys, strict=True):
+            if piece.position in stage.reused:
+                continue
+            if plan.fresh:
+                reasons["everything was asked for anew"] += 1
+            elif old is None:
+                reasons["no earlier run to compare with"] += 1
+            else:
+                reasons[changed or _reason(piece, key, known)] += 1
+    return dict(reasons)
+
+
+def _known(old: Stage | None) -> dict[str, str]:
+    """Keys of the earlier slices by what they read, bounds aside."""
+    if old is None:
+        return {}
+    return {_data_of(piece): key for piece, key in zip(old.slices, old.keys, strict=True)}
+
+
+def _data_of(piece: Slice) -> str:
+    fields = msgspec.to_builtins(piece)
+    return digest_of({name: value for name, value in fields.items() if name not in ("position", "since", "before")})
+
+
+def _reason(piece: Slice, key: str, known: dict[str, str]) -> str:
+    earlier = known.get(_data_of(piece))
+    if earlier is None:
+        return "new data"
+    return "its partial is gone" if earlier == key else "as_of, since or until cuts it elsewhere"
+
+
+def _changes(plan: Plan, stage: Stage, before: Plan, old: Stage) -> Iterator[str]:
+    """Say what changed for every slice of a stage."""
+    step, was = plan.job.steps[stage.step], before.job.steps[stage.step]
+    if step.digest != was.digest:
+        yield f"the code of its step ({stage.step}) changed"
+    for name in step.parameters:
+        if name not in before.parameters or digest_of(plan.parameters[name]) != digest_of(before.parameters[name]):
+            yield f"parameter {name} changed"
+    for name in step.tables:
+        then = before.snapshot.pins.get(name)
+        if then is None or table_digest(plan.snapshot.pins[name], {}) != table_digest(then, {}):
+            yield f"table {name} changed"
+    if stage.table is not None and old.table is not None:
+        if _reading(plan.snapshot.pins[stage.table]) != _reading(before.snapshot.pins[old.table]):
+            yield f"how {stage.table} is read changed"
+    elif stage.table is None:
+        if plan.seed != before.seed:
+            yield "the seed changed"
+        if plan.job.block_size != before.job.block_size:
+            yield "the size of a block changed"
+        if _model(plan) != _model(before):
+            yield "the model changed"
+
+
+def _reading(pin: Pin) -> object:
+    """What of a pin decides how its rows are read, wherever they lie."""
+    match pin:
+        case ParquetPin():
+            return ("parquet", pin.schema, pin.time)
+        case KafkaPin():
+            return (pin.cluster_id, pin.topic_id, pin.isolation, pin.format, pin.schema, pin.time, pin.on_bad_record)
+        case DrawPin():
+            return ()
+
+
+def _model(plan: Plan) -> str | None:
+    return plan.stages[0].finished if len(plan.stages) > 1 else None
