@@ -1,0 +1,442 @@
+"""The ledger: what was received, what was decided about it, and the runs it opened, in one transaction.
+
+Keeps promises 4 and 5. `record` writes a batch: the events, one decision for each trigger, a run for each match, and the positions up to which the
+triggers' topics are now in the store. Only when it has returned may an offset be committed or a response be sent. The primary key of
+`decisions` is what makes a run effective exactly once: of all that ever try, in any process, one inserts the decision, and only with it the run.
+
+Nothing is dropped. The first event under an identity counts; another body under it is flagged and kept in quarantine. A row that the database refuses
+would block its neighbours for ever, so a failing batch is cut in two until the row stands alone, and it ends in quarantine with the reason.
+
+::
+
+    Entry, Unreadable -> record -> events + decisions + runs + quarantine + positions -> Recorded
+
+Points of failure: `ledger.writing` (inside the transaction, all rows written), `ledger.recorded` (committed, nobody knows yet).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from hindscan import times
+from hindscan.errors import StoreError
+from hindscan.events.event import Event, data_bytes, data_digest
+from hindscan.faults import point
+from hindscan.runs import positions, schema
+from hindscan.runs.register import new_run_id, run_row
+from hindscan.runs.run import RunRequest
+from hindscan.runs.store import blames_a_row, insert_many, keys_in_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hindscan.history.snapshot import Position
+    from hindscan.runs.store import Store
+
+__all__ = ["Decision", "Entry", "Outcome", "Recorded", "Unreadable", "record"]
+
+Outcome = Literal["matched", "unmatched", "quarantined"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What one trigger made of one event.
+
+    Raises
+    ------
+    ValueError
+        A match without a request, or a request without a match.
+    """
+
+    trigger: str
+    outcome: Outcome
+    #: Why not, or what failed; empty for a match.
+    reason: str = ""
+    #: What to run; only for a match.
+    request: RunRequest | None = None
+    #: Code bundle the run is opened with.
+    code: str = ""
+    #: Runs with one key go one after another.
+    order_key: str | None = None
+    #: The run starts no earlier than this.
+    not_before: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.outcome == "matched") != (self.request is not None):
+            raise ValueError(f"a decision has a request if and only if it is matched; found {self.outcome}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One event with all that was decided about it."""
+
+    event: Event
+    #: "kafka", "http", "schedule", "files".
+    way: str
+    decisions: tuple[Decision, ...] = ()
+    #: Where it stands in its topic, if it came from one.
+    position: Position | None = None
+    #: Time of its record in the topic.
+    record_time: int | None = None
+    #: When it was received; None: now.
+    received_at: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unreadable:
+    """Something received that is no event: its bytes, and why not."""
+
+    reason: str
+    #: Name of the class in `hindscan.errors`.
+    error: str
+    way: str
+    body: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    key: bytes | None = None
+    position: Position | None = None
+    received_at: int | None = None
+    #: The triggers that listen where it came from: they have now gone past it.
+    triggers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """What became of one entry. The mappings go from the trigger's name to its run, or to the reason."""
+
+    identity: tuple[str, str] | None
+    opened: dict[str, str] = field(default_factory=dict)
+    existing: dict[str, str] = field(default_factory=dict)
+    #: The name is empty where the event as a whole is in quarantine.
+    quarantined: dict[str, str] = field(default_factory=dict)
+    #: Another body came under this identity before; that one counts.
+    conflict: bool = False
+
+
+def record(store: Store, batch: Sequence[Entry | Unreadable], *, redrive: bool = False) -> list[Recorded]:
+    """Record what was received, each once, in the order given; in one transaction unless a row is refused.
+
+    Parameters
+    ----------
+    batch : sequence of Entry or Unreadable
+        The entries of one partition in the order of their offsets.
+    redrive : bool
+        A quarantined decision gives way to a new one of the same trigger.
+
+    Returns
+    -------
+    list of Recorded
+        One for each entry, in the same order.
+
+    Raises
+    ------
+    hindscan.errors.StoreUnavailable
+        The database does not answer; recording the same batch again later is safe.
+    """
+    if not batch:
+        return []
+    try:
+        recorded = _write(store, batch, redrive)
+    except Exception as fault:
+        if not blames_a_row(fault):
+            raise
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            return record(store, batch[:middle], redrive=redrive) + record(store, batch[middle:], redrive=redrive)
+        recorded = [_set_apart(store, batch[0], fault)]
+    point("ledger.recorded")
+    return recorded
+
+
+def _set_apart(store: Store, entry: Entry | Unreadable, fault: Exception) -> Recorded:
+    """Keep the entry that the database refuses: the event with its decisions in quarantine, else its bytes, else what can be said of it."""
+    cause = getattr(fault, "orig", None) or fault
+    reason = (
+        f"While recording the event: the store must be able to hold it; it refused it: {type(cause).__name__}: {cause}"
+    )
+    if isinstance(entry, Entry):
+        kept = tuple(
+            Decision(trigger=decision.trigger, outcome="quarantined", reason=reason) for decision in entry.decisions
+        )
+        event = entry.event
+        bare = Unreadable(
+            reason=reason,
+            error=StoreError.__name__,
+            way=entry.way,
+            body=json.dumps(event.to_json(), default=repr).encode(),
+            headers=(("content-type", b"application/cloudevents+json"),),
+            position=entry.position,
+            received_at=entry.received_at,
+            triggers=tuple(decision.trigger for decision in entry.decisions),
+        )
+        tries: list[Entry | Unreadable] = [replace(entry, decisions=kept)] if kept else []
+    else:
+        bare = replace(entry, reason=f"{entry.reason} {reason}")
+        tries = []
+    digest = _digest(bare.body)
+    where = f" It stood at {msgspec.json.encode(bare.position).decode()}; its body had the digest {digest}."
+    tries += [
+        bare,
+        replace(bare, position=None, received_at=None, body=None, key=None, headers=(), reason=bare.reason + where),
+    ]
+    for attempt in tries[:-1]:
+        try:
+            return _write(store, [attempt], False)[0]
+        except Exception as again:
+            if not blames_a_row(again):
+                raise
+    return _write(store, tries[-1:], False)[0]
+
+
+def _write(store: Store, batch: Sequence[Entry | Unreadable], redrive: bool) -> list[Recorded]:
+    now = store.now()
+    entries = [entry for entry in batch if isinstance(entry, Entry)]
+    digests = {id(entry): data_digest(entry.event) for entry in entries}
+    with store.write(turn="record") as connection:
+        in_conflict = _write_events(connection, entries, digests, now)
+        kept = [entry for entry in entries if id(entry) not in in_conflict]
+        stored = _write_decisions(connection, kept, now, redrive)
+        _look_up(connection, [entry for entry in entries if id(entry) in in_conflict], stored)
+        _write_quarantine(connection, batch, in_conflict, digests, now)
+        positions.advance(connection, _passed(batch), now)
+        point("ledger.writing")
+    return [_recorded(entry, stored, in_conflict) for entry in batch]
+
+
+def _write_events(connection: sa.Connection, entries: Sequence[Entry], digests: dict[int, str], now: int) -> set[int]:
+    """Write the events that are new; give those (by `id`) whose identity was there with other data."""
+    first: dict[tuple[str, str], Entry] = {}
+    for entry in entries:
+        first.setdefault(entry.event.identity, entry)
+    rows = [_event_row(entry, digests[id(entry)], now) for entry in first.values()]
+    known = {identity: digests[id(entry)] for identity, entry in first.items()}
+    if insert_many(connection, schema.events, rows) != len(rows):
+        columns = (schema.events.c.source, schema.events.c.id)
+        for part in keys_in_parts(known):
+            found = connection.execute(
+                sa.select(*columns, schema.events.c.data_digest).where(sa.tuple_(*columns).in_(part))
+            )
+            known |= {(source, identity): digest for source, identity, digest in found}
+    in_conflict = {id(entry) for entry in entries if digests[id(entry)] != known[entry.event.identity]}
+    for identity in {entry.event.identity for entry in entries if id(entry) in in_conflict}:
+        connection.execute(
+            sa.update(schema.events)
+            .where(schema.events.c.source == identity[0], schema.events.c.id == identity[1])
+            .values(conflict=1)
+        )
+    return in_conflict
+
+
+def _event_row(entry: Entry, digest: str, now: int) -> dict[str, object]:
+    event = entry.event
+    attributes = event.to_json()
+    attributes.pop("data", None)
+    attributes.pop("data_base64", None)
+    return {
+        "source": event.source,
+        "id": event.id,
+        "type": event.type,
+        "subject": event.subject,
+        "time": None if event.time is None else times.from_datetime(event.time),
+        "attributes": msgspec.json.encode(attributes).decode(),
+        "data": data_bytes(event),
+        "data_digest": digest,
+        "received_at": now if entry.received_at is None else entry.received_at,
+        "way": entry.way,
+        **_place(entry.position),
+        "record_time": entry.record_time,
+    }
+
+
+def _place(position: Position | None) -> dict[str, object]:
+    names = ("cluster", "topic", "topic_id", "partition", "offset")
+    return {name: None if position is None else getattr(position, name) for name in names}
+
+
+_Key = tuple[str, str, str]
+#: What the store has decided, by (trigger, source, id): outcome, reason, run, and whether this transaction wrote it.
+_Stored = dict[_Key, tuple[str, str, str | None, bool]]
+
+
+def _write_decisions(connection: sa.Connection, entries: Sequence[Entry], now: int, redrive: bool) -> _Stored:
+    decisions: dict[_Key, Decision] = {}
+    rows: list[dict[str, object]] = []
+    stored: _Stored = {}
+    for entry in entries:
+        source, identity = entry.event.identity
+        for decision in entry.decisions:
+            key = (decision.trigger, source, identity)
+            if key in decisions:
+                continue
+            decisions[key] = decision
+            run = None if decision.request is None else new_run_id(now)
+            rows.append(_decision_row(key, decision, run, now))
+            stored[key] = (decision.outcome, decision.reason, run, True)
+    if insert_many(connection, schema.decisions, rows) != len(rows):
+        proposed = dict(stored)
+        _find(connection, stored)
+        for key, (outcome, reason, run, _) in stored.items():
+            # A run's id was made here: whose it is, wrote the decision. Without a run nobody needs to know.
+            stored[key] = (outcome, reason, run, run is not None and run == proposed[key][2])
+            if redrive and outcome == "quarantined" and proposed[key][0] != "quarantined":
+                _replace_decision(connection, key, decisions[key], proposed[key][2], now)
+                stored[key] = proposed[key]
+    opened = [
+        run_row(
+            run=run,
+            request=decisions[key].request,
+            now=now,
+            code=decisions[key].code,
+            trigger=key[0],
+            event=key[1:],
+            order_key=decisions[key].order_key,
+            not_before=decisions[key].not_before,
+            requested_by=f"trigger:{key[0]}",
+        )
+        for key, (_, _, run, mine) in stored.items()
+        if mine and run is not None
+    ]
+    insert_many(connection, schema.runs, opened)
+    return stored
+
+
+def _decision_row(key: _Key, decision: Decision, run: str | None, now: int) -> dict[str, object]:
+    parameters = None if decision.request is None else msgspec.json.encode(decision.request.parameters).decode()
+    return {
+        "trigger": key[0],
+        "source": key[1],
+        "id": key[2],
+        "outcome": decision.outcome,
+        "reason": decision.reason,
+        "parameters": parameters,
+        "run": run,
+        "decided_at": now,
+    }
+
+
+def _replace_decision(connection: sa.Connection, key: _Key, decision: Decision, run: str | None, now: int) -> None:
+    table = schema.decisions
+    connection.execute(
+        sa.update(table)
+        .where(table.c.trigger == key[0], table.c.source == key[1], table.c.id == key[2])
+        .values(_decision_row(key, decision, run, now))
+    )
+
+
+def _find(connection: sa.Connection, stored: _Stored) -> None:
+    """Put in what the store has decided about these keys."""
+    table = schema.decisions
+    columns = (table.c.source, table.c.id, table.c.trigger)
+    for part in keys_in_parts((source, identity, trigger) for trigger, source, identity in list(stored)):
+        query = sa.select(*columns, table.c.outcome, table.c.reason, table.c.run).where(sa.tuple_(*columns).in_(part))
+        for source, identity, trigger, outcome, reason, run in connection.execute(query):
+            stored[trigger, source, identity] = (outcome, reason, run, False)
+
+
+def _look_up(connection: sa.Connection, entries: Sequence[Entry], stored: _Stored) -> None:
+    """Find what was decided about events whose first body counts; this body decides nothing."""
+    wanted: _Stored = {}
+    for entry in entries:
+        for decision in entry.decisions:
+            key = (decision.trigger, *entry.event.identity)
+            if key not in stored:
+                wanted[key] = ("unmatched", "", None, False)
+    if wanted:
+        _find(connection, wanted)
+        stored |= wanted
+
+
+def _write_quarantine(
+    connection: sa.Connection,
+    batch: Sequence[Entry | Unreadable],
+    in_conflict: set[int],
+    digests: dict[int, str],
+    now: int,
+) -> None:
+    rows = []
+    for entry in batch:
+        if isinstance(entry, Unreadable):
+            rows.append(_quarantine_row(entry, (None, None), _digest(entry.body), now))
+        elif id(entry) in in_conflict:
+            kept = Unreadable(
+                reason=_CONFLICT,
+                error="Conflict",
+                way=entry.way,
+                body=msgspec.json.encode(entry.event.to_json()),
+                headers=(("content-type", b"application/cloudevents+json"),),
+                position=entry.position,
+                received_at=entry.received_at,
+            )
+            rows.append(_quarantine_row(kept, entry.event.identity, digests[id(entry)], now))
+    insert_many(connection, schema.quarantine, rows)
+
+
+_CONFLICT = (
+    "While recording the event: an event's source and id must name one event; another one with different data came before under the same. "
+    "The first counts; give this one an id of its own and send it again."
+)
+
+
+def _quarantine_row(
+    entry: Unreadable, identity: tuple[str | None, str | None], digest: str, now: int
+) -> dict[str, object]:
+    # json.dumps escapes all but ASCII: what made an event unstorable (a NUL, half a surrogate pair) must not do it again here.
+    headers = [[name, None if value is None else base64.b64encode(value).decode()] for name, value in entry.headers]
+    return {
+        "received_at": now if entry.received_at is None else entry.received_at,
+        "reason": entry.reason.replace("\0", "\\0").encode(errors="backslashreplace").decode(),
+        "error": entry.error,
+        "way": entry.way,
+        "headers": json.dumps(headers),
+        "key": entry.key,
+        "body": entry.body,
+        "body_digest": digest,
+        "source": identity[0],
+        "id": identity[1],
+        **_place(entry.position),
+    }
+
+
+def _digest(body: bytes | None) -> str:
+    return f"sha256:{hashlib.sha256(body or b'').hexdigest()}"
+
+
+def _passed(batch: Sequence[Entry | Unreadable]) -> list[tuple[str, Position]]:
+    """Tell which triggers have gone past which positions."""
+    passed = []
+    for entry in batch:
+        if entry.position is not None:
+            names = entry.triggers if isinstance(entry, Unreadable) else [d.trigger for d in entry.decisions]
+            passed += [(name, entry.position) for name in names]
+    return passed
+
+
+def _recorded(entry: Entry | Unreadable, stored: _Stored, in_conflict: set[int]) -> Recorded:
+    if isinstance(entry, Unreadable):
+        return Recorded(identity=None, quarantined={"": entry.reason})
+    opened: dict[str, str] = {}
+    existing: dict[str, str] = {}
+    quarantined: dict[str, str] = {}
+    conflict = id(entry) in in_conflict
+    for decision in entry.decisions:
+        key = (decision.trigger, *entry.event.identity)
+        outcome, reason, run, mine = stored[key]
+        if run is not None and mine and not conflict:
+            opened[decision.trigger] = run
+            # The same event a second time in one batch finds the run there.
+            stored[key] = (outcome, reason, run, False)
+        elif run is not None:
+            existing[decision.trigger] = run
+        elif outcome == "quarantined":
+            quarantined[decision.trigger] = reason
+    if conflict:
+        quarantined[""] = _CONFLICT
+    return Recorded(
+        identity=entry.event.identity, opened=opened, existing=existing, quarantined=quarantined, conflict=conflict
+    )

@@ -1,0 +1,91 @@
+"""Where each trigger stands in each topic: offsets that are explicit before the first poll and move only with what was recorded.
+
+Keeps promise 4's order (record, then commit): the row moves in the transaction that records the events, so the broker's committed offset can only be behind it,
+never ahead. A new trigger's start is resolved once and stored; whoever comes second gets the stored one. A recreated topic has another id and therefore no position.
+
+::
+
+    start_at -> Place, Place, ... -> listener's first assignment;   ledger.record -> advance
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from hindscan.runs import schema
+from hindscan.runs.store import insert_many
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from hindscan.history.snapshot import Position
+    from hindscan.runs.store import Store
+
+__all__ = ["Place", "advance", "places", "start_at"]
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one trigger stands in one partition: all before `next_offset` is recorded."""
+
+    trigger: str
+    cluster: str
+    topic: str
+    topic_id: str
+    partition: int
+    start_offset: int
+    next_offset: int
+
+
+def start_at(store: Store, starts: Sequence[Place]) -> list[Place]:
+    """Store where triggers begin, unless that is stored already; give what is stored, in the same order."""
+    table = schema.positions
+    now = store.now()
+    with store.write(turn="record") as connection:
+        insert_many(connection, table, [msgspec.structs.asdict(start) | {"updated_at": now} for start in starts])
+        found = {_key(place): place for place in _places(connection, {start.trigger for start in starts})}
+    return [found[_key(start)] for start in starts]
+
+
+def places(store: Store, trigger: str) -> list[Place]:
+    """Give all places of a trigger, by topic and partition; of a recreated topic, those of its former life too."""
+    with store.read() as connection:
+        return _places(connection, {trigger})
+
+
+def _places(connection: sa.Connection, triggers: Iterable[str]) -> list[Place]:
+    table = schema.positions
+    columns = [table.c[name] for name in Place.__struct_fields__]
+    query = sa.select(*columns).where(table.c.trigger.in_(sorted(triggers)))
+    found = connection.execute(query.order_by(table.c.trigger, table.c.topic, table.c.topic_id, table.c.partition))
+    return [Place(**row) for row in found.mappings()]
+
+
+def _key(place: Place) -> tuple[str, str, str, str, int]:
+    return place.trigger, place.cluster, place.topic, place.topic_id, place.partition
+
+
+def advance(connection: sa.Connection, passed: Iterable[tuple[str, Position]], now: int) -> None:
+    """Move triggers past positions, inside the transaction that records what stood there; never backwards."""
+    spans: dict[tuple[str, str, str, str, int], tuple[int, int]] = {}
+    for trigger, at in passed:
+        key = (trigger, at.cluster, at.topic, at.topic_id, at.partition)
+        low, high = spans.get(key, (at.offset, at.offset))
+        spans[key] = (min(low, at.offset), max(high, at.offset))
+    table = schema.positions
+    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    # One order for all writers: on PostgreSQL two that meet in opposite orders would wait for each other.
+    for key, (low, high) in sorted(spans.items()):
+        names = ("trigger", "cluster", "topic", "topic_id", "partition")
+        values: dict[str, Any] = dict(zip(names, key, strict=True))
+        insert = make(table).values(**values, start_offset=low, next_offset=high + 1, updated_at=now)
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=[table.c[name] for name in names],
+                set_={"next_offset": insert.excluded.next_offset, "updated_at": insert.excluded.updated_at},
+                where=table.c.next_offset < insert.excluded.next_offset,
+            )
+        )

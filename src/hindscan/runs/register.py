@@ -1,0 +1,405 @@
+"""The register of runs: opening, finding, moving, cancelling, retrying.
+
+Keeps promises 4, 11 and 13 together with `leases`. A run moves only along `run.MOVES`, in one transaction with the fact that says so. Out of `running` it moves
+only under the token of the claim that made it run: whoever lost the run is told so (`Fenced`) and changes nothing.
+
+::
+
+    open_run -> Run(pending) -> leases.claim -> Run(running) -> move -> Run(succeeded | failed | cancelled) -> retry -> Run(pending)
+
+Points of failure: `store.opened` (a run was opened), `store.moved` (a run has moved).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from hindscan.errors import Conflict, Fenced, NotFound
+from hindscan.faults import point
+from hindscan.progress import StateChanged
+from hindscan.runs import log, schema
+from hindscan.runs.run import FINAL, Run, RunRequest, State, check_move
+from hindscan.runs.snapshots import write_snapshot
+from hindscan.runs.store import insert_many, insert_new
+
+if TYPE_CHECKING:
+    from hindscan.history.snapshot import Snapshot
+    from hindscan.runs.store import Store
+
+__all__ = [
+    "cancel_requested",
+    "get_run",
+    "list_runs",
+    "move",
+    "new_run_id",
+    "open_run",
+    "request_cancel",
+    "retry",
+    "run_row",
+]
+
+#: Crockford's alphabet: no letter that reads as a digit, and ids sort as their times do.
+_DIGITS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_run_id(now: int) -> str:
+    """Make an id: ten letters of milliseconds, ten at random; later ones sort after earlier ones.
+
+    Examples
+    --------
+    >>> len(new_run_id(0)), new_run_id(0)[:10]
+    (20, '0000000000')
+    """
+    return _letters_of_time(now // 1000) + secrets.token_bytes(10).translate(_LETTERS).decode()
+
+
+#: Turns each byte into a letter; 256 is a multiple of 32, so all are equally likely.
+_LETTERS: Final = bytes(_DIGITS.encode()[byte & 31] for byte in range(256))
+
+
+@lru_cache(maxsize=8)
+def _letters_of_time(milliseconds: int) -> str:
+    return "".join(_DIGITS[milliseconds >> shift & 31] for shift in range(45, -1, -5))
+
+
+def open_run(
+    store: Store,
+    request: RunRequest,
+    *,
+    code: str = "",
+    requested_by: str = "",
+    parent: str | None = None,
+    order_key: str | None = None,
+    not_before: int = 0,
+    idempotency_key: str | None = None,
+    snapshot: Snapshot | None = None,
+) -> Run:
+    """Open a run that no event asked for.
+
+    Parameters
+    ----------
+    code : str
+        Digest of the bundle in `codes`; empty: the project's when it starts.
+    requested_by : str
+        "cli", "api", "http".
+    parent : str, optional
+        The run this one repeats.
+    order_key : str, optional
+        Runs with one key go one after another.
+    not_before : int
+        It starts no earlier than this.
+    idempotency_key : str, optional
+        A second call with the same key and request gives the same run.
+    snapshot : Snapshot, optional
+        What it reads, where that is pinned already: for a rerun, which must not be claimed before it has its snapshot.
+
+    Raises
+    ------
+    hindscan.errors.Conflict
+        The key was used for another request.
+    """
+    now = store.now()
+    run = new_run_id(now)
+    with store.write() as connection:
+        if idempotency_key is not None:
+            earlier = _claim_key(connection, idempotency_key, request, run, now)
+            if earlier is not None:
+                return _get(connection, earlier)
+        row = run_row(
+            run=run,
+            request=request,
+            now=now,
+            code=code,
+            requested_by=requested_by,
+            parent=parent,
+            order_key=order_key,
+            not_before=not_before,
+        )
+        if snapshot is not None:
+            row["snapshot"] = write_snapshot(connection, snapshot, now)
+        insert_many(connection, schema.runs, [row])
+        opened = _get(connection, run)
+    point("store.opened")
+    return opened
+
+
+def _claim_key(connection: sa.Connection, key: str, request: RunRequest, run: str, now: int) -> str | None:
+    table = schema.idempotency
+    digest = hashlib.sha256(msgspec.json.encode(request, order="deterministic")).hexdigest()
+    row = {"key": key, "request_digest": digest, "run": run, "created_at": now}
+    if insert_new(connection, table, row, [table.c.run]) is not None:
+        return None
+    earlier, asked = connection.execute(sa.select(table.c.run, table.c.request_digest).where(table.c.key == key)).one()
+    if asked != digest:
+        raise Conflict(
+            f"While opening a run: an idempotency key must come with the request it first came with; {key!r} opened run {earlier} with "
+            "another one. Use a new key for a new request.",
+            key=key,
+            run=earlier,
+        )
+    return str(earlier)
+
+
+def run_row(
+    *,
+    run: str,
+    request: RunRequest | None,
+    now: int,
+    code: str = "",
+    trigger: str | None = None,
+    event: tuple[str, str] | None = None,
+    parent: str | None = None,
+    order_key: str | None = None,
+    not_before: int = 0,
+    requested_by: str = "",
+) -> dict[str, object]:
+    """Make the row of a pending run."""
+    if request is None:
+        raise ValueError("a run needs a request")
+    return {
+        "id": run,
+        "job": request.job,
+        "state": "pending",
+        "request": msgspec.json.encode(request).decode(),
+        "created_at": now,
+        "updated_at": now,
+        "code": code,
+        "trigger": trigger,
+        "event_source": None if event is None else event[0],
+        "event_id": None if event is None else event[1],
+        "parent": parent,
+        "order_key": order_key,
+        "not_before": not_before,
+        "requested_by": requested_by,
+    }
+
+
+_request = msgspec.json.Decoder(RunRequest)
+_FIELDS: Final = tuple(name for name in Run.__struct_fields__ if name not in ("request", "cancel_requested"))
+
+
+def from_row(row: sa.RowMapping) -> Run:
+    """Read a run from its row."""
+    return Run(
+        **{name: row[name] for name in _FIELDS},
+        request=_request.decode(row["request"]),
+        cancel_requested=row["cancel_requested_at"] is not None,
+    )
+
+
+def _row(connection: sa.Connection, run: str) -> sa.RowMapping:
+    row = connection.execute(sa.select(schema.runs).where(schema.runs.c.id == run)).mappings().first()
+    if row is None:
+        raise NotFound(
+            f"While looking up a run: its id must be one of the store's; there is no run {run!r}. `hindscan runs` lists them.",
+            run=run,
+        )
+    return row
+
+
+def _get(connection: sa.Connection, run: str) -> Run:
+    return from_row(_row(connection, run))
+
+
+def get_run(store: Store, run: str) -> Run:
+    """Give one run.
+
+    Raises
+    ------
+    hindscan.errors.NotFound
+        There is none of that id.
+    """
+    with store.read() as connection:
+        return _get(connection, run)
+
+
+def list_runs(
+    store: Store,
+    *,
+    job: str | None = None,
+    state: State | None = None,
+    trigger: str | None = None,
+    event: tuple[str, str] | None = None,
+    limit: int = 100,
+) -> list[Run]:
+    """Give runs, the newest first.
+
+    Parameters
+    ----------
+    event : (str, str), optional
+        Source and id of the event that opened it.
+    """
+    table = schema.runs
+    query = sa.select(table).order_by(table.c.seq.desc()).limit(limit)
+    for column, value in ((table.c.job, job), (table.c.state, state), (table.c.trigger, trigger)):
+        if value is not None:
+            query = query.where(column == value)
+    if event is not None:
+        # By the decisions, whose key begins with the event: the runs need no index of their own for it.
+        decided = schema.decisions
+        of_event = sa.select(decided.c.run).where(decided.c.source == event[0], decided.c.id == event[1])
+        query = query.where(table.c.id.in_(of_event))
+    with store.read() as connection:
+        return [from_row(row) for row in connection.execute(query).mappings()]
+
+
+def move(
+    store: Store,
+    run: str,
+    state: State,
+    *,
+    token: int | None = None,
+    reason: str = "",
+    error: str | None = None,
+    message: str | None = None,
+    result: str | None = None,
+) -> Run:
+    """Move a run to another state and log it.
+
+    Parameters
+    ----------
+    token : int, optional
+        Token of the claim, for a run that is running; None for one that is not.
+    reason : str
+        For the log.
+    error, message : str, optional
+        Name of the class in `hindscan.errors`, and its text.
+    result : str, optional
+        Folder of the published result.
+
+    Raises
+    ------
+    hindscan.errors.Fenced
+        The run runs under another claim, or no longer under this one.
+    hindscan.errors.Conflict
+        The move is not legal.
+    """
+    with store.write() as connection:
+        moved = move_in(
+            connection,
+            run,
+            state,
+            now=store.now(),
+            token=token,
+            reason=reason,
+            values={"error": error, "message": message, "result": result},
+        )
+    point("store.moved")
+    return moved
+
+
+def move_in(
+    connection: sa.Connection,
+    run: str,
+    state: State,
+    *,
+    now: int,
+    token: int | None,
+    reason: str,
+    values: dict[str, Any],
+) -> Run:
+    """Move a run inside a transaction: see `move`."""
+    row = _row(connection, run)
+    before: State = row["state"]
+    if before == "running" or token is not None:
+        if before != "running" or row["token"] != token:
+            raise _fenced(row, state, token)
+    elif state == "running":
+        raise Conflict(f"Moving run {run} from {before} to running: only a claim does that. Use leases.claim.", run=run)
+    check_move(run, before, state)
+    table = schema.runs
+    changed = connection.execute(
+        sa.update(table)
+        .where(table.c.id == run, table.c.state == before, table.c.token == row["token"])
+        .values(state=state, updated_at=now, **values)
+    )
+    if changed.rowcount != 1:
+        raise _fenced(row, state, token)
+    if before == "running":
+        connection.execute(sa.delete(schema.leases).where(schema.leases.c.run == run))
+    log.write_facts(connection, [StateChanged(run=run, state=state, at=now, reason=reason)], now)
+    return _get(connection, run)
+
+
+def _fenced(row: sa.RowMapping, state: State, token: int | None) -> Fenced:
+    run = row["id"]
+    return Fenced(
+        f"While moving run {run} to {state}: that must be done under the claim that holds it; claim {token} does not, the run is "
+        f"{row['state']} and its last claim is {row['token']}. Stop this work: it has another owner or an end.",
+        run=run,
+        token=token,
+        state=row["state"],
+    )
+
+
+def request_cancel(store: Store, run: str) -> Run:
+    """Cancel a run that waits, at once; ask the owner of one that runs to stop it.
+
+    Raises
+    ------
+    hindscan.errors.Conflict
+        It is in a final state.
+    """
+    now = store.now()
+    with store.write() as connection:
+        table = schema.runs
+        # Writing first takes the row: a claim cannot come between the look at the state and the move.
+        connection.execute(
+            sa.update(table)
+            .where(table.c.id == run, table.c.state.in_(("pending", "running")))
+            .values(cancel_requested_at=sa.func.coalesce(table.c.cancel_requested_at, now))
+        )
+        row = _row(connection, run)
+        if row["state"] in FINAL:
+            raise Conflict(
+                f"While cancelling run {run}: it must be pending or running; it is {row['state']}. There is nothing left to cancel.",
+                run=run,
+                state=row["state"],
+            )
+        if row["state"] == "running":
+            return from_row(row)
+        cancelled = move_in(connection, run, "cancelled", now=now, token=None, reason="cancelled", values={})
+    point("store.moved")
+    return cancelled
+
+
+def cancel_requested(store: Store, run: str) -> bool:
+    """Tell whether somebody asked for the run to stop."""
+    with store.read() as connection:
+        asked = connection.execute(
+            sa.select(schema.runs.c.cancel_requested_at).where(schema.runs.c.id == run)
+        ).scalar_one_or_none()
+    return asked is not None
+
+
+def retry(store: Store, run: str) -> Run:
+    """Put a failed or cancelled run back to wait for a new attempt, over the same snapshot.
+
+    Raises
+    ------
+    hindscan.errors.Conflict
+        It has not failed and was not cancelled.
+    """
+    cleared: dict[str, Any] = {"error": None, "message": None, "result": None, "cancel_requested_at": None}
+    with store.write() as connection:
+        row = _row(connection, run)
+        if row["state"] not in ("failed", "cancelled"):
+            raise Conflict(
+                f"While retrying run {run}: it must have failed or been cancelled; it is {row['state']}. "
+                + (
+                    "Use `hindscan rerun` for another run."
+                    if row["state"] == "succeeded"
+                    else "Wait for its end, or cancel it first."
+                ),
+                run=run,
+                state=row["state"],
+            )
+        retried = move_in(connection, run, "pending", now=store.now(), token=None, reason="retry", values=cleared)
+    point("store.moved")
+    return retried

@@ -1,0 +1,335 @@
+"""Results: what a run publishes, all of it or nothing.
+
+Keeps promises 4 and 9. Table, slices with their proofs, charts and last the manifest are written into a folder that nobody looks at, flushed, and
+the folder is renamed to its place in one step. The name is taken by the first who renames: a second publication of the same run, by an owner that lost
+its claim or after a crash between publishing and saying so, finds it and changes nothing. (The work is deterministic, so both would be the same.)
+Folders of attempts that died are swept away after a day.
+
+::
+
+    finished table + SliceRecords + Manifest -> publish -> results/JOB/RUN/{result.parquet, snapshot.parquet, *.vl.json, manifest.json}
+
+Points of failure: `results.table_written`, `results.snapshot_written`, `results.manifest_written` (whole, but nowhere to be seen),
+`results.published` (there, nobody was told).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+
+from hindscan import files
+from hindscan.data import Proof
+from hindscan.errors import CorruptData, NotFound, UsageError
+from hindscan.faults import point
+from hindscan.history.snapshot import Slice, Snapshot
+from hindscan.runs.digest import table_digest
+from hindscan.runs.manifest import (
+    Manifest,
+    ResultFile,
+    decode_manifest,
+    encode_manifest,
+    summary_of,
+    with_versions,
+)
+from hindscan.runs.partials import local_folder
+
+__all__ = [
+    "Manifest",
+    "Published",
+    "SliceRecord",
+    "latest",
+    "list_results",
+    "publish",
+    "read_manifest",
+    "read_snapshot",
+    "result_folder",
+]
+
+#: A folder of an attempt is left alone for so long: its owner may be slow rather than dead.
+_SWEEP_SECONDS: Final = 86_400
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_SNAPSHOT: Final = b"hindscan.snapshot"
+
+
+class SliceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One slice as it went into a result."""
+
+    #: Step that was called for it: "slice" or "calibrate".
+    stage: str
+    slice: Slice
+    key: str
+    #: Its partial was there already.
+    reused: bool
+    #: Digest of its partial's content.
+    digest: str = ""
+    seconds: float = 0.0
+    proof: Proof | None = None
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """A result that is in its place."""
+
+    folder: Path
+    manifest: Manifest
+    #: False if somebody had published this run before; then the manifest is theirs.
+    new: bool
+
+
+#: Columns of snapshot.parquet: one row for each slice, in the order of stages and positions. What a kind of slice has not is null.
+_COLUMNS: Final = pa.schema(
+    [
+        pa.field(name, kind)
+        for name, kind in {
+            "stage": pa.string(),
+            "position": pa.int64(),
+            "kind": pa.string(),
+            "path": pa.string(),
+            "size": pa.int64(),
+            "identity": pa.string(),
+            "first": pa.int64(),
+            "last": pa.int64(),
+            "partition": pa.int32(),
+            "start": pa.int64(),
+            "end": pa.int64(),
+            "since": pa.timestamp("us", "UTC"),
+            "before": pa.timestamp("us", "UTC"),
+            "rows": pa.int64(),
+            "bytes": pa.int64(),
+            "key": pa.string(),
+            "reused": pa.bool_(),
+            "digest": pa.string(),
+            "seconds": pa.float64(),
+            "records": pa.int64(),
+            "read_bytes": pa.int64(),
+            "first_offset": pa.int64(),
+            "last_offset": pa.int64(),
+            "invisible": pa.int64(),
+            "greatest_time": pa.timestamp("us", "UTC"),
+            "read_digest": pa.string(),
+            "set_aside": pa.int64(),
+            "bad_records": pa.list_(pa.string()),
+            "unverified": pa.string(),
+        }.items()
+    ]
+)
+
+
+def result_folder(root: str | os.PathLike[str], job: str, run: str) -> Path:
+    """Give the folder of a run's result, whether it is there or not.
+
+    Raises
+    ------
+    hindscan.errors.UsageError
+        The names cannot be those of a job and a run.
+    """
+    faults = [f"{what} {name!r}" for what, name in (("job", job), ("run", run)) if not _NAME.fullmatch(name)]
+    if faults:
+        # A name with a slash or a leading dot would lead out of the folder of results, or out of sight.
+        raise UsageError(
+            f"While finding a result: names must be letters, digits, and _ . - after the first; found {' and '.join(faults)}."
+        )
+    return local_folder(root) / "results" / job / run
+
+
+def publish(
+    root: str | os.PathLike[str],
+    *,
+    table: pa.Table,
+    manifest: Manifest,
+    snapshot: Snapshot,
+    slices: Sequence[SliceRecord],
+    charts: Mapping[str, bytes] | None = None,
+) -> Published:
+    """Publish a run's result, once.
+
+    The caller has made sure that its claim still holds. Versions, `result`, `snapshot`, `snapshot_digest` and `charts` of the manifest are filled in here.
+
+    Parameters
+    ----------
+    root : str or path
+        Folder of the artefacts.
+    table : pa.Table
+        The result; of a simulation and a scan alike.
+    manifest : Manifest
+        What is known of the run; names job and run.
+    snapshot : Snapshot
+        What was read; stored whole in snapshot.parquet.
+    slices : sequence of SliceRecord
+        One for each slice of each stage.
+    charts : mapping, optional
+        Content by file name, such as ``chart.vl.json``.
+
+    Returns
+    -------
+    Published
+        With the manifest that is in place.
+    """
+    final = result_folder(root, manifest.job, manifest.run)
+    if final.is_dir():
+        return _there(final)
+    attempts = local_folder(root) / "attempts"
+    _sweep(attempts)
+    attempt = attempts / f"{manifest.run}-{secrets.token_hex(8)}"
+    try:
+        written = _write(attempt, final, table, manifest, snapshot, slices, charts or {})
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            attempt.rename(final)
+        except OSError as fault:
+            if fault.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            return _there(final)
+    finally:
+        shutil.rmtree(attempt, ignore_errors=True)
+    for folder in (final.parent, final.parent.parent, final.parent.parent.parent):
+        files.sync_folder(folder)
+    point("results.published")
+    return Published(folder=final, manifest=written, new=True)
+
+
+def _there(final: Path) -> Published:
+    return Published(folder=final, manifest=read_manifest(final), new=False)
+
+
+def _sweep(attempts: Path) -> None:
+    attempts.mkdir(parents=True, exist_ok=True)
+    for folder in attempts.iterdir():
+        # Another process may sweep at the same time.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > _SWEEP_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(
+    attempt: Path,
+    final: Path,
+    table: pa.Table,
+    manifest: Manifest,
+    snapshot: Snapshot,
+    slices: Sequence[SliceRecord],
+    charts: Mapping[str, bytes],
+) -> Manifest:
+    result = attempt / "result.parquet"
+    files.write_parquet_atomic(result, table)
+    point("results.table_written")
+    pinned = msgspec.json.encode(snapshot, order="deterministic")
+    files.write_parquet_atomic(attempt / "snapshot.parquet", _slice_table(slices, pinned))
+    for name, content in charts.items():
+        files.write_atomic(attempt / name, content)
+    point("results.snapshot_written")
+    complete = msgspec.structs.replace(
+        with_versions(manifest),
+        snapshot=summary_of(snapshot),
+        snapshot_digest=f"sha256:{hashlib.sha256(pinned).hexdigest()}",
+        charts=tuple(sorted(charts)),
+        result=ResultFile(
+            path="/".join(("results", *final.parts[-2:], "result.parquet")),
+            rows=table.num_rows,
+            bytes=result.stat().st_size,
+            digest=table_digest(table),
+            columns=tuple(f"{field.name}: {field.type}" for field in table.schema),
+        ),
+    )
+    files.write_atomic(attempt / "manifest.json", encode_manifest(complete))
+    point("results.manifest_written")
+    return complete
+
+
+def _slice_table(slices: Sequence[SliceRecord], pinned: bytes) -> pa.Table:
+    rows = [_slice_row(record) for record in slices]
+    return pa.Table.from_pylist(rows, schema=_COLUMNS.with_metadata({_SNAPSHOT: pinned}))
+
+
+def _slice_row(record: SliceRecord) -> dict[str, Any]:
+    cut = msgspec.structs.asdict(record.slice)
+    row = {name: cut.get(name) for name in _COLUMNS.names}
+    row |= {
+        "stage": record.stage,
+        "kind": record.slice.__struct_config__.tag,
+        "rows": record.slice.rows,
+        "bytes": record.slice.bytes,
+        "key": record.key,
+        "reused": record.reused,
+        "digest": record.digest,
+        "seconds": record.seconds,
+    }
+    proof = record.proof
+    if proof is not None:
+        row |= {
+            name: getattr(proof, name)
+            for name in (
+                "records",
+                "first_offset",
+                "last_offset",
+                "invisible",
+                "greatest_time",
+                "set_aside",
+                "unverified",
+            )
+        }
+        row |= {"read_bytes": proof.bytes, "read_digest": proof.digest, "bad_records": list(proof.bad_records)}
+    return row
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """Read the manifest of a result.
+
+    Parameters
+    ----------
+    folder : path
+        Of the result.
+
+    Raises
+    ------
+    hindscan.errors.NotFound
+        There is no result.
+    hindscan.errors.CorruptData
+        It is damaged.
+    """
+    path = Path(folder) / "manifest.json"
+    try:
+        return decode_manifest(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(
+            f"While reading a result: its folder must have a manifest; there is none in {Path(folder)}. `hindscan runs` lists the runs."
+        ) from None
+    except (msgspec.MsgspecError, ValueError, KeyError, TypeError) as fault:
+        raise CorruptData(
+            f"While reading {path}: a manifest must be as hindscan wrote it; {fault}. Restore the file, or run again."
+        ) from fault
+
+
+def read_snapshot(folder: str | os.PathLike[str]) -> Snapshot:
+    """Read the whole snapshot of a result, from the metadata of its snapshot.parquet."""
+    import pyarrow.parquet as pq
+
+    written = pq.read_schema(Path(folder) / "snapshot.parquet").metadata or {}
+    return msgspec.json.decode(written[_SNAPSHOT], type=Snapshot)
+
+
+def list_results(root: str | os.PathLike[str], job: str | None = None) -> list[Path]:
+    """Give the folders of results, the newest run first."""
+    results = local_folder(root) / "results"
+    # Ids of runs sort as the times they were opened at.
+    found = results.glob(f"{'*' if job is None else job}/*/manifest.json")
+    return sorted((path.parent for path in found), key=lambda folder: folder.name, reverse=True)
+
+
+def latest(root: str | os.PathLike[str], job: str) -> Path | None:
+    """Give the folder of a job's newest result; None if there is none."""
+    result_folder(root, job, "any")
+    found = list_results(root, job)
+    return found[0] if found else None

@@ -1,0 +1,96 @@
+"""A run: its states and the legal moves between them.
+
+The table is the whole of it: legal moves are data, final states are present and empty. Every move is logged as a fact with its
+reason. `runs.store` writes moves only under the run's fencing token (promise 4); `docs/reference/runs.md` shows this table.
+
+::
+
+    pending ──> running ──> succeeded
+       │           │──────> failed ──(retry)──> pending
+       └───────────┴──────> cancelled ──(retry)──> pending
+    running ──(owner died)──> pending
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from hindscan.errors import Conflict
+
+__all__ = ["FINAL", "MOVES", "Run", "RunRequest", "State", "check_move"]
+
+State = Literal["pending", "running", "succeeded", "failed", "cancelled"]
+
+MOVES: dict[State, frozenset[State]] = {
+    "pending": frozenset({"running", "failed", "cancelled"}),
+    "running": frozenset({"pending", "succeeded", "failed", "cancelled"}),
+    "succeeded": frozenset(),
+    "failed": frozenset({"pending"}),
+    "cancelled": frozenset({"pending"}),
+}
+#: States in which nothing goes on.
+FINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+def check_move(run: str, before: State, after: State) -> None:
+    """Refuse a move that is not in the table.
+
+    Raises
+    ------
+    hindscan.errors.Conflict
+        The move is not legal.
+    """
+    if after not in MOVES[before]:
+        legal = ", ".join(sorted(MOVES[before])) or "nothing"
+        raise Conflict(
+            f"Moving run {run} from {before} to {after}: not a legal move. From {before} one can go to {legal}.",
+            run=run,
+        )
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for: a job with parameters and the options of a run. Times are microseconds since the epoch."""
+
+    job: str
+    parameters: dict[str, object] = {}
+    as_of: int | None = None
+    since: int | None = None
+    until: int | None = None
+    seed: int | None = None
+    draws: int | None = None
+    workers: int | None = None
+    fresh: bool = False
+    #: Other histories for the job's tables: parameter name to history name.
+    histories: dict[str, str] = {}
+    #: Position of the triggering event (JSON of `history.snapshot.Position`), where it came from Kafka.
+    position: dict[str, object] | None = None
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One execution of a plan as the store has it."""
+
+    id: str
+    job: str
+    state: State
+    request: RunRequest
+    created_at: int
+    updated_at: int
+    attempt: int = 0
+    #: Code bundle the run was opened with; empty: the project's at the time it starts.
+    code: str = ""
+    trigger: str | None = None
+    event_source: str | None = None
+    event_id: str | None = None
+    parent: str | None = None
+    error: str | None = None
+    message: str | None = None
+    #: Folder of the published result.
+    result: str | None = None
+    #: Who asked: "cli", "api", "http", "trigger:NAME".
+    requested_by: str = ""
+    #: Runs with one key go strictly one after another (promise 13).
+    order_key: str | None = None
+    #: Somebody asked its owner to stop.
+    cancel_requested: bool = False

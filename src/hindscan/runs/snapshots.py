@@ -1,0 +1,109 @@
+"""Snapshots as they were first pinned, for a run and for the trigger and event that opened it.
+
+Keeps promises 1 and 3: the first pin is stored before anything is read, and whoever asks again, a retry, a second owner of the run, a replay of the event,
+gets that one, whatever has arrived meanwhile.
+
+::
+
+    History.pin -> Snapshot -> save_snapshot -> the Snapshot that counts;   load_snapshot, load_event_snapshot
+
+Points of failure: `store.pinned`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from typing import TYPE_CHECKING
+
+import msgspec
+import sqlalchemy as sa
+
+from hindscan.errors import NotFound
+from hindscan.faults import point
+from hindscan.history.snapshot import Snapshot
+from hindscan.runs import schema
+from hindscan.runs.store import insert_many
+
+if TYPE_CHECKING:
+    from hindscan.runs.store import Store
+
+__all__ = ["load_event_snapshot", "load_snapshot", "save_snapshot", "write_snapshot"]
+
+_snapshot = msgspec.json.Decoder(Snapshot)
+
+
+def save_snapshot(store: Store, run: str, snapshot: Snapshot) -> Snapshot:
+    """Store a run's snapshot unless it has one; give the one that counts, which is the first.
+
+    The first pin of a run that an event opened is that event's and trigger's too; if they have one already, it becomes the run's.
+
+    Raises
+    ------
+    hindscan.errors.NotFound
+        There is no such run.
+    """
+    runs, decisions = schema.runs, schema.decisions
+    with store.write(turn="pin") as connection:
+        columns = (runs.c.snapshot, runs.c.trigger, runs.c.event_source, runs.c.event_id)
+        row = connection.execute(sa.select(*columns).where(runs.c.id == run)).first()
+        if row is None:
+            raise NotFound(f"While storing a snapshot: its run must be in the store; there is no run {run!r}.", run=run)
+        of_run, trigger, source, identity = row
+        of_event = _of_event(connection, trigger, source, identity)
+        counts = of_run or of_event
+        first = counts is None
+        if counts is None:
+            counts = write_snapshot(connection, snapshot, store.now())
+        if of_run is None:
+            connection.execute(sa.update(runs).where(runs.c.id == run).values(snapshot=counts))
+        if trigger is not None and of_event is None:
+            same = (decisions.c.trigger == trigger, decisions.c.source == source, decisions.c.id == identity)
+            connection.execute(sa.update(decisions).where(*same).values(snapshot=counts))
+        stored = snapshot if first else _load(connection, counts)
+    point("store.pinned")
+    return stored
+
+
+def write_snapshot(connection: sa.Connection, snapshot: Snapshot, now: int) -> str:
+    """Write a snapshot inside a transaction; give its digest."""
+    body = msgspec.json.encode(snapshot, order="deterministic")
+    digest = hashlib.sha256(body).hexdigest()
+    insert_many(connection, schema.snapshots, [{"digest": digest, "body": zlib.compress(body, 1), "saved_at": now}])
+    return digest
+
+
+def load_snapshot(store: Store, run: str) -> Snapshot | None:
+    """Give the snapshot a run must read: its own, else the first of its trigger and event; None if nothing was pinned yet."""
+    runs = schema.runs
+    columns = (runs.c.snapshot, runs.c.trigger, runs.c.event_source, runs.c.event_id)
+    with store.read() as connection:
+        row = connection.execute(sa.select(*columns).where(runs.c.id == run)).first()
+        if row is None:
+            return None
+        digest = row[0] or _of_event(connection, *row[1:])
+        return None if digest is None else _load(connection, digest)
+
+
+def load_event_snapshot(store: Store, trigger: str, source: str, identity: str) -> Snapshot | None:
+    """Give the first snapshot that was pinned for a trigger and an event; None if there is none."""
+    with store.read() as connection:
+        digest = _of_event(connection, trigger, source, identity)
+        return None if digest is None else _load(connection, digest)
+
+
+def _of_event(connection: sa.Connection, trigger: str | None, source: str | None, identity: str | None) -> str | None:
+    if trigger is None:
+        return None
+    table = schema.decisions
+    query = sa.select(table.c.snapshot).where(
+        table.c.trigger == trigger, table.c.source == source, table.c.id == identity
+    )
+    return connection.execute(query).scalar_one_or_none()
+
+
+def _load(connection: sa.Connection, digest: str) -> Snapshot:
+    body = connection.execute(
+        sa.select(schema.snapshots.c.body).where(schema.snapshots.c.digest == digest)
+    ).scalar_one()
+    return _snapshot.decode(zlib.decompress(body))
