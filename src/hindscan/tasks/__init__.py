@@ -1,0 +1,1 @@
+"""Doing it: the one task function and the executors."""

@@ -1,0 +1,236 @@
+"""What a worker has before it for one assignment: the steps' functions, the open broadcast tables, the model.
+
+Keeps promises 2, 7 and 8. A step gets exactly what it names: its table, the broadcast tables and the parameters of its signature; so nothing can reach a partial
+that its key does not cover. What it returns becomes one Arrow table. A partial is stored only after every table it was made from has been proven.
+
+::
+
+    Assignment -> Bench.slice / empty / combine / finish -> partial stored -> Done
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import pyarrow as pa
+
+from hindscan.data import Data, Proof, Source, TableSource
+from hindscan.errors import BadPartial
+from hindscan.history.snapshot import DrawSlice, Slice
+from hindscan.jobs import statistics
+from hindscan.jobs.code import load
+from hindscan.jobs.job import StepName
+from hindscan.jobs.parameters import python_values
+from hindscan.jobs.returned import to_model, to_model_table, to_table
+from hindscan.jobs.simulation import simulate
+from hindscan.plans.plan import Node
+from hindscan.tasks.broadcast import BroadcastTable
+from hindscan.tasks.task import Assignment, Broadcast, Done
+
+__all__ = ["Bench"]
+
+#: Broadcast tables this process has open, by their digests: the stages of a run, and its next run, share them.
+_tables: dict[str, BroadcastTable] = {}
+_lock = threading.Lock()
+
+
+class Bench:
+    """Makes the partials of one assignment.
+
+    Parameters
+    ----------
+    assignment : Assignment
+        Its code is loaded at once.
+
+    Raises
+    ------
+    hindscan.errors.CodeLoadError
+        The code cannot be loaded here.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._functions = load(assignment.code)
+        keep_tables({table.digest for table in assignment.tables.values()})
+        self._lock = threading.Lock()
+        self._models: list[Any] = []
+
+    @property
+    def job(self) -> str:
+        """Name of the job."""
+        return self._assignment.job.name
+
+    def slice(self, piece: Slice, key: str) -> Done:
+        """Compute one slice."""
+        if isinstance(piece, DrawSlice):
+            return self._store(key, piece.position, self._draw(piece))
+        return self._scan((piece,), piece.position, key)
+
+    def empty(self, key: str) -> Done:
+        """Compute the step over no rows: its table then has the columns it always has."""
+        return self._scan((), 0, key)
+
+    def combine(self, node: Node) -> Done:
+        """Combine the partials below a node, in their order."""
+        given = [self._assignment.partials.read(child) for child in node.children]
+        table = one_table(given, node.children)
+        match self._assignment.how:
+            case "concat":
+                made = table
+            case "statistics":
+                made = statistics.merge(given)
+            case _:
+                made = self._call(self._assignment.combine, table)
+                check_same(table.schema, made.schema, step=self._assignment.combine)
+        return self._store(node.key, node.index, made)
+
+    def finish(self, combined: str, key: str) -> Done:
+        """Make the finished table out of the combined one."""
+        table = self._assignment.partials.read(combined)
+        if self._assignment.how == "statistics":
+            # What a finish of the job's own gets, too: the form in which statistics are merged is nobody else's.
+            table = statistics.finish(table)
+        step = self._assignment.finish
+        return self._store(key, 0, self._call(step, table) if step in self._functions else table)
+
+    def _scan(self, pieces: tuple[Slice, ...], position: int, key: str) -> Done:
+        assignment = self._assignment
+        assert assignment.reader is not None
+        assert assignment.job.table is not None
+        with closing(assignment.reader.open(pieces)) as source:
+            made = self._apply(assignment.each, assignment.job.table, source)
+            # Before the partial is visible: what was read must be what was pinned, and all of it.
+            proofs = source.proofs()
+        return self._store(key, position, made, proofs[0] if proofs else None)
+
+    def _draw(self, piece: DrawSlice) -> pa.Table:
+        assignment = self._assignment
+        assert assignment.draws is not None
+        named = self._named("slice", self._sources("slice"))
+        leading = () if assignment.model is None else (self._model(assignment.model),)
+        return simulate(
+            lambda block: self._functions["slice"](block, *leading, **named),
+            piece,
+            seed=assignment.draws.seed,
+            block_size=assignment.draws.block_size,
+            built_in=assignment.how == "statistics",
+            name=assignment.job.name,
+        )
+
+    def _model(self, key: str) -> Any:
+        """Give the model as the function gets it; read once."""
+        with self._lock:
+            if not self._models:
+                table = self._assignment.partials.read(key)
+                said = self._assignment.partials.read_meta(key).metadata
+                self._models.append(to_model(table.replace_schema_metadata(dict(said))))
+            return self._models[0]
+
+    def _call(self, step: StepName, table: pa.Table) -> pa.Table:
+        """Call a step over a table in memory, which has the name of the step's first parameter."""
+        name = next(iter(inspect.signature(self._functions[step]).parameters))
+        return self._apply(step, name, TableSource(table))
+
+    def _apply(self, step: StepName, name: str, source: Source) -> pa.Table:
+        sources = self._sources(step) | {name: source}
+        value = self._functions[step](Data(name, sources), **self._named(step, sources))
+        return to_model_table(value, step) if self._makes_model(step) else to_table(value, step)
+
+    def _sources(self, step: StepName) -> dict[str, Source]:
+        """Open the broadcast tables a step names."""
+        return {table: open_table(self._assignment.tables[table]) for table in self._assignment.job.steps[step].tables}
+
+    def _named(self, step: StepName, sources: Mapping[str, Source]) -> dict[str, Any]:
+        """Give what a step names beside what it works on: broadcast tables, and parameters as the Python values it asks for."""
+        job = self._assignment.job
+        tables = {table: Data(table, sources) for table in job.steps[step].tables}
+        parameters = [p for p in job.parameters if p.name in job.steps[step].parameters]
+        return {
+            **tables,
+            **python_values(
+                parameters, {p.name: self._assignment.parameters[p.name] for p in parameters}, self._functions[step]
+            ),
+        }
+
+    def _makes_model(self, step: StepName) -> bool:
+        """Tell whether what a step returns is a simulation's model: a dict then keeps its shapes, and is not rows."""
+        if step == "calibrate":
+            return self._assignment.how == "none" and "calibrate_finish" not in self._functions
+        return step == "calibrate_finish"
+
+    def _store(self, key: str, position: int, table: pa.Table, proof: Proof | None = None) -> Done:
+        # Metadata is no content, so what a model's table says of itself is kept beside it.
+        said = {name.decode(): text.decode() for name, text in (table.schema.metadata or {}).items()}
+        digest, size = self._assignment.partials.write(key, table, proof, metadata=said)
+        return Done(
+            position=position,
+            key=key,
+            rows=table.num_rows,
+            bytes=size,
+            digest=digest,
+            seconds=0.0,
+            cpu_seconds=0.0,
+            proof=proof,
+        )
+
+
+def open_table(table: Broadcast) -> BroadcastTable:
+    """Give a broadcast table, opened once in this process."""
+    with _lock:
+        if table.digest not in _tables:
+            _tables[table.digest] = BroadcastTable(table.reader, table.slices)
+        return _tables[table.digest]
+
+
+def keep_tables(digests: Collection[str]) -> None:
+    """Let go of broadcast tables that the work at hand does not name: what a plan may hold is bounded, what all plans have held is not."""
+    with _lock:
+        for digest in [digest for digest in _tables if digest not in digests]:
+            del _tables[digest]
+
+
+def one_table(tables: Sequence[pa.Table], keys: Sequence[str]) -> pa.Table:
+    """Put partials one after another. A column that is all null in one takes the type it has in the others.
+
+    Raises
+    ------
+    hindscan.errors.BadPartial
+        Columns differ in name, order or type.
+    """
+    first = tables[0].schema
+    fields = list(first)
+    for table, key in zip(tables, keys, strict=True):
+        check_same(first, table.schema, step="slice", key=key)
+        fields = [old if not pa.types.is_null(old.type) else new for old, new in zip(fields, table.schema, strict=True)]
+    schema = pa.schema([pa.field(field.name, field.type) for field in fields])
+    return pa.concat_tables([table.cast(schema) for table in tables])
+
+
+def check_same(wanted: pa.Schema, found: pa.Schema, *, step: str, key: str = "") -> None:
+    """Refuse columns that are not those of the other partials.
+
+    Raises
+    ------
+    hindscan.errors.BadPartial
+        Naming every column that differs.
+    """
+    faults = []
+    if wanted.names != found.names:
+        faults.append(f"columns are {found.names}, and must be {wanted.names}, in this order")
+    else:
+        faults = [
+            f"column {one.name!r} is {other.type}, and must be {one.type}"
+            for one, other in zip(wanted, found, strict=True)
+            if one.type != other.type and not pa.types.is_null(one.type) and not pa.types.is_null(other.type)
+        ]
+    if faults:
+        what = f"partial {key}" if key else f"what {step} returned"
+        raise BadPartial(
+            f"Combining partials: all have the same columns, and combine gives them back as it got them; of {what} {'; '.join(faults)}. "
+            "Cast in the step (in SQL, sum of integers widens: write sum(x)::BIGINT), and give empty tables their types.",
+            faults=faults,
+        )

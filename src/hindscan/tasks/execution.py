@@ -1,0 +1,431 @@
+"""Carrying out a plan: what is missing is computed, combined, finished; what exists is not touched.
+
+Keeps promises 6, 7, 8 and 11. State is nowhere but in the partials: whoever executes the same plan again, after whatever death, goes on where
+they end. A slice that fails for good fails the run when its neighbours are done: their partials are kept for the retry. A stored partial that turns out to be
+damaged is made again, once.
+
+::
+
+    for each stage:  slices without a partial -> tasks -> executor -> receipts
+                     nodes without a partial, level by level -> tasks -> ...
+                     finished table -> task -> ...
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from hindscan import errors
+from hindscan.errors import CorruptPartial, ExecutionError, HindscanError, RunCancelled
+from hindscan.history.snapshot import DrawPin, Reader
+from hindscan.jobs.job import Code
+from hindscan.plans.cost import group
+from hindscan.plans.cut import cut_whole
+from hindscan.plans.keys import table_digest
+from hindscan.plans.plan import Node, Plan, Stage
+from hindscan.progress import Observer, SliceFailed, SliceFinished, StageFinished, TaskLost
+from hindscan.runs.partials import Partials
+from hindscan.tasks.attempts import Hearing, Piece, make_pieces
+from hindscan.tasks.executor import Executor
+from hindscan.tasks.task import Assignment, Broadcast, Done, Failed, Packed, Receipt, Task, TaskKind, pack
+
+__all__ = ["Executed", "StageDone", "execute"]
+
+#: Up to so many nodes a tree is combined in one task: handing them out would take longer.
+SMALL_TREE_NODES: Final = 4
+#: Nodes of one level that a task takes at most.
+NODES_PER_TASK: Final = 8
+#: Characters that are kept of what user code printed in a run.
+OUTPUT_MOST: Final = 65_536
+
+
+class StageDone(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage as it was carried out."""
+
+    step: str
+    #: By position; what was computed now. Reused slices have theirs in their partials.
+    slices: tuple[Done, ...]
+    combined: str
+    finished: str
+    seconds: float
+
+
+class Executed(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan, carried out."""
+
+    #: Key of the finished table of the last stage: the result.
+    finished: str
+    stages: tuple[StageDone, ...]
+    computed: int
+    reused: int
+    #: Slices that had to be tried again.
+    retried: int
+    #: CPU seconds of the steps, measured on the workers.
+    cpu_seconds: float
+    #: Bytes that were read, as the proofs say.
+    bytes_read: int
+    seconds: float
+    #: What user code printed, task by task.
+    output: str
+
+
+def execute(
+    plan: Plan,
+    *,
+    run: str,
+    code: Code,
+    readers: Mapping[str, Reader],
+    partials: Partials,
+    executor: Executor,
+    observe: Observer,
+    stop: threading.Event,
+    slices_per_task: int | None = None,
+) -> Executed:
+    """Carry out a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to do; `Plan.fresh` computes everything anew.
+    run : str
+        Id of the run, for the facts.
+    code : Code
+        Of the plan's job.
+    readers : mapping
+        A reader for each pin of the snapshot, by parameter name.
+    partials : Partials
+        Where partials are; workers get it as a value.
+    executor : Executor
+        Entered already.
+    observe : callable
+        Hears every fact, in this thread.
+    stop : threading.Event
+        Ends the work on the workers when set.
+    slices_per_task : int, optional
+        Fixed grouping, for tests.
+
+    Returns
+    -------
+    Executed
+        The finished table is stored under its key.
+
+    Raises
+    ------
+    hindscan.errors.RunCancelled
+        `stop` was set.
+    hindscan.errors.ExecutionError
+        `JobFailed`, `WorkerDied`, `BadPartial` or another, of the first slice that failed for good.
+    hindscan.errors.HistoryError
+        A history could not be read as it was pinned.
+    """
+    began = time.monotonic()
+    tables = {
+        name: Broadcast(
+            reader=readers[name],
+            slices=cut_whole(plan.snapshot.pins[name]),
+            digest=table_digest(plan.snapshot.pins[name], readers[name].identity()),
+        )
+        for name in plan.job.tables
+    }
+    tally = _Tally(run, observe)
+    stages = []
+    for index, stage in enumerate(plan.stages):
+        model = plan.stages[index - 1].finished if index else None
+        assignment = pack(assignment_of(plan, stage, run, code, readers, tables, partials, model))
+        stages.append(_StageWork(plan, stage, assignment, partials, executor, stop, tally, slices_per_task))
+    _carry_out(stages)
+    outcome = [stage.outcome() for stage in stages]
+    done = [d for stage in outcome for d in stage.slices]
+    return Executed(
+        finished=plan.stages[-1].finished,
+        stages=tuple(outcome),
+        computed=len(done),
+        reused=plan.slice_count - len(done),
+        retried=tally.retried,
+        cpu_seconds=tally.cpu_seconds,
+        bytes_read=sum(d.proof.bytes for d in done if d.proof is not None),
+        seconds=time.monotonic() - began,
+        output=tally.output,
+    )
+
+
+def _carry_out(stages: Sequence[_StageWork]) -> None:
+    """Carry out stage by stage; a damaged partial of this or an earlier stage is made again, once."""
+    repaired: set[str] = set()
+    index = 0
+    while index < len(stages):
+        try:
+            stages[index].carry_out()
+        except CorruptPartial as fault:
+            key = str(fault.details.get("key"))
+            owner = next((i for i in range(index + 1) if stages[i].owns(key)), None)
+            if owner is None or key in repaired:
+                raise
+            repaired.add(key)
+            stages[owner].forget(key)
+            index = owner
+        else:
+            index += 1
+
+
+def assignment_of(
+    plan: Plan,
+    stage: Stage,
+    run: str,
+    code: Code,
+    readers: Mapping[str, Reader],
+    tables: dict[str, Broadcast],
+    partials: Partials,
+    model: str | None,
+) -> Assignment:
+    calibrating = stage.step == "calibrate"
+    draws = None
+    if stage.table is None:
+        assert plan.seed is not None
+        assert plan.draws is not None
+        draws = DrawPin(draws=plan.draws, seed=plan.seed, block_size=plan.job.block_size)
+    return Assignment(
+        run=run,
+        job=plan.job,
+        code=code,
+        each="calibrate" if calibrating else "slice",
+        combine="calibrate_combine" if calibrating else "combine",
+        finish="calibrate_finish" if calibrating else "finish",
+        how=plan.job.calibrate_combine if calibrating else plan.job.combine,
+        reader=readers[stage.table] if stage.table is not None else None,
+        draws=draws,
+        tables=tables,
+        parameters=plan.parameters,
+        model=model,
+        partials=partials,
+    )
+
+
+class _Tally:
+    """What is counted over all stages of a run, and who hears of it."""
+
+    def __init__(self, run: str, observe: Observer) -> None:
+        self.run = run
+        self.observe = observe
+        self.retried = 0
+        self.cpu_seconds = 0.0
+        self.output = ""
+        self.ids = (f"{secrets.token_hex(4)}-{number}" for number in itertools.count())
+
+    def hearing(self, stage: str, read: Callable[[Done], int] | None) -> Hearing:
+        """Listen for one stage; `read` gives the rows of a slice, and None means that pieces are no slices."""
+
+        def done(made: Done, receipt: Receipt) -> None:
+            self.cpu_seconds += made.cpu_seconds
+            if read is not None:
+                self.observe(
+                    SliceFinished(
+                        run=self.run,
+                        stage=stage,
+                        slice=made.position,
+                        rows=read(made),
+                        seconds=made.seconds,
+                        cpu_seconds=made.cpu_seconds,
+                        worker=receipt.worker,
+                    )
+                )
+
+        def failed(fault: Failed) -> None:
+            if read is not None:
+                self.observe(
+                    SliceFailed(
+                        run=self.run, stage=stage, slice=fault.position, error=fault.error, message=fault.message
+                    )
+                )
+
+        def lost(pieces: Sequence[Piece], reason: str) -> None:
+            slices = tuple(piece.position for piece in pieces) if read is not None else ()
+            self.observe(TaskLost(run=self.run, stage=stage, slices=slices, reason=reason))
+
+        def again(count: int) -> None:
+            self.retried += count
+
+        def printed(text: str) -> None:
+            self.output = (self.output + text)[-OUTPUT_MOST:]
+
+        return Hearing(done=done, failed=failed, lost=lost, again=again, printed=printed)
+
+
+class _StageWork:
+    """One stage while it is carried out. Can be carried out again after something was forgotten: only that is made then."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        stage: Stage,
+        assignment: Packed,
+        partials: Partials,
+        executor: Executor,
+        stop: threading.Event,
+        tally: _Tally,
+        slices_per_task: int | None,
+    ) -> None:
+        self._plan = plan
+        self._stage = stage
+        self._assignment = assignment
+        self._partials = partials
+        self._executor = executor
+        self._stop = stop
+        self._tally = tally
+        self._slices_per_task = slices_per_task
+        self._there = {stage.keys[position] for position in stage.reused}
+        self._forgotten: set[str] = set()
+        self._done: dict[int, Done] = {}
+        self._seconds = 0.0
+        #: By key; a node with one child is that child, and nothing is to be made for it.
+        self._nodes = {node.key: node for level in stage.levels for node in level if len(node.children) > 1}
+
+    def owns(self, key: str) -> bool:
+        """Tell whether a partial is one of this stage."""
+        return key in {*self._stage.keys, *self._nodes, self._stage.combined, self._stage.finished}
+
+    def forget(self, key: str) -> None:
+        """Take a partial for missing, whatever lies there."""
+        self._there.discard(key)
+        self._forgotten.add(key)
+
+    def outcome(self) -> StageDone:
+        """Say what was done."""
+        return StageDone(
+            step=self._stage.step,
+            slices=tuple(self._done[position] for position in sorted(self._done)),
+            combined=self._stage.combined,
+            finished=self._stage.finished,
+            seconds=self._seconds,
+        )
+
+    def carry_out(self) -> None:
+        """Make what is missing."""
+        began = time.monotonic()
+        self._make_slices()
+        self._combine()
+        self._finish()
+        self._seconds += time.monotonic() - began
+        self._tally.observe(StageFinished(run=self._tally.run, stage=self._stage.step, seconds=self._seconds))
+
+    def _has(self, key: str) -> bool:
+        if key in self._there:
+            return True
+        if self._plan.fresh or key in self._forgotten or not self._partials.has(key):
+            return False
+        self._there.add(key)
+        return True
+
+    def _make_slices(self) -> None:
+        stage = self._stage
+        if not stage.slices:
+            if not self._has(stage.combined):
+                piece = Piece(key=stage.combined, position=0, name="no rows")
+                self._make([[piece]], lambda _: self._task("slices", keys=(stage.combined,)))
+            return
+        missing = [s for s, key in zip(stage.slices, stage.keys, strict=True) if key not in self._there]
+        groups = group(missing, workers=self._executor.workers, slices_per_task=self._slices_per_task)
+        made = self._make(
+            [
+                [Piece(key=stage.keys[s.position], position=s.position, name=f"slice {s.position}") for s in slices]
+                for slices in groups
+            ],
+            lambda pieces: self._task(
+                "slices",
+                slices=tuple(stage.slices[piece.position] for piece in pieces),
+                keys=tuple(piece.key for piece in pieces),
+            ),
+            read=lambda done: done.proof.records if done.proof is not None else stage.slices[done.position].rows,
+        )
+        self._done.update((done.position, done) for done in made)
+
+    def _combine(self) -> None:
+        missing = self._missing_nodes()
+        if not missing:
+            return
+        if len(missing) <= SMALL_TREE_NODES:
+            self._combine_nodes([missing], ordered=True)
+            return
+        for _, level in itertools.groupby(missing, key=lambda node: node.level):
+            nodes = list(level)
+            size = max(1, min(NODES_PER_TASK, len(nodes) // (2 * self._executor.workers)))
+            self._combine_nodes([nodes[i : i + size] for i in range(0, len(nodes), size)], ordered=False)
+
+    def _missing_nodes(self) -> list[Node]:
+        """Give the nodes to be made, children before parents: below a node that exists nothing is needed."""
+        missing: list[Node] = []
+        wanted = [self._stage.combined]
+        while wanted:
+            node = self._nodes.get(wanted.pop())
+            if node is not None and not self._has(node.key):
+                missing.append(node)
+                wanted.extend(node.children)
+        return sorted(missing, key=lambda node: (node.level, node.index))
+
+    def _combine_nodes(self, groups: Sequence[Sequence[Node]], *, ordered: bool) -> None:
+        self._make(
+            [
+                [
+                    Piece(key=node.key, position=node.index, name=f"node {node.index} of level {node.level}")
+                    for node in nodes
+                ]
+                for nodes in groups
+            ],
+            lambda pieces: self._task("combine", nodes=tuple(self._nodes[piece.key] for piece in pieces)),
+            ordered=ordered,
+        )
+
+    def _finish(self) -> None:
+        stage = self._stage
+        if not self._has(stage.finished):
+            piece = Piece(key=stage.finished, position=0, name="the finished table")
+            self._make([[piece]], lambda _: self._task("finish", combined=stage.combined, finished=stage.finished))
+
+    def _task(self, kind: TaskKind, **what: Any) -> Task:
+        return Task(id=next(self._tally.ids), kind=kind, assignment=self._assignment, **what)
+
+    def _make(
+        self,
+        groups: Sequence[Sequence[Piece]],
+        build: Callable[[Sequence[Piece]], Task],
+        *,
+        read: Callable[[Done], int] | None = None,
+        ordered: bool = False,
+    ) -> tuple[Done, ...]:
+        """Have pieces made; raise what the first of them failed with."""
+        made = make_pieces(
+            groups,
+            build,
+            executor=self._executor,
+            stop=self._stop,
+            hearing=self._tally.hearing(self._stage.step, read),
+            ordered=ordered,
+        )
+        self._there.update(done.key for done in made.done)
+        self._forgotten.difference_update(done.key for done in made.done)
+        if made.failed:
+            first = min(made.failed, key=lambda fault: fault.position)
+            raise _error(first, len(made.failed), slices=read is not None)
+        if self._stop.is_set():
+            raise RunCancelled(
+                f"Carrying out job {self._plan.job.name}: it was stopped. The partials that were done are kept; retry the run to go on.",
+                job=self._plan.job.name,
+            )
+        return made.done
+
+
+def _error(fault: Failed, count: int, *, slices: bool) -> HindscanError:
+    """Make the error that a worker wrote down."""
+    kind = getattr(errors, fault.error, ExecutionError)
+    more = f" ({count - 1} more failed.)" if count > 1 else ""
+    details = {**fault.details, "traceback": fault.traceback, **({"slice": fault.position} if slices else {})}
+    error = kind(fault.message + more, **details)
+    assert isinstance(error, HindscanError)
+    return error

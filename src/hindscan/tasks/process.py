@@ -1,0 +1,212 @@
+"""A worker process: a fresh interpreter that dies with its parent, and the pipe that both speak through.
+
+Keeps promises 11 (stoppable) and 12 (user code never runs in the caller). A worker is never a fork: it starts as a new interpreter that imports hindscan and
+nothing of the caller, so a script without a main guard works, and neither working directory nor PYTHONPATH matter. It has a session of its own,
+so that ending it ends what user code started in it.
+
+It dies with its parent, whatever either is doing: it holds the reading end of a pipe whose only writing end is the parent's, and the kernel sends SIGIO, which
+ends the process group, when that end closes. No thread of the worker has to run for that; user code may hold the interpreter lock for ever.
+
+::
+
+    start(program) -> Process --Frames--> the program's main function --Frames--> Inbox
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import os
+import queue
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final, TypeAlias
+
+import msgspec
+
+__all__ = ["ENGINE_THREADS", "Frames", "Inbox", "Process", "become_worker", "start"]
+
+#: One engine thread for each slice (promise 8): sums of floats must not depend on a pool's size. Set before any library is imported.
+ENGINE_THREADS: Final[Mapping[str, str]] = dict.fromkeys(
+    (
+        "MKL_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "POLARS_MAX_THREADS",
+        "RAYON_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+    ),
+    "1",
+)
+
+#: Bytes of a dead worker's standard error that its reason shows.
+_LAST_WORDS: Final = 2_000
+
+#: Where hindscan lies: a worker must find the very same one, installed or not.
+_ROOT: Final = str(Path(__file__).resolve().parents[2])
+
+
+class Frames:
+    """Messages over a pipe: a length, then msgpack. Sending is safe from several threads, and so is closing."""
+
+    def __init__(self, reading: IO[bytes], writing: IO[bytes]) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._lock = threading.Lock()
+
+    def send(self, message: tuple[object, ...]) -> None:
+        """Send one message; an ended receiver is no fault of the sender and shows elsewhere."""
+        content = msgspec.msgpack.encode(message)
+        with self._lock, contextlib.suppress(BrokenPipeError, ValueError):
+            self._writing.write(struct.pack(">Q", len(content)) + content)
+            self._writing.flush()
+
+    def receive(self) -> tuple[Any, ...] | None:
+        """Wait for a message; None when the other side is gone."""
+        head = self._reading.read(8)
+        if len(head) < 8:
+            return None
+        (size,) = struct.unpack(">Q", head)
+        content = self._reading.read(size)
+        return tuple(msgspec.msgpack.decode(content)) if len(content) == size else None
+
+
+#: What workers send: who, and what; None at the end.
+Inbox: TypeAlias = "queue.SimpleQueue[tuple[Process, tuple[Any, ...] | None]]"
+
+
+class Process:
+    """A worker process as its parent sees it.
+
+    What it sends comes into the inbox, with the process itself: one thread can hear many workers. Last comes a None, when it has ended and all it sent
+    before has been heard.
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes], lifeline: int, errors: IO[bytes], inbox: Inbox) -> None:
+        assert popen.stdin is not None
+        assert popen.stdout is not None
+        self._popen = popen
+        self._lifeline = lifeline
+        self._errors = errors
+        self._frames = Frames(popen.stdout, popen.stdin)
+        self._inbox = inbox
+        self._reader = threading.Thread(target=self._read, name=f"hindscan-worker-{popen.pid}", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Id of the process, which is also the id of its process group."""
+        return self._popen.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._popen.poll() is None
+
+    def send(self, message: tuple[object, ...]) -> None:
+        """Send one message."""
+        self._frames.send(message)
+
+    def kill(self) -> None:
+        """End it and all it started, now. May be called more than once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()
+        self._reader.join()
+
+    def close(self) -> None:
+        """Kill it and let go of everything."""
+        self.kill()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        for stream in (self._popen.stdin, self._popen.stdout, self._errors):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+    def reason(self) -> str:
+        """Say how it ended, with the last it wrote to its standard error."""
+        code = self._popen.wait()
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, self._errors.tell() - 4 * _LAST_WORDS))
+        lines = self._errors.read().decode(errors="replace").splitlines()
+        # After a crash Python also lists every extension module there was.
+        words = "\n".join(line for line in lines if not line.startswith("Extension modules:")).strip()[-_LAST_WORDS:]
+        return f"worker process {self.pid} {how}" + (f"; its last words:\n{words}" if words else "")
+
+    def _read(self) -> None:
+        while (message := self._frames.receive()) is not None:
+            self._inbox.put((self, message))
+        self._inbox.put((self, None))
+
+
+def start(inbox: Inbox, program: str, *arguments: str) -> Process:
+    """Start a worker; returns at once, while the worker imports.
+
+    Parameters
+    ----------
+    inbox : SimpleQueue
+        Where what it sends is put.
+    program : str
+        ``module:function`` of hindscan, called in the new interpreter with the frames and the arguments.
+    """
+    reading, writing = os.pipe()
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
+    module, _, function = program.partition(":")
+    code = (
+        f"import sys; sys.path.append({_ROOT!r}); from hindscan.tasks.process import become_worker; "
+        f"frames = become_worker({reading}); from {module} import {function}; {function}(frames, *sys.argv[1:])"
+    )
+    try:
+        popen = subprocess.Popen(
+            # -P: the caller's working directory is not searched for modules.
+            [sys.executable, "-P", "-c", code, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            pass_fds=(reading,),
+            env={**os.environ, **ENGINE_THREADS},
+            start_new_session=True,
+        )
+    finally:
+        os.close(reading)
+    return Process(popen, writing, errors, inbox)
+
+
+def become_worker(lifeline: int) -> Frames:
+    """Tie this process to its parent and take over its pipes; called first in a new worker."""
+    # Tied before the first slow import: a parent that ends now leaves nothing.
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline], [], [], 0)[0]:  # the parent ended before the line was tied
+        os._exit(1)
+    faulthandler.enable(all_threads=False)
+    reading, writing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # What user code and C libraries print or read must not reach the pipes.
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    os.close(nothing)
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)
+    return Frames(reading, writing)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
