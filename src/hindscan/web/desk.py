@@ -1,0 +1,87 @@
+"""What the HTTP edge needs of the dispatcher, as a Protocol: the web never imports what is on top of it.
+
+`dispatcher.Dispatcher` implements it; every method is synchronous and safe to call from several threads. Answers are JSON-able mappings in the
+words of `docs/design.md`, so that the edge only translates: paths, status codes, media types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from hindscan.events.event import Event
+
+__all__ = ["Desk"]
+
+
+class Desk(Protocol):
+    """The dispatcher, seen from outside."""
+
+    def receive(self, events: Sequence[Event]) -> dict[str, list[str]]:
+        """Record events and what they start, durably, before returning: ``runs``, ``existing``, ``quarantined``."""
+        ...
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Describe the declared jobs."""
+        ...
+
+    def job(self, name: str) -> dict[str, Any]:
+        """Describe one job with the JSON Schema of its parameters."""
+        ...
+
+    def submit(self, name: str, body: Mapping[str, Any], idempotency_key: str | None) -> tuple[dict[str, Any], bool]:
+        """Open a run; tells whether it is new (False: the key was used for it before)."""
+        ...
+
+    def runs(self, job: str | None, state: str | None, limit: int) -> list[dict[str, Any]]:
+        """List runs, newest first."""
+        ...
+
+    def run(self, run: str) -> dict[str, Any]:
+        """Describe one run."""
+        ...
+
+    def wait(self, run: str, seconds: float) -> dict[str, Any]:
+        """Describe one run when it is in a final state, or after `seconds`."""
+        ...
+
+    def cancel(self, run: str) -> dict[str, Any]:
+        """Ask for a run to be stopped."""
+        ...
+
+    def retry(self, run: str) -> dict[str, Any]:
+        """Open a new attempt of a failed or cancelled run."""
+        ...
+
+    def rerun(self, run: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Open a new run, linked to this one, on its snapshot, with the same or edited parameters."""
+        ...
+
+    def facts(self, run: str, after: int) -> list[dict[str, Any]]:
+        """List what happened to a run, each with its number, from the one after `after` on."""
+        ...
+
+    def result(self, run: str) -> Path:
+        """Find the published table of a run."""
+        ...
+
+    def manifest(self, run: str) -> dict[str, Any]:
+        """Give the manifest of a run's result."""
+        ...
+
+    def histories(self) -> list[dict[str, Any]]:
+        """Describe the declared histories."""
+        ...
+
+    def triggers(self) -> list[dict[str, Any]]:
+        """Describe the declared triggers."""
+        ...
+
+    def events(self, quarantined: bool, limit: int) -> list[dict[str, Any]]:
+        """List received events with their decisions, newest first."""
+        ...
+
+    def faults(self) -> dict[str, str]:
+        """Tell what keeps the dispatcher from being ready, by part; empty: ready."""
+        ...

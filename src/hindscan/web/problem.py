@@ -1,0 +1,36 @@
+"""Errors over HTTP: RFC 9457 problem documents, made from the tree in `errors`.
+
+The class gives status and title, the message the detail; details of the error become members. What is not a `HindscanError` is a bug:
+500, without its text, which goes to the log.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import msgspec
+
+from hindscan.errors import HindscanError
+
+__all__ = ["problem_bytes", "problem_of"]
+
+_RESERVED = frozenset({"type", "title", "status", "detail", "instance"})
+
+
+def problem_bytes(status: int, detail: str, **members: object) -> bytes:
+    """Write a problem document."""
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **members,
+    }
+    return msgspec.json.encode(document, enc_hook=str)
+
+
+def problem_of(error: HindscanError) -> bytes:
+    """Write the problem document of an error."""
+    members = {name: value for name, value in error.details.items() if name not in _RESERVED}
+    members.setdefault("error", type(error).__name__)
+    return problem_bytes(error.status, str(error), **members)
