@@ -1,0 +1,70 @@
+"""hindscan: an event pins history, a function fans out over it, one reproducible result is published.
+
+What users write with, as ``import hindscan as hs``. Every name is imported from its module when it is first asked for, so that importing
+hindscan reads nothing, opens nothing and is fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hindscan.api import history, run, runs
+    from hindscan.data import Data
+    from hindscan.events.event import Event
+    from hindscan.events.filters import Filter
+    from hindscan.jobs.declare import Job, job, simulation
+    from hindscan.jobs.simulation import Block
+
+__all__ = ["Block", "Data", "Event", "Filter", "Job", "history", "job", "run", "runs", "simulation"]
+
+__version__ = "0.1.0"
+
+#: Where each public name lives.
+_HOMES = {
+    "Block": "hindscan.jobs.simulation",
+    "Data": "hindscan.data",
+    "Event": "hindscan.events.event",
+    "Filter": "hindscan.events.filters",
+    "Job": "hindscan.jobs.declare",
+    "job": "hindscan.jobs.declare",
+    "run": "hindscan.api",
+    "simulation": "hindscan.jobs.declare",
+}
+
+
+#: Names that are a function for users and a folder inside: the folder's module answers to a call too.
+_CALLABLE_FOLDERS = ("history", "runs")
+
+
+class _Folder(types.ModuleType):
+    def __call__(self, *arguments: object, **options: object) -> object:
+        return getattr(importlib.import_module("hindscan.api"), self.__name__.rpartition(".")[2])(*arguments, **options)
+
+
+class _Root(types.ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        # The import system binds a folder here when it is first imported; without this it would hide the function of that name.
+        if name in _CALLABLE_FOLDERS and isinstance(value, types.ModuleType):
+            value.__class__ = _Folder
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Root
+
+
+def __getattr__(name: str) -> object:
+    if name in _CALLABLE_FOLDERS:
+        return importlib.import_module(f"hindscan.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hindscan' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,463 @@
+"""`import hindscan as hs`: submitting, following and exploring from Python.
+
+The same things as on the command line, as values. `hs.run` opens a run and hands it over: a `serve` on the same store takes it, or a process of its own, which survives a
+notebook's kernel; user code never runs in the caller. A handle holds nothing but the run's id: every look is at the store, so that it is the same from any process.
+
+::
+
+    hs.run(job, parameters) -> RunHandle -> wait -> result -> pandas, Arrow, Polars, manifest
+    hs.history(name).snapshot(as_of) -> PinnedHistory -> sql, pandas, Arrow
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from hindscan import times
+from hindscan.config import Project, find_root, load_project
+from hindscan.errors import ExecutionError, NotFound, UsageError
+from hindscan.runs.run import FINAL, Run, State
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    from hindscan.data import Data
+    from hindscan.history.snapshot import Pin
+    from hindscan.jobs.declare import Job
+    from hindscan.plans.plan import Plan
+    from hindscan.runs.results import Manifest
+    from hindscan.workshop import Workshop
+
+__all__ = ["HistoryHandle", "PinnedHistory", "Result", "RunHandle", "RunList", "history", "run", "runs"]
+
+#: What a time may be given as.
+Time = str | date | datetime
+
+
+def run(
+    job: str | Job,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    as_of: Time | None = None,
+    since: Time | None = None,
+    until: Time | None = None,
+    seed: int | None = None,
+    draws: int | None = None,
+    workers: int | None = None,
+    histories: Mapping[str, str] | None = None,
+    fresh: bool = False,
+    project: str | os.PathLike[str] | None = None,
+) -> RunHandle:
+    """Start a run and come back at once.
+
+    Parameters
+    ----------
+    job : str or Job
+        A name in the project's `jobs/`, or a job defined here: in a notebook cell or a script.
+    parameters : mapping, optional
+        By name.
+    as_of, since, until : str, date or datetime, optional
+        Bounds on the time of the rows; without an offset UTC.
+    seed, draws : int, optional
+        Of a simulation.
+    workers : int, optional
+        How many; never shows in the result.
+    histories : mapping, optional
+        Other histories for the job's tables, by name.
+    fresh : bool
+        Compute everything, reuse nothing.
+    project : path, optional
+        Folder of the project file. Default: the nearest upwards.
+
+    Raises
+    ------
+    hindscan.errors.UsageError
+        The job, a parameter or an option is wrong; nothing was started.
+    """
+    from hindscan.driver import hand_over
+    from hindscan.planning import ask
+    from hindscan.runs import codes, register
+    from hindscan.workshop import open_workshop
+
+    loaded = _load(project)
+    with open_workshop(loaded) as workshop:
+        if isinstance(job, str):
+            spec, code = workshop.job(job)
+        else:
+            from hindscan.jobs.code import bundle
+
+            spec, code = bundle(job, loaded.root)
+        request = ask(
+            loaded, spec, parameters or {}, as_of=_micros(as_of, "as_of"), since=_micros(since, "since"), until=_micros(until, "until"),
+            seed=seed, draws=draws, workers=workers, histories=dict(histories or {}), fresh=fresh,
+        )  # fmt: skip
+        digest = codes.save_code(workshop.store, spec, code)
+        opened = register.open_run(workshop.store, request, code=digest, requested_by="api")
+    hand_over(loaded, opened.id)
+    return RunHandle(loaded, opened.id)
+
+
+def runs(
+    job: str | None = None,
+    *,
+    state: State | None = None,
+    limit: int = 100,
+    project: str | os.PathLike[str] | None = None,
+) -> RunList:
+    """List runs, newest first.
+
+    Parameters
+    ----------
+    job : str, optional
+        Only this job's.
+    state : str, optional
+        Only those in this state.
+    limit : int
+        How many at most.
+    project : path, optional
+        Folder of the project file. Default: the nearest upwards.
+    """
+    from hindscan.runs.register import list_runs
+    from hindscan.runs.store import open_store
+
+    loaded = _load(project)
+    with open_store(loaded.store_url, loaded.root) as store:
+        return RunList(loaded, list_runs(store, job=job, state=state, limit=limit))
+
+
+def history(name: str, *, project: str | os.PathLike[str] | None = None) -> HistoryHandle:
+    """Look up a declared history; nothing is opened.
+
+    Raises
+    ------
+    hindscan.errors.NotFound
+        There is none of that name.
+    """
+    loaded = _load(project)
+    loaded.history(name)
+    return HistoryHandle(loaded, name)
+
+
+class RunHandle:
+    """One run, by its id. Made by `run` and `runs`."""
+
+    def __init__(self, project: Project, id: str) -> None:
+        self._project = project
+        self.id = id
+
+    def __repr__(self) -> str:
+        found = self._run()
+        return f"<run {self.id} of {found.job}: {found.state}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
+            for name, value in self.describe().items()
+            if value not in (None, "", {}, [])
+        )
+        return f"<table>{rows}</table>"
+
+    @property
+    def state(self) -> State:
+        """Where it is: pending, running, succeeded, failed or cancelled."""
+        return self._run().state
+
+    def describe(self) -> dict[str, Any]:
+        """Tell all the store knows of it, as `hindscan show --json` does."""
+        from hindscan.words import run_document
+
+        return run_document(self._run())
+
+    def wait(self, timeout: float | None = None, *, progress: bool = True) -> RunHandle:
+        """Wait until it is final.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds. Default: for ever.
+        progress : bool
+            Show it on standard error.
+
+        Raises
+        ------
+        TimeoutError
+            It is not final yet; it goes on.
+        hindscan.errors.ExecutionError
+            It failed or was cancelled; the message is the run's own, the user's traceback first.
+        """
+        from hindscan.cli.output import Progress
+        from hindscan.driver import follow
+
+        with self._workshop() as workshop, Progress(quiet=not progress) as shown:
+            found = follow(workshop, self.id, observe=shown, seconds=timeout)
+        if found.state not in FINAL:
+            raise TimeoutError(f"run {self.id} is {found.state} after {timeout:g} s")
+        if found.state != "succeeded":
+            raise ExecutionError(f"{found.message or ''}\nrun {self.id} {found.state}".lstrip("\n"), run=self.id)
+        return self
+
+    def cancel(self) -> None:
+        """Ask for it to be stopped; the work on its workers ends within seconds."""
+        from hindscan.runs.register import request_cancel
+
+        with self._workshop() as workshop:
+            request_cancel(workshop.store, self.id)
+
+    def retry(self) -> RunHandle:
+        """Try again what failed or is missing, on the same snapshot."""
+        from hindscan.driver import hand_over
+        from hindscan.runs import register
+
+        with self._workshop() as workshop:
+            register.retry(workshop.store, self.id)
+        hand_over(self._project, self.id)
+        return self
+
+    def extend(self, *, draws: int) -> RunHandle:
+        """Start a new run of this simulation with more draws: the same seed and snapshot, so only what is new is computed.
+
+        Raises
+        ------
+        hindscan.errors.UsageError
+            It is no finished simulation, or has as many draws already.
+        """
+        from hindscan.driver import hand_over
+        from hindscan.runs import register, snapshots
+
+        manifest = self.result.manifest
+        if not manifest.draws:
+            raise UsageError(f"Extending run {self.id}: it must be a simulation; {manifest.job} draws nothing.")
+        if draws <= manifest.draws:
+            raise UsageError(
+                f"Extending run {self.id}: it must get more draws than its {manifest.draws:,}; asked for {draws:,}."
+            )
+        original = self._run()
+        with self._workshop() as workshop:
+            request = msgspec.structs.replace(original.request, draws=draws, seed=int(manifest.seed))
+            opened = register.open_run(
+                workshop.store, request, code=original.code, requested_by="api", parent=self.id,
+                snapshot=snapshots.load_snapshot(workshop.store, self.id),
+            )  # fmt: skip
+        hand_over(self._project, opened.id)
+        return RunHandle(self._project, opened.id)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan over the run's snapshot, with what could be reused now.
+
+        Raises
+        ------
+        hindscan.errors.NotFound
+            Nothing was pinned yet.
+        """
+        from hindscan.planning import prepare
+        from hindscan.runs import codes, snapshots
+
+        found = self._run()
+        with self._workshop() as workshop:
+            snapshot = snapshots.load_snapshot(workshop.store, self.id)
+            if snapshot is None:
+                raise NotFound(f"Looking up the plan of run {self.id}: its histories must be pinned; they are not yet.")
+            spec, _ = codes.load_code(workshop.store, found.code, found.job)
+            return prepare(
+                self._project,
+                spec,
+                found.request,
+                snapshot,
+                workshop.partials.has,
+                workers=self._project.compute.workers,
+            ).plan
+
+    @property
+    def result(self) -> Result:
+        """The published result.
+
+        Raises
+        ------
+        hindscan.errors.NotFound
+            There is none (yet).
+        """
+        found = self._run()
+        if found.result is None:
+            raise NotFound(
+                f"Looking up the result of run {self.id}: it must have succeeded; it is {found.state}. {found.message or 'Wait for it: run.wait().'}",
+                run=self.id,
+            )
+        return Result(self._project.root / found.result)
+
+    @contextmanager
+    def _workshop(self) -> Iterator[Workshop]:
+        from hindscan.workshop import open_workshop
+
+        with open_workshop(self._project) as workshop:
+            yield workshop
+
+    def _run(self) -> Run:
+        from hindscan.runs.register import get_run
+
+        with self._workshop() as workshop:
+            return get_run(workshop.store, self.id)
+
+
+class RunList(Sequence[RunHandle]):
+    """Runs, newest first; made by `runs`."""
+
+    def __init__(self, project: Project, found: Sequence[Run]) -> None:
+        self._project, self._found = project, found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return RunList(self._project, self._found[index])
+        return RunHandle(self._project, self._found[index].id)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{found.id}  {found.job}  {found.state}" for found in self._found) or "no runs"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Give one row per run."""
+        import pandas as pd
+
+        from hindscan.words import run_document
+
+        return pd.DataFrame([run_document(found) for found in self._found])
+
+
+class Result:
+    """The table a run published, and its manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        #: The table's file.
+        self.path = folder / "result.parquet"
+
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        return f"<result of {manifest.job}: {manifest.result.rows} rows in {self.path}>"
+
+    @property
+    def manifest(self) -> Manifest:
+        """How the result came about."""
+        from hindscan.runs.results import read_manifest
+
+        return read_manifest(self.folder)
+
+    def to_arrow(self) -> pa.Table:
+        """Give the table as Arrow."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.path)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Give the table as a pandas data frame."""
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        return frame
+
+    def to_polars(self) -> pl.DataFrame:
+        """Give the table as a Polars data frame."""
+        import polars as pl
+
+        return pl.read_parquet(self.path)
+
+
+class HistoryHandle:
+    """A declared history; made by `history`."""
+
+    def __init__(self, project: Project, name: str) -> None:
+        self._project, self.name = project, name
+
+    def __repr__(self) -> str:
+        return f"<history {self.name}>"
+
+    def snapshot(
+        self, *, as_of: Time | None = None, since: Time | None = None, until: Time | None = None
+    ) -> PinnedHistory:
+        """Pin it: reads metadata, no rows.
+
+        Parameters
+        ----------
+        as_of, since, until : str, date or datetime, optional
+            Bounds on the time of the rows; without an offset UTC.
+        """
+        from hindscan.history.snapshot import Window
+
+        window = Window(as_of=_micros(as_of, "as_of"), since=_micros(since, "since"), until=_micros(until, "until"))
+        return PinnedHistory(self._project, self.name, self._project.history(self.name).pin(window))
+
+
+class PinnedHistory:
+    """A history, pinned: the same rows whenever it is read. Made by `HistoryHandle.snapshot`."""
+
+    def __init__(self, project: Project, name: str, pin: Pin) -> None:
+        self._project, self.name, self.pin = project, name, pin
+
+    def __repr__(self) -> str:
+        return f"<snapshot of {self.name}: {len(self._slices())} slices>"
+
+    def _slices(self) -> Any:
+        from hindscan.plans.cut import cut
+
+        return cut(self.pin, self._project.slice_rows(self.name))
+
+    @property
+    def rows(self) -> int:
+        """Rows it has; of a topic an estimate from above."""
+        return sum(s.rows for s in self._slices())
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and their types."""
+        with self._data() as data:
+            return data.schema
+
+    def sql(self, query: str, **values: Any) -> pa.Table:
+        """Query it in SQL; it is the table of its own name, and $name is bound."""
+        with self._data() as data:
+            return data.sql(query, **values)
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read it as Arrow; only the columns asked for."""
+        with self._data() as data:
+            return data.arrow(columns)
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read it as a pandas data frame; only the columns asked for."""
+        frame: pd.DataFrame = self.to_arrow(columns).to_pandas()
+        return frame
+
+    @contextmanager
+    def _data(self) -> Iterator[Data]:
+        from hindscan.data import Data
+
+        source = self._project.history(self.name).reader(self.pin).open(self._slices())
+        try:
+            yield Data(self.name, {self.name: source})
+        finally:
+            source.close()
+
+
+def _load(project: str | os.PathLike[str] | None) -> Project:
+    return load_project(find_root() if project is None else Path(project))
+
+
+def _micros(value: Time | None, option: str) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return times.from_datetime(value)
+    try:
+        return times.from_text(value)
+    except ValueError as error:
+        raise UsageError(f"Reading {option}: it {error}.") from None

@@ -1,0 +1,163 @@
+"""Commands about what is declared: `init`, `jobs`, `triggers`, `histories`, `snapshot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hindscan.cli.options import DEFAULTS, Options, time_option
+from hindscan.cli.output import human_bytes, human_count, print_document, print_table
+from hindscan.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from hindscan.jobs.job import JobSpec
+
+__all__ = ["histories", "init", "jobs", "snapshot", "triggers"]
+
+
+def init(folder: Path, /, *, options: Options = DEFAULTS) -> None:
+    """Make a new project that runs: project file, example jobs, sample history.
+
+    Parameters
+    ----------
+    folder : Path
+        Where; created if it does not exist, refused if it holds a project.
+    """
+    from hindscan.template import write_project
+
+    written = write_project(folder)
+    if options.json:
+        print_document({"project": str(folder), "files": written})
+        return
+    print(f"Made a project in {folder} ({len(written)} files). Try:\n")
+    print(f"  cd {folder}\n  hindscan run bidder_scan -p category=cars -p year=2018")
+
+
+def jobs(name: str | None = None, /, *, options: Options = DEFAULTS) -> None:
+    """Show the declared jobs, or one job's parameters as JSON Schema.
+
+    Parameters
+    ----------
+    name : str
+        The job to show.
+    """
+    from hindscan.words import job_document
+    from hindscan.workshop import open_workshop
+
+    with open_workshop(options.load()) as workshop:
+        if name is not None:
+            _show_job(workshop.job(name)[0], options)
+            return
+        registered = workshop.registered
+    specs = [spec for _, (spec, _) in sorted(registered.jobs.items())]
+    if options.json:
+        faults = [{"file": fault.file, "message": fault.message} for fault in registered.faults]
+        print_document({"jobs": [job_document(spec) for spec in specs], "faults": faults})
+        return
+    print_table(
+        ("job", "kind", "history", "parameters", "what"),
+        [
+            (s.name, s.kind, s.history or "", ", ".join(p.name for p in s.parameters), s.doc.split("\n", 1)[0])
+            for s in specs
+        ],
+    )
+    for fault in registered.faults:
+        print(f"\n{fault.traceback}{fault.message}")
+
+
+def _show_job(spec: JobSpec, options: Options) -> None:
+    from hindscan.words import job_document
+
+    if options.json:
+        print_document(job_document(spec))
+        return
+    print(f"{spec.name} ({spec.kind} over {spec.history or 'nothing'}) in {spec.file}\n\n{spec.doc}\n")
+    print_table(
+        ("parameter", "type", "default"),
+        [(p.name, p.type, "required" if p.required else repr(p.default)) for p in spec.parameters],
+    )
+
+
+def triggers(*, options: Options = DEFAULTS) -> None:
+    """Show the declared triggers."""
+    project = options.load()
+    tables = project.trigger_tables
+    _ = project.triggers
+    if options.json:
+        print_document({"triggers": [{"trigger": name, **table} for name, table in tables.items()]})
+        return
+    print_table(
+        ("trigger", "on", "job", "filter"),
+        [(name, table.get("on"), table.get("job"), table.get("filter", "")) for name, table in tables.items()],
+    )
+
+
+def histories(*, options: Options = DEFAULTS) -> None:
+    """Show the declared histories. Opens none of them."""
+    project = options.load()
+    tables = project.history_tables
+    if options.json:
+        print_document({"histories": [{"history": name, **table} for name, table in tables.items()]})
+        return
+    print_table(
+        ("history", "kind", "where", "time"),
+        [
+            (
+                name,
+                "parquet" if "parquet" in table else "topic",
+                table.get("parquet") or table.get("topic"),
+                table.get("time", ""),
+            )
+            for name, table in tables.items()
+        ],
+    )
+
+
+def snapshot(
+    history: str,
+    /,
+    *,
+    as_of: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    options: Options = DEFAULTS,
+) -> None:
+    """Pin a history and print what was pinned; reads metadata only.
+
+    Parameters
+    ----------
+    history : str
+        Name in the project file.
+    as_of : str
+        Rows with a time before this.
+    since : str
+        Rows from this time on.
+    until : str
+        Rows before this time.
+    """
+    import msgspec
+
+    from hindscan.history.snapshot import DrawPin, ParquetPin, Window
+
+    window = Window(
+        as_of=time_option(as_of, "--as-of"), since=time_option(since, "--since"), until=time_option(until, "--until")
+    )
+    if window.since is not None and window.until is not None and window.since >= window.until:
+        raise UsageError("Pinning: --since must be before --until.")
+    pin = options.load().history(history).pin(window)
+    if options.json:
+        print_document({"history": history, "pin": msgspec.to_builtins(pin)})
+    elif isinstance(pin, ParquetPin):
+        rows = sum(group.rows for file in pin.files for group in file.row_groups)
+        size = sum(file.size for file in pin.files)
+        print(f"{history}: {len(pin.files)} files, {human_count(rows)} rows, {human_bytes(size)} in {pin.root}")
+    elif isinstance(pin, DrawPin):
+        raise NotFound(f"Pinning {history!r}: draws are not a history.")
+    else:
+        print(f"{history}: topic {pin.topic} (id {pin.topic_id}) on cluster {pin.cluster}, {pin.isolation}")
+        print_table(
+            ("partition", "start", "end", "log start", "high watermark"),
+            [(p.partition, p.start, p.end, p.log_start, p.high_watermark) for p in pin.partitions],
+        )
+        for caveat in pin.caveats:
+            print(f"note: {caveat}")

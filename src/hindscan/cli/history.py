@@ -1,0 +1,206 @@
+"""Commands about runs that are there: `runs`, `show`, `cancel`, `retry`, `result`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from hindscan.cli.options import DEFAULTS, Options
+from hindscan.cli.output import print_arrow, print_document, print_table
+from hindscan.errors import NotFound
+
+if TYPE_CHECKING:
+    from hindscan.config import Project
+
+__all__ = ["cancel", "result", "retry", "runs", "show"]
+
+
+def runs(*, job: str | None = None, state: str | None = None, limit: int = 20, options: Options = DEFAULTS) -> None:
+    """List runs, newest first.
+
+    Parameters
+    ----------
+    job : str
+        Only this job's.
+    state : str
+        Only those in this state: pending, running, succeeded, failed, cancelled.
+    limit : int
+        How many.
+    """
+    from hindscan import times
+    from hindscan.runs.register import list_runs
+    from hindscan.runs.store import open_store
+    from hindscan.words import run_document, state_of
+
+    project = options.load()
+    with open_store(project.store_url, project.root) as store:
+        found = list_runs(store, job=job, state=state_of(state) if state else None, limit=limit)
+    if options.json:
+        print_document({"runs": [run_document(run) for run in found]})
+        return
+    print_table(
+        ("run", "job", "state", "asked by", "created", "message"),
+        [
+            (
+                run.id,
+                run.job,
+                run.state,
+                run.requested_by,
+                times.to_text(run.created_at)[:19],
+                (run.message or "").split("\n", 1)[0][:80],
+            )
+            for run in found
+        ],
+    )
+
+
+def show(run: str, /, *, options: Options = DEFAULTS) -> None:
+    """Show one run: its states, what was asked for, its result.
+
+    Parameters
+    ----------
+    run : str
+        Its id.
+    """
+    import msgspec
+
+    from hindscan import times
+    from hindscan.runs.log import facts
+    from hindscan.runs.register import get_run
+    from hindscan.runs.store import open_store
+    from hindscan.words import run_document
+
+    project = options.load()
+    with open_store(project.store_url, project.root) as store:
+        found = get_run(store, run)
+        logged = facts(store, run)
+    if options.json:
+        print_document(
+            {
+                **run_document(found),
+                "facts": [{"number": f.seq, "at": f.at, **msgspec.to_builtins(f.fact)} for f in logged],
+            }
+        )
+        return
+    print_table(("", ""), [(name, value) for name, value in run_document(found).items() if value not in (None, "", {})])
+    print()
+    print_table(("at", "what"), [(times.to_text(f.at)[:23], _told(f.fact)) for f in logged])
+
+
+def _told(fact: Any) -> str:
+    import msgspec
+
+    said = {
+        name: value
+        for name, value in msgspec.to_builtins(fact).items()
+        if name not in ("fact", "run", "at") and value != ""
+    }
+    return f"{type(fact).__name__}: " + ", ".join(f"{name} {value}" for name, value in said.items())
+
+
+def cancel(run: str, /, *, options: Options = DEFAULTS) -> None:
+    """Stop a run: at once if it waits; one that runs is ended on its workers.
+
+    Parameters
+    ----------
+    run : str
+        Its id.
+    """
+    from hindscan.runs.register import request_cancel
+    from hindscan.runs.store import open_store
+    from hindscan.words import run_document
+
+    project = options.load()
+    with open_store(project.store_url, project.root) as store:
+        asked = request_cancel(store, run)
+    if options.json:
+        print_document(run_document(asked))
+    else:
+        print(f"{run}: {'cancelled' if asked.state == 'cancelled' else 'asked to stop'}")
+
+
+def retry(run: str, /, *, options: Options = DEFAULTS) -> int:
+    """Try the slices again that failed or are missing, over the run's own snapshot, and wait.
+
+    Parameters
+    ----------
+    run : str
+        Its id.
+    """
+    from hindscan.cli.work import finish
+    from hindscan.runs import register
+    from hindscan.workshop import open_workshop
+
+    with open_workshop(options.load()) as workshop:
+        register.retry(workshop.store, run)
+        return finish(workshop, run, options)
+
+
+def result(
+    run: str,
+    /,
+    *,
+    format: Literal["table", "csv", "json", "parquet", "arrow"] = "table",
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    limit: int = 20,
+    options: Options = DEFAULTS,
+) -> None:
+    """Print or save the result of a run.
+
+    Parameters
+    ----------
+    run : str
+        Id of a run, or JOB@latest.
+    format : str
+        How.
+    output : Path
+        Write to this file instead of standard output.
+    limit : int
+        Rows of a printed table.
+    """
+    import pyarrow.parquet as pq
+
+    from hindscan.web.media import encode
+
+    path = _result_path(options.load(), run)
+    chosen = "json" if options.json and format == "table" else format
+    if chosen == "table":
+        print_arrow(pq.read_table(path), limit)
+        return
+    pieces = encode(path, chosen)
+    if output is not None:
+        with output.open("wb") as file:
+            file.writelines(pieces)
+        return
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+    if chosen == "json":
+        sys.stdout.buffer.write(b"\n")
+
+
+def _result_path(project: Project, run: str) -> Path:
+    """Find the table of a run, or of the latest run of a job."""
+    from hindscan.runs.register import get_run
+    from hindscan.runs.results import latest
+    from hindscan.runs.store import open_store
+
+    job, at, which = run.partition("@")
+    if at:
+        if which != "latest":
+            raise NotFound(f"Looking up result {run!r}: after @ only `latest` is known.")
+        folder = latest(project.artefacts, job)
+        if folder is None:
+            raise NotFound(
+                f"Looking up the latest result of {job!r}: there is none. `hindscan runs --job {job}` shows its runs."
+            )
+        return Path(folder) / "result.parquet"
+    with open_store(project.store_url, project.root) as store:
+        found = get_run(store, run)
+    if found.result is None:
+        raise NotFound(
+            f"Looking up the result of run {run}: it must have succeeded; it is {found.state}. {found.message or ''}".rstrip()
+        )
+    return project.root / found.result / "result.parquet"

@@ -1,0 +1,251 @@
+"""Commands around the dispatcher: `serve`, `emit`, `events`, `match`, `doctor`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from hindscan.cli.options import DEFAULTS, Options
+from hindscan.cli.output import print_document, print_table
+from hindscan.errors import ServiceUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hindscan.events.event import Event
+
+__all__ = ["doctor", "emit", "events", "match", "serve"]
+
+
+def serve(*, host: str | None = None, port: int | None = None, options: Options = DEFAULTS) -> None:
+    """Run the dispatcher and the HTTP API until it is told to stop.
+
+    Parameters
+    ----------
+    host : str
+        Loopback address to listen on. Default: [serve].host.
+    port : int
+        Port to listen on; 0 takes a free one. Default: [serve].port.
+    """
+    from hindscan.server import run_server
+
+    run_server(options.load(), host=host, port=port, as_json=options.json)
+
+
+def emit(
+    file: Path | None = None,
+    /,
+    *,
+    type: str | None = None,
+    source: str = "/hindscan/emit",
+    id: str | None = None,
+    subject: str | None = None,
+    time: str | None = None,
+    data: str | None = None,
+    to: str | None = None,
+    mode: Literal["structured", "binary"] = "structured",
+    options: Options = DEFAULTS,
+) -> None:
+    """Send a CloudEvent by HTTP or to a topic.
+
+    Parameters
+    ----------
+    file : Path
+        A file with one event in the JSON format, or `-` for standard input.
+    type : str
+        Type of the event, where there is no file.
+    source : str
+        Its source.
+    id : str
+        Its id. Default: a random one.
+    subject : str
+        Its subject.
+    time : str
+        When it happened. Default: now.
+    data : str
+        Its data, as JSON.
+    to : str
+        URL of a dispatcher, or kafka:TOPIC or kafka:CLUSTER:TOPIC. Default: the dispatcher of this project.
+    mode : str
+        How it is written.
+    """
+    from hindscan.sending import send_event
+
+    event = _event_of(file, type=type, source=source, id=id, subject=subject, time=time, data=data)
+    answer = send_event(event, to, mode=mode, project=options.load)
+    document = {"event": {"source": event.source, "id": event.id, "type": event.type}, **answer}
+    if options.json:
+        print_document(document)
+        return
+    print(f"sent {event.type} {event.id} of {event.source} to {answer['to']}")
+    for word in ("runs", "existing", "quarantined"):
+        for one in answer.get(word, ()):
+            print(f"  {word}: {one}")
+
+
+def _event_of(file: Path | None, **fields: Any) -> Event:
+    import uuid
+
+    from hindscan import times
+    from hindscan.events.event import event_from_json
+    from hindscan.events.strict import parse_json
+
+    if file is not None:
+        if fields["type"] is not None:
+            raise UsageError("Emitting an event: give a file or --type, not both.")
+        return event_from_json(_parsed(_read(file), str(file)), f"reading {file}")
+    if fields["type"] is None:
+        raise UsageError("Emitting an event: it must be given as a file, or by --type and the other options.")
+    document: dict[str, Any] = {name: value for name, value in fields.items() if value is not None and name != "data"}
+    document |= {
+        "specversion": "1.0",
+        "id": fields["id"] or str(uuid.uuid4()),
+        "time": fields["time"] or times.to_text(times.now()),
+    }
+    if fields["data"] is not None:
+        document |= {"datacontenttype": "application/json", "data": parse_json(fields["data"].encode())}
+    return event_from_json(document)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"Reading {file}: {error.strerror}.") from error
+
+
+def _parsed(text: bytes, name: str) -> object:
+    from hindscan.events.strict import parse_json
+
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise UsageError(f"Reading {name}: it must be JSON: {error}.") from None
+
+
+def events(
+    *, quarantined: Annotated[bool, Parameter(negative="")] = False, limit: int = 20, options: Options = DEFAULTS
+) -> None:
+    """Show received events, what matched and why not.
+
+    Parameters
+    ----------
+    quarantined : bool
+        Only what is in quarantine.
+    limit : int
+        How many.
+    """
+    from hindscan.runs.inbox import list_events
+    from hindscan.runs.store import open_store
+
+    project = options.load()
+    with open_store(project.store_url, project.root) as store:
+        found = list_events(store, quarantined=quarantined, limit=limit)
+    if options.json:
+        print_document({"events": found})
+        return
+    rows = [
+        (event["received_at"], event["type"], event["source"], event["id"], decision["trigger"], decision["outcome"], decision["run"] or decision["reason"])
+        for event in found
+        for decision in event["decisions"] or [{"trigger": "", "outcome": event["outcome"], "run": "", "reason": event["reason"]}]
+    ]  # fmt: skip
+    print_table(("received", "type", "source", "id", "trigger", "outcome", "run or reason"), rows)
+
+
+def match(filter: str, file: str, /, *, limit: int = 1_000_000, options: Options = DEFAULTS) -> int:
+    """Try a filter on the events of a file or topic; exit code 1 if one could not be decided.
+
+    Parameters
+    ----------
+    filter : str
+        The filter as JSON, such as {"exact": {"type": "auction.closed"}}, or the name of a trigger.
+    file : str
+        A file with one event a line in the JSON format, `-` for standard input, or kafka:TOPIC.
+    limit : int
+        Events to look at, at most.
+    """
+    from itertools import islice
+
+    from hindscan.errors import EventError, InvalidEvent
+    from hindscan.events.filters import Filter
+
+    chosen = _filter_of(filter, options)
+    counts = {"matched": 0, "unmatched": 0, "failed": 0}
+    rows: list[dict[str, Any]] = []
+    compiled = Filter(chosen)
+    for place, event in islice(_events_in(file, options), limit):
+        row: dict[str, Any] = {"at": place, "source": None, "id": None, "type": None}
+        try:
+            if isinstance(event, InvalidEvent):
+                raise event
+            row |= {"source": event.source, "id": event.id, "type": event.type}
+            matched = compiled.matches(event)
+            row |= {
+                "outcome": "matched" if matched else "unmatched",
+                "reason": "" if matched else compiled.explain(event).reason,
+            }
+        except EventError as error:
+            row |= {"outcome": "failed", "reason": str(error)}
+        counts[row["outcome"]] += 1
+        rows.append(row)
+    if options.json:
+        print_document({"filter": chosen, **counts, "events": rows})
+    else:
+        print_table(
+            ("at", "type", "source", "id", "outcome", "reason"),
+            [(r["at"], r["type"], r["source"], r["id"], r["outcome"], r["reason"]) for r in rows],
+        )
+        print(", ".join(f"{count} {word}" for word, count in counts.items()))
+    return 1 if counts["failed"] else 0
+
+
+def _filter_of(text: str, options: Options) -> Any:
+    if text.lstrip().startswith("{"):
+        return _parsed(text.encode(), "the filter")
+    table = options.load().trigger_tables.get(text)
+    if table is None:
+        raise UsageError(f"Reading the filter {text!r}: it must be a JSON object or the name of a trigger.")
+    return table.get("filter", {"all": []})
+
+
+def _events_in(place: str, options: Options) -> Iterator[tuple[str, Any]]:
+    """Give events, or what is wrong with them, with where they stand."""
+    from hindscan.errors import InvalidEvent
+    from hindscan.events.event import event_from_json
+
+    if place.startswith("kafka:"):
+        from hindscan.sending import events_of_topic
+
+        yield from events_of_topic(place, options.load())
+        return
+    for number, line in enumerate(_read(Path(place)).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", event_from_json(_parsed(line, f"{place}, line {number}"), f"reading line {number}")
+        except (InvalidEvent, UsageError) as error:
+            yield f"line {number}", error if isinstance(error, InvalidEvent) else InvalidEvent(str(error))
+
+
+def doctor(*, options: Options = DEFAULTS) -> int:
+    """Check project, store, artefacts, jobs, brokers, workers and versions; say what to do. Exit code 1 if something is wrong, 3 if a service cannot be reached."""
+    from hindscan.diagnosis import diagnose
+
+    findings = list(diagnose(options.load()))
+    if options.json:
+        print_document(
+            {
+                "ok": all(f.ok for f in findings),
+                "findings": [{"what": f.what, "ok": f.ok, "found": f.found, "todo": f.todo} for f in findings],
+            }
+        )
+    else:
+        print_table(
+            ("", "what", "found", "what to do"),
+            [("ok" if f.ok else "WRONG", f.what, f.found, f.todo) for f in findings],
+        )
+    unreachable = [f for f in findings if not f.ok and f.unreachable]
+    return ServiceUnavailable.exit_code if unreachable else int(any(not f.ok for f in findings))

@@ -1,0 +1,346 @@
+"""Commands that work: `plan`, `run`, `check`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from hindscan.cli.options import DEFAULTS, Options, Parameters, pairs, time_option
+from hindscan.cli.output import Progress, human_bytes, human_count, print_arrow, print_document, print_table
+from hindscan.errors import HindscanError
+
+if TYPE_CHECKING:
+    from hindscan.config import Project
+    from hindscan.jobs.job import JobSpec
+    from hindscan.runs.run import Run, RunRequest
+    from hindscan.workshop import Workshop
+
+__all__ = ["check", "finish", "plan", "run", "run_answer"]
+
+Histories = Annotated[list[str] | None, Parameter(name=["--history"], negative="")]
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+def plan(
+    job: str,
+    /,
+    *,
+    parameters: Parameters = None,
+    as_of: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    seed: int | None = None,
+    draws: int | None = None,
+    workers: int | None = None,
+    history: Histories = None,
+    fresh: Flag = False,
+    options: Options = DEFAULTS,
+) -> None:
+    """Show what would run: slices, rows, bytes, reuse, cost. Reads metadata only (of a topic without a declared schema one sample too).
+
+    Parameters
+    ----------
+    job : str
+        Its name.
+    parameters : list of str
+        NAME=VALUE, any number of times.
+    as_of : str
+        Only rows with a time before this.
+    since : str
+        Only rows from this time on.
+    until : str
+        Only rows before this time.
+    seed : int
+        Seed of a simulation.
+    draws : int
+        Draws of a simulation.
+    workers : int
+        Workers to plan for.
+    history : list of str
+        NAME=OTHER reads another history in the place of one.
+    fresh : bool
+        Reuse nothing.
+    """
+    from hindscan.planning import pin, prepare
+    from hindscan.workshop import kind_of_executor, open_workshop
+
+    project = options.load()
+    with open_workshop(project) as workshop:
+        spec, _ = workshop.job(job)
+        bounds = (as_of, since, until)
+        request = _typed(
+            project, spec, parameters, history, bounds, seed=seed, draws=draws, workers=workers, fresh=fresh
+        )
+        snapshot = pin(project, spec, request)
+        prepared = prepare(
+            project, spec, request, snapshot, workshop.partials.has, workers=workers or project.compute.workers
+        )
+    cost = prepared.cost
+    stages = [
+        {
+            "step": s.step,
+            "table": s.table,
+            "slices": len(s.slices),
+            "reused": len(s.reused),
+            "rows": sum(x.rows for x in s.slices),
+        }
+        for s in prepared.plan.stages
+    ]
+    document = {
+        "job": job, "parameters": request.parameters, "slices": cost.slices, "tasks": cost.tasks, "rows": cost.rows, "bytes": cost.bytes,
+        "reused": cost.reused, "rows_to_read": cost.rows_to_read, "bytes_to_read": cost.bytes_to_read,
+        "table_bytes": cost.table_bytes, "memory_bytes": cost.worker_bytes, "executor": kind_of_executor(project.compute, prepared),
+        "seed": prepared.plan.seed, "draws": prepared.plan.draws, "stages": stages,
+    }  # fmt: skip
+    if options.json:
+        print_document(document)
+        return
+    print(f"{job} with {', '.join(f'{name}={value}' for name, value in request.parameters.items()) or 'no parameters'}")
+    print_table(
+        ("step", "table", "slices", "reused", "rows"),
+        [tuple("" if v is None else v for v in s.values()) for s in stages],
+    )
+    print(
+        f"to read: {human_count(cost.rows_to_read)} rows, {human_bytes(cost.bytes_to_read)} in {cost.tasks} tasks on {document['executor']}; "
+        f"a worker needs about {human_bytes(cost.worker_bytes)}"
+    )
+    for caveat in [c for p in snapshot.pins.values() for c in getattr(p, "caveats", ())]:
+        print(f"note: {caveat}")
+
+
+def run(
+    job: str,
+    /,
+    *,
+    parameters: Parameters = None,
+    as_of: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    seed: int | None = None,
+    draws: int | None = None,
+    workers: int | None = None,
+    history: Histories = None,
+    fresh: Flag = False,
+    detach: Flag = False,
+    options: Options = DEFAULTS,
+) -> int:
+    """Run a job and wait for its result.
+
+    Parameters
+    ----------
+    job : str
+        Its name.
+    parameters : list of str
+        NAME=VALUE, any number of times.
+    as_of : str
+        Only rows with a time before this.
+    since : str
+        Only rows from this time on.
+    until : str
+        Only rows before this time.
+    seed : int
+        Seed of a simulation. Default: a digest of job, parameters and data.
+    draws : int
+        Draws of a simulation.
+    workers : int
+        How many. Never shows in the result.
+    history : list of str
+        NAME=OTHER reads another history in the place of one.
+    fresh : bool
+        Compute everything, reuse nothing.
+    detach : bool
+        Print the run's id and leave it to a process of its own.
+    """
+    from hindscan.runs import codes, register
+    from hindscan.workshop import open_workshop
+
+    project = options.load()
+    with open_workshop(project) as workshop:
+        if not detach:
+            workshop.warm("threads", workers or project.compute.workers)
+        spec, code = workshop.job(job)
+        bounds = (as_of, since, until)
+        request = _typed(
+            project, spec, parameters, history, bounds, seed=seed, draws=draws, workers=workers, fresh=fresh
+        )
+        digest = codes.save_code(workshop.store, spec, code)
+        opened = register.open_run(workshop.store, request, code=digest, requested_by="cli")
+        if detach:
+            from hindscan.driver import hand_over
+
+            hand_over(project, opened.id)
+            if options.json:
+                print_document({"run": opened.id, "state": "pending"})
+            else:
+                print(opened.id)
+            return 0
+        return finish(workshop, opened.id, options)
+
+
+def _typed(
+    project: Project,
+    spec: JobSpec,
+    parameters: list[str] | None,
+    histories: list[str] | None,
+    bounds: tuple[str | None, str | None, str | None],
+    **options: object,
+) -> RunRequest:
+    """Make what was typed a request; the bounds are as_of, since and until."""
+    from hindscan.planning import ask
+
+    as_of, since, until = bounds
+    return ask(
+        project,
+        spec,
+        pairs(parameters, "-p"),
+        from_text=True,
+        as_of=time_option(as_of, "--as-of"),
+        since=time_option(since, "--since"),
+        until=time_option(until, "--until"),
+        histories=pairs(histories, "--history"),
+        **options,
+    )
+
+
+def finish(workshop: Workshop, run: str, options: Options) -> int:
+    """Carry a waiting run out here, show its progress, print its result; give the exit code."""
+    from hindscan.driver import drive
+
+    with Progress(quiet=options.json and not sys.stderr.isatty()) as progress, _cancel_on_interrupt(workshop, run):
+        done = drive(workshop, run, observe=progress)
+    return _print_run(workshop, done, options)
+
+
+@contextlib.contextmanager
+def _cancel_on_interrupt(workshop: Workshop, run: str) -> Iterator[None]:
+    """Make the first Ctrl-C a wish to cancel, so that nothing is left half-published; the second one ends the process."""
+    from hindscan.runs.register import request_cancel
+
+    def ask_to_stop() -> None:
+        # A run that has just ended needs no cancelling; what it became is printed anyway.
+        with contextlib.suppress(HindscanError):
+            request_cancel(workshop.store, run)
+
+    def interrupted(_: int, __: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        sys.stderr.write("Stopping the run; once more ends at once.\n")
+        threading.Thread(target=ask_to_stop, daemon=True).start()
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run_answer(workshop: Workshop, done: Run) -> dict[str, Any]:
+    """Write the document of `run --json`."""
+    from hindscan import times
+    from hindscan.runs.results import read_manifest
+
+    event = (
+        None if done.event_id is None else {"source": done.event_source, "id": done.event_id, "trigger": done.trigger}
+    )
+    answer: dict[str, Any] = {
+        "run": done.id, "state": done.state, "job": done.job, "parameters": done.request.parameters, "event": event,
+        "result": None, "manifest": None, "slices": None,
+        "seconds": round((done.updated_at - done.created_at) / 1e6, 3), "created_at": times.to_text(done.created_at),
+    }  # fmt: skip
+    if done.error:
+        answer |= {"error": done.error, "message": done.message}
+    if done.result is not None:
+        folder = workshop.project.root / done.result
+        manifest = read_manifest(folder)
+        answer["result"] = {
+            "path": str(folder / "result.parquet"), "rows": manifest.result.rows, "digest": manifest.result.digest,
+        }  # fmt: skip
+        answer["manifest"] = str(folder / "manifest.json")
+        answer["slices"] = {
+            "total": manifest.slices.total, "reused": manifest.slices.reused, "computed": manifest.slices.computed,
+        }  # fmt: skip
+        answer["seconds"] = round(manifest.seconds, 3)
+    return answer
+
+
+def _print_run(workshop: Workshop, done: Run, options: Options) -> int:
+    import pyarrow.parquet as pq
+
+    answer = run_answer(workshop, done)
+    if options.json:
+        print_document(answer)
+        return 0 if done.state == "succeeded" else 1
+    if done.state != "succeeded":
+        sys.stderr.write(f"{done.message or ''}\n".lstrip("\n"))
+        sys.stderr.write(
+            f"run {done.id} {done.state}. `hindscan show {done.id}` tells more; `hindscan retry {done.id}` tries again.\n"
+        )
+        return 1
+    path = Path(answer["result"]["path"])
+    print_arrow(pq.read_table(path))
+    slices = answer["slices"]
+    sys.stderr.write(
+        f"run {done.id}: {human_count(answer['result']['rows'])} rows in {answer['seconds']:.2f} s; "
+        f"{slices['computed']} of {slices['total']} slices computed, {slices['reused']} reused\n{path}\n"
+    )
+    return 0
+
+
+def check(
+    job: str,
+    /,
+    *,
+    parameters: Parameters = None,
+    as_of: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    history: Histories = None,
+    options: Options = DEFAULTS,
+) -> int:
+    """Run a job cut in 1, 2 and 7 pieces and compare the results (floats to 1e-9): finds a combine that is wrong.
+
+    Parameters
+    ----------
+    job : str
+        Its name.
+    parameters : list of str
+        NAME=VALUE, any number of times.
+    as_of : str
+        Only rows with a time before this.
+    since : str
+        Only rows from this time on.
+    until : str
+        Only rows before this time.
+    history : list of str
+        NAME=OTHER reads another history in the place of one.
+    """
+    from hindscan.checking import check_job
+    from hindscan.workshop import open_workshop
+
+    project = options.load()
+    with open_workshop(project) as workshop:
+        spec, code = workshop.job(job)
+        request = _typed(project, spec, parameters, history, (as_of, since, until))
+        found = check_job(project, spec, code, request)
+    if options.json:
+        print_document(
+            {"job": job, "same": not found.differences, "cuts": found.rows, "differences": found.differences}
+        )
+    else:
+        print_table(("pieces", "rows of the result"), list(found.rows.items()))
+        for difference in found.differences:
+            print(f"DIFFERENT: {difference}")
+        print(
+            "all the same"
+            if not found.differences
+            else "the result depends on how history is cut: mend combine or finish"
+        )
+    return 1 if found.differences else 0

@@ -1,0 +1,396 @@
+"""The project file `hindscan.toml`, read into one frozen value.
+
+The nearest file upwards is the root of all relative paths. Everything that is wrong with it is collected and reported at once, each with
+file, line and field (`errors.ConfigError`); secrets are written as ``${NAME}`` only, and a missing one is an error. Every setting can
+be overridden by ``HINDSCAN_SECTION__KEY``. Loading opens nothing: histories and triggers are checked as values, not as services.
+
+::
+
+    hindscan.toml + environment -> Project -> histories, triggers, clusters by name
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from hindscan.errors import ConfigError, HindscanError, NotFound
+
+if TYPE_CHECKING:
+    from hindscan.events.trigger import Trigger
+    from hindscan.history.snapshot import History
+
+__all__ = ["ComputeSettings", "JobsSettings", "Project", "ServeSettings", "StoreSettings", "find_root", "load_project"]
+
+FILE_NAME = "hindscan.toml"
+
+#: librdkafka properties of one cluster.
+ClusterSettings = dict[str, str | int | float | bool]
+
+
+class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where runs and results are kept: the `[store]` table."""
+
+    #: Database of runs, events and decisions; relative SQLite paths start at the root.
+    url: str = "sqlite:///.hindscan/hindscan.db"
+    #: Folder of partials and results.
+    artefacts: str = ".hindscan"
+
+
+class ComputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the work is done and how much of it is allowed: the `[compute]` table."""
+
+    #: "local", or the address of a Dask scheduler (``tcp://127.0.0.1:8786``, ``tls://...``).
+    dask: str = "local"
+    #: Worker processes of a local cluster, or threads of a small run.
+    workers: int = 2
+    #: Runs that `serve` works on at the same time, each with workers of its own.
+    runs: int = 1
+    #: Uncompressed bytes one plan may read.
+    max_bytes: int = 1 << 40
+    #: Slices one plan may have.
+    max_slices: int = 100_000
+    #: Uncompressed bytes of one broadcast table.
+    max_table_bytes: int = 2 << 30
+    #: Slices each task works through. Default: decided from the plan; it never shows in a result.
+    slices_per_task: int | None = None
+
+
+class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How `hindscan serve` listens: the `[serve]` table."""
+
+    #: Loopback only in this version.
+    host: str = "127.0.0.1"
+    port: int = 8484
+    #: Kafka consumer group of the triggers.
+    group: str = "hindscan"
+    #: Static member of that group: a restarted dispatcher takes over at once instead of after the session time-out.
+    instance: str = "dispatcher"
+
+
+class JobsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where jobs are: the `[jobs]` table."""
+
+    folder: str = "jobs"
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """One project: its root and what its file says."""
+
+    root: Path
+    file: Path
+    store: StoreSettings = StoreSettings()
+    compute: ComputeSettings = ComputeSettings()
+    serve: ServeSettings = ServeSettings()
+    jobs: JobsSettings = JobsSettings()
+    #: librdkafka properties by name of the cluster; secrets are filled in, so this value is never shown or stored.
+    clusters: dict[str, ClusterSettings] = {}
+    #: The `[history.NAME]` and `[triggers.NAME]` tables as written.
+    history_tables: dict[str, dict[str, Any]] = {}
+    trigger_tables: dict[str, dict[str, Any]] = {}
+
+    @property
+    def artefacts(self) -> Path:
+        """Folder of partials and results, absolute."""
+        return self.root / self.store.artefacts
+
+    @property
+    def store_url(self) -> str:
+        """Database URL with a relative SQLite path resolved against the root."""
+        prefix = "sqlite:///"
+        if self.store.url.startswith(prefix) and not self.store.url.startswith(prefix + "/"):
+            return prefix + str(self.root / self.store.url.removeprefix(prefix))
+        return self.store.url
+
+    @cached_property
+    def histories(self) -> dict[str, History]:
+        """Declared histories by name."""
+        from hindscan.history.declared import history_from_toml
+
+        return {
+            name: history_from_toml(name, table, clusters=self.clusters, root=self.root)
+            for name, table in self.history_tables.items()
+        }
+
+    @cached_property
+    def triggers(self) -> dict[str, Trigger]:
+        """Declared triggers by name."""
+        from hindscan.events.trigger import trigger_from_toml
+
+        return {name: trigger_from_toml(name, table) for name, table in self.trigger_tables.items()}
+
+    def slice_rows(self, history: str) -> int:
+        """Give the rows per slice that the history asks for; the default is in `plans.make`."""
+        from hindscan.plans.make import SLICE_ROWS
+
+        return int(self.history_tables[history].get("slice_rows", SLICE_ROWS))
+
+    def history(self, name: str) -> History:
+        """Look up a history.
+
+        Raises
+        ------
+        hindscan.errors.NotFound
+            No such history; the message lists those there are.
+        """
+        try:
+            return self.histories[name]
+        except KeyError:
+            known = ", ".join(sorted(self.histories)) or "none"
+            raise NotFound(
+                f"Looking up history {name!r} in {self.file.name}: it must be declared as [history.{name}]. Declared: {known}.",
+                history=name,
+            ) from None
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Find the folder of the nearest project file upwards.
+
+    Raises
+    ------
+    hindscan.errors.ConfigError
+        There is none.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / FILE_NAME).is_file():
+            return folder
+    raise ConfigError(
+        f"Looking for the project: {FILE_NAME} must be in {here} or a folder above it. There is none. "
+        "Make one with `hindscan init DIR`, or point to it with `--project DIR`."
+    )
+
+
+def load_project(folder: Path | None = None, environment: Mapping[str, str] | None = None) -> Project:
+    """Read and check the project file.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Folder of the file. Default: the nearest upwards from here.
+    environment : mapping, optional
+        Where overrides and secrets come from. Default: the process's.
+
+    Raises
+    ------
+    hindscan.errors.ConfigError
+        With every fault of the file, one a line: file, line, field, what was required, what was found.
+    """
+    env = os.environ if environment is None else environment
+    root = folder.resolve() if folder is not None else find_root()
+    file = root / FILE_NAME
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"Reading {file}: {error.strerror}. Make a project with `hindscan init DIR`.") from error
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"Reading {file}: it must be TOML 1.0. {error}.") from error
+    return _Reading(root=root, file=file, text=text, env=env).project(document)
+
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+_SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "history", "triggers")
+
+
+class _Reading:
+    """One reading of one file: collects faults until all are known."""
+
+    def __init__(self, *, root: Path, file: Path, text: str, env: Mapping[str, str]) -> None:
+        self.root, self.file, self.text, self.env = root, file, text, env
+        self.faults: list[str] = []
+
+    def fault(self, field: tuple[str, ...], message: str) -> None:
+        line = _line_of(self.text, field)
+        place = f"{self.file.name}:{line}" if line else self.file.name
+        self.faults.append(f"{place}: {'.'.join(field)}: {message}")
+
+    def project(self, document: dict[str, Any]) -> Project:
+        self._override(document)
+        for section, body in document.items():
+            if section not in _SECTIONS:
+                self.fault((section,), f"no such section; there are {', '.join(_SECTIONS)}")
+            elif not isinstance(body, dict):
+                self.fault((section,), "must be a table")
+        tables: dict[str, dict[str, Any]] = {
+            name: body if isinstance(body := document.get(name), dict) else {} for name in _SECTIONS
+        }
+        project = Project(
+            root=self.root,
+            file=self.file,
+            store=self._settings(StoreSettings, "store", tables["store"]),
+            compute=self._settings(ComputeSettings, "compute", tables["compute"]),
+            serve=self._settings(ServeSettings, "serve", tables["serve"]),
+            jobs=self._settings(JobsSettings, "jobs", tables["jobs"]),
+            clusters=self._clusters(tables["kafka"]),
+            history_tables=self._named("history", tables["history"]),
+            trigger_tables=self._named("triggers", tables["triggers"]),
+        )
+        self._check(("history",), project.history_tables, lambda: project.histories)
+        self._check(("triggers",), project.trigger_tables, lambda: project.triggers)
+        self._check_numbers(project)
+        if self.faults:
+            listed = "\n".join(f"  {fault}" for fault in self.faults)
+            raise ConfigError(
+                f"Reading {self.file}: {len(self.faults)} setting(s) are not valid:\n{listed}", faults=list(self.faults)
+            )
+        return project
+
+    def _override(self, document: dict[str, Any]) -> None:
+        """Lay ``HINDSCAN_SECTION__KEY`` over the file."""
+        for variable, raw in sorted(self.env.items()):
+            parts = variable.removeprefix("HINDSCAN_").lower().split("__")
+            if not variable.startswith("HINDSCAN_") or len(parts) < 2 or parts[0] not in _SECTIONS:
+                continue
+            if parts[0] == "kafka":
+                parts[-1] = parts[-1].replace("_", ".")
+            table = document
+            for part in parts[:-1]:
+                table = table.setdefault(part, {})
+                if not isinstance(table, dict):
+                    self.fault(tuple(parts), f"{variable} reaches into what is no table")
+                    break
+            else:
+                table[parts[-1]] = _value_of(raw)
+
+    def _settings(self, kind: type[_T], section: str, table: dict[str, Any] | None) -> _T:
+        good: dict[str, Any] = {}
+        fields = {field.name: field for field in msgspec.structs.fields(kind)}
+        for key, value in (table or {}).items():
+            if key not in fields:
+                self.fault((section, key), f"no such setting; [{section}] has {', '.join(fields)}")
+                continue
+            try:
+                good[key] = msgspec.convert(self._filled((section, key), value), fields[key].type, strict=True)
+            except msgspec.ValidationError as error:
+                self.fault((section, key), f"{str(error).lower()}, found {value!r}")
+        return kind(**good)
+
+    def _check_numbers(self, project: Project) -> None:
+        for section, field in (("compute", "workers"), ("compute", "runs"), ("compute", "max_bytes")):
+            value = getattr(getattr(project, section), field)
+            if value < 1:
+                self.fault((section, field), f"must be at least 1, found {value}")
+        if not 0 <= project.serve.port <= 65_535:
+            self.fault(("serve", "port"), f"must be 0 to 65535, found {project.serve.port}")
+        dask = project.compute.dask
+        if dask != "local" and not dask.startswith(("tcp://", "tls://")):
+            self.fault(("compute", "dask"), f'must be "local" or tcp://HOST:PORT or tls://HOST:PORT, found {dask!r}')
+
+    def _clusters(self, table: dict[str, Any]) -> dict[str, ClusterSettings]:
+        clusters: dict[str, ClusterSettings] = {}
+        for name, settings in table.items():
+            if not isinstance(settings, dict):
+                self.fault(("kafka", name), "must be a table [kafka.NAME] of librdkafka properties")
+                continue
+            # TOML reads an unquoted `bootstrap.servers = ...` as nested tables; both spellings mean the property.
+            flat = _flattened(settings)
+            clusters[name] = {key: self._filled(("kafka", name, key), value) for key, value in flat.items()}
+            if "bootstrap.servers" not in flat:
+                self.fault(("kafka", name), 'needs "bootstrap.servers"')
+        return clusters
+
+    def _named(self, section: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        named: dict[str, dict[str, Any]] = {}
+        for name, body in table.items():
+            if isinstance(body, dict):
+                named[name] = body
+            else:
+                self.fault((section, name), f"must be a table [{section}.NAME]")
+        return named
+
+    def _check(self, section: tuple[str, ...], tables: dict[str, dict[str, Any]], build: Callable[[], object]) -> None:
+        """Build every history or trigger once, to hear all that is wrong with them."""
+        try:
+            build()
+        except HindscanError:
+            # One is wrong: ask each alone, so that every fault is told.
+            for name, table in tables.items():
+                self._check_one(section[0], name, table)
+
+    def _check_one(self, section: str, name: str, table: dict[str, Any]) -> None:
+        alone = Project(
+            root=self.root,
+            file=self.file,
+            clusters=self._known_clusters,
+            history_tables={name: table} if section == "history" else {},
+            trigger_tables={name: table} if section == "triggers" else {},
+        )
+        try:
+            _ = alone.histories, alone.triggers
+        except HindscanError as error:
+            faults = error.details.get("faults")
+            for fault in faults if isinstance(faults, (list, tuple)) and faults else [str(error)]:
+                if isinstance(fault, (list, tuple)) and len(fault) == 2:
+                    self.fault((section, name, str(fault[0])), str(fault[1]))
+                else:
+                    self.fault((section, name), str(fault))
+
+    @cached_property
+    def _known_clusters(self) -> dict[str, ClusterSettings]:
+        document = tomllib.loads(self.text)
+        return {name: {"bootstrap.servers": "unknown"} for name in document.get("kafka", {})}
+
+    def _filled(self, field: tuple[str, ...], value: Any) -> Any:
+        """Put secrets in the place of ``${NAME}``."""
+        if not isinstance(value, str):
+            return value
+
+        def secret(match: re.Match[str]) -> str:
+            if match[1] not in self.env:
+                self.fault(field, f"the environment variable {match[1]} must be set; it is not")
+                return ""
+            return self.env[match[1]]
+
+        return _SECRET.sub(secret, value)
+
+
+def _flattened(table: Mapping[str, Any], prefix: str = "") -> ClusterSettings:
+    flat: ClusterSettings = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat.update(_flattened(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _value_of(raw: str) -> Any:
+    """Read an override as TOML has it, else as text: ``8`` is a number, ``data/bids`` is a path."""
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw
+
+
+def _line_of(text: str, field: tuple[str, ...]) -> int | None:
+    """Find the line of a field: the longest prefix of it that is a table header or key. None for an override."""
+    best: tuple[int, int] | None = None
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            table = _names(stripped.strip("[]").split("]")[0])
+            here = table
+        elif "=" in stripped and not stripped.startswith("#"):
+            here = table + _names(stripped.split("=", 1)[0])
+        else:
+            continue
+        depth = len(here) if here == field[: len(here)] else 0
+        if depth and (best is None or depth > best[0]):
+            best = (depth, number)
+    return best[1] if best else None
+
+
+def _names(dotted: str) -> tuple[str, ...]:
+    """Split a TOML key: ``kafka.default`` and ``"bootstrap.servers"``."""
+    return tuple(match[0] or match[1] for match in re.findall(r'"([^"]*)"|([A-Za-z0-9_-]+)', dotted))

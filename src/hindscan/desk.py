@@ -1,0 +1,234 @@
+"""The desk: everything the HTTP edge can ask, answered from the store.
+
+Implements `web.desk.Desk`. Events go through the `Intake` and are durable before the answer (promise 4); submissions are checked against the job before a run is opened;
+everything else is a look at the store, the declared project or a published file. Results are found by the store's record of the run, never by a path from a request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from hindscan import times
+from hindscan.errors import Conflict, NotFound, UsageError
+from hindscan.events.received import received_over_http
+from hindscan.planning import ask
+from hindscan.runs import codes, inbox, log, register, results, snapshots
+from hindscan.runs.run import FINAL
+from hindscan.words import job_document, run_document, state_of
+
+if TYPE_CHECKING:
+    from hindscan.config import Project
+    from hindscan.events.event import Event
+    from hindscan.intake import Intake
+    from hindscan.jobs.job import JobSpec
+    from hindscan.runs.store import Store
+
+__all__ = ["StoreDesk", "option_values"]
+
+#: How often a request that waits for a run looks at it.
+LOOK_SECONDS: Final = 0.05
+_TIMES: Final = ("as_of", "since", "until")
+_OPTIONS: Final = ("seed", "draws", "workers", "fresh", "histories")
+
+
+class StoreDesk:
+    """Answers from the store; safe to call from several threads.
+
+    Parameters
+    ----------
+    project : Project
+        As loaded.
+    store : Store
+        Open.
+    specs : mapping
+        The declared jobs; their code is in the store.
+    intake : Intake
+        Where events go.
+    notify : callable
+        Called when a run was opened.
+    faults : mapping
+        What keeps the dispatcher from being ready, kept up to date by its owner.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        store: Store,
+        specs: Mapping[str, JobSpec],
+        intake: Intake,
+        *,
+        notify: Callable[[], None],
+        faults: Mapping[str, str],
+    ) -> None:
+        self._project, self._store, self._specs, self._intake = project, store, specs, intake
+        self._notify, self._faults = notify, faults
+
+    def receive(self, events: Sequence[Event]) -> dict[str, list[str]]:
+        """Record events and what they start."""
+        recorded = self._intake.take([received_over_http(event) for event in events])
+        self._notify()
+        return {
+            "runs": [run for one in recorded for run in one.opened.values()],
+            "existing": [run for one in recorded for run in one.existing.values()],
+            "quarantined": [reason for one in recorded for reason in one.quarantined.values()],
+        }
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Describe the declared jobs."""
+        return [job_document(spec) for _, spec in sorted(self._specs.items())]
+
+    def job(self, name: str) -> dict[str, Any]:
+        """Describe one job."""
+        return job_document(self._spec(name))
+
+    def submit(self, name: str, body: Mapping[str, Any], idempotency_key: str | None) -> tuple[dict[str, Any], bool]:
+        """Open a run of a job."""
+        spec = self._spec(name)
+        parameters, options = option_values(body)
+        request = ask(self._project, spec, parameters, **options)
+        began = self._store.now()
+        run = register.open_run(
+            self._store, request, code=spec.code, requested_by="http", idempotency_key=idempotency_key
+        )
+        self._notify()
+        return run_document(run), run.created_at >= began
+
+    def runs(self, job: str | None, state: str | None, limit: int) -> list[dict[str, Any]]:
+        """List runs."""
+        found = register.list_runs(self._store, job=job, state=state_of(state) if state else None, limit=limit)
+        return [run_document(run) for run in found]
+
+    def run(self, run: str) -> dict[str, Any]:
+        """Describe one run."""
+        return run_document(register.get_run(self._store, run))
+
+    def wait(self, run: str, seconds: float) -> dict[str, Any]:
+        """Describe one run when it is final, or after some seconds."""
+        deadline = time.monotonic() + seconds
+        while (found := register.get_run(self._store, run)).state not in FINAL and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+        return run_document(found)
+
+    def cancel(self, run: str) -> dict[str, Any]:
+        """Ask for a run to be stopped."""
+        return run_document(register.request_cancel(self._store, run))
+
+    def retry(self, run: str) -> dict[str, Any]:
+        """Open a new attempt."""
+        retried = register.retry(self._store, run)
+        self._notify()
+        return run_document(retried)
+
+    def rerun(self, run: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Open a new run on the snapshot of this one, with the same or edited parameters."""
+        original = register.get_run(self._store, run)
+        spec, _ = codes.load_code(self._store, original.code, original.job)
+        parameters, options = option_values(body)
+        asked = msgspec.structs.asdict(original.request)
+        asked.update(options)
+        merged = {**asked.pop("parameters"), **parameters}
+        asked.pop("job")
+        request = ask(self._project, spec, merged, **asked)
+        snapshot = snapshots.load_snapshot(self._store, run)
+        if snapshot is None:
+            raise Conflict(f"Running {run} again: it must have a snapshot; it never got so far. Use retry.", run=run)
+        opened = register.open_run(
+            self._store, request, code=original.code, requested_by="http", parent=run, snapshot=snapshot
+        )
+        self._notify()
+        return run_document(opened)
+
+    def facts(self, run: str, after: int) -> list[dict[str, Any]]:
+        """List what happened to a run."""
+        return [
+            {"number": logged.seq, "at": times.to_text(logged.at), **_plain(logged.fact)}
+            for logged in log.facts(self._store, run, after)
+        ]
+
+    def result(self, run: str) -> Path:
+        """Find the published table of a run."""
+        return self._folder(run) / "result.parquet"
+
+    def manifest(self, run: str) -> dict[str, Any]:
+        """Give the manifest of a run's result."""
+        return _plain(results.read_manifest(self._folder(run)))
+
+    def histories(self) -> list[dict[str, Any]]:
+        """Describe the declared histories."""
+        return [{"history": name, **table} for name, table in sorted(self._project.history_tables.items())]
+
+    def triggers(self) -> list[dict[str, Any]]:
+        """Describe the declared triggers."""
+        return [{"trigger": name, **table} for name, table in sorted(self._project.trigger_tables.items())]
+
+    def events(self, quarantined: bool, limit: int) -> list[dict[str, Any]]:
+        """List received events with their decisions."""
+        return inbox.list_events(self._store, quarantined=quarantined, limit=limit)
+
+    def faults(self) -> dict[str, str]:
+        """Tell what keeps the dispatcher from being ready."""
+        return dict(self._faults)
+
+    def _spec(self, name: str) -> JobSpec:
+        try:
+            return self._specs[name]
+        except KeyError:
+            known = ", ".join(sorted(self._specs)) or "none"
+            raise NotFound(
+                f"Looking up job {name!r}: it must be declared; it is not. There are: {known}.", job=name
+            ) from None
+
+    def _folder(self, run: str) -> Path:
+        found = register.get_run(self._store, run)
+        if found.result is None:
+            raise NotFound(
+                f"Looking up the result of run {run}: it must have succeeded; it is {found.state}. {found.message or ''}".rstrip(),
+                run=run,
+                state=found.state,
+            )
+        return self._project.root / found.result
+
+
+def _plain(value: object) -> dict[str, Any]:
+    built: dict[str, Any] = msgspec.to_builtins(value)
+    return built
+
+
+def option_values(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the body of a submission into parameters and options of the run.
+
+    Raises
+    ------
+    hindscan.errors.UsageError
+        With every member that is unknown or of the wrong kind.
+    """
+    faults: list[str] = []
+    options: dict[str, Any] = {}
+    parameters = body.get("parameters", {})
+    if not isinstance(parameters, dict):
+        faults.append("parameters: must be an object")
+        parameters = {}
+    for name, value in body.items():
+        if name == "parameters" or value is None:
+            continue
+        if name in _TIMES:
+            try:
+                options[name] = times.from_text(value if isinstance(value, str) else repr(value))
+            except ValueError as error:
+                faults.append(f"{name}: {error}")
+        elif name in _OPTIONS:
+            kind = {"fresh": bool, "histories": dict[str, str]}.get(name, int)
+            try:
+                options[name] = msgspec.convert(value, kind)
+            except msgspec.ValidationError as error:
+                faults.append(f"{name}: {error}")
+        else:
+            faults.append(f"{name}: no such member; there are parameters, {', '.join((*_TIMES, *_OPTIONS))}")
+    if faults:
+        raise UsageError("Asking for a run: " + "; ".join(faults) + ".", faults=faults)
+    return parameters, options

@@ -1,0 +1,129 @@
+"""Kafka triggers: where each begins, and one listener per cluster for all of them.
+
+Keeps promise 4. A new trigger's first offsets are resolved and stored before its first poll, as explicit numbers: a crash in between moves nothing. A listener reads each
+partition from the furthest behind of its triggers; a trigger never decides about what lies before its own start.
+
+::
+
+    triggers -> first offsets (stored once) -> KafkaListener per cluster -> Intake
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from hindscan import faults
+from hindscan.errors import ConfigError, SourceMissing
+from hindscan.events.kafka import KafkaListener
+from hindscan.kafka import describe_topics, find_offsets
+from hindscan.runs.positions import Place, places, start_at
+
+if TYPE_CHECKING:
+    from hindscan.config import Project
+    from hindscan.events.received import Received
+    from hindscan.events.trigger import Trigger
+    from hindscan.intake import Intake
+    from hindscan.runs.store import Store
+
+__all__ = ["listeners", "resolve_starts"]
+
+
+def listeners(project: Project, store: Store, intake: Intake) -> list[KafkaListener]:
+    """Make a listener for each cluster that triggers listen to; their starts are stored when this returns.
+
+    Raises
+    ------
+    hindscan.errors.ConfigError
+        A trigger names a cluster that is not declared.
+    hindscan.errors.SourceMissing
+        A topic does not exist.
+    hindscan.errors.BrokerUnavailable
+        A cluster does not answer.
+    """
+    by_cluster: dict[str, dict[str, list[Trigger]]] = {}
+    for trigger in project.triggers.values():
+        for source in trigger.sources:
+            if source.kind == "kafka":
+                by_cluster.setdefault(source.cluster, {}).setdefault(source.topic, []).append(trigger)
+    unknown = sorted(set(by_cluster) - set(project.clusters))
+    if unknown:
+        declared = ", ".join(sorted(project.clusters)) or "none"
+        raise ConfigError(
+            f"Setting up triggers: the Kafka cluster {', '.join(unknown)} must be declared as [kafka.NAME]. Declared: {declared}."
+        )
+    return [_listener(project, store, intake, cluster, topics) for cluster, topics in sorted(by_cluster.items())]
+
+
+def _listener(
+    project: Project, store: Store, intake: Intake, cluster: str, topics: Mapping[str, list[Trigger]]
+) -> KafkaListener:
+    config = project.clusters[cluster]
+    starts: dict[tuple[str, str, int], int] = {}
+    for topic, triggers in topics.items():
+        for trigger in triggers:
+            for place in resolve_starts(store, config, cluster, topic, trigger):
+                starts[trigger.name, place.topic_id, place.partition] = place.start_offset
+    faults.point("listening.started")
+
+    def record(batch: list[Received]) -> None:
+        intake.take(batch, starts)
+
+    def position(topic: str, topic_id: str, partition: int) -> int | None:
+        found = [
+            place.next_offset
+            for trigger in topics[topic]
+            for place in places(store, trigger.name)
+            if (place.cluster, place.topic, place.topic_id, place.partition) == (cluster, topic, topic_id, partition)
+        ]
+        # A partition or topic that is newer than its triggers is theirs from its beginning.
+        return min(found) if len(found) == len(topics[topic]) else None
+
+    return KafkaListener(
+        config,
+        project.serve.group,
+        project.serve.instance,
+        list(topics),
+        record,
+        position,
+        cluster=cluster,
+    )
+
+
+def resolve_starts(
+    store: Store, config: Mapping[str, str | int | float | bool], cluster: str, topic: str, trigger: Trigger
+) -> list[Place]:
+    """Store the first offsets of a trigger in a topic, unless they are stored; give the stored ones.
+
+    Raises
+    ------
+    hindscan.errors.SourceMissing
+        There is no such topic.
+    """
+    described = describe_topics(config, [topic])
+    if topic not in described:
+        raise SourceMissing(
+            f"Setting up trigger {trigger.name!r}: its topic {topic!r} must exist on cluster {cluster!r}; it does not. Create it, or correct `on`.",
+            topic=topic,
+        )
+    topic_id, count = described[topic]
+    known = [place for place in places(store, trigger.name) if (place.cluster, place.topic) == (cluster, topic)]
+    here = [place for place in known if place.topic_id == topic_id]
+    if here or known:
+        # A recreated topic is new to a trigger that is not: nothing in it was decided, so it is read from its beginning.
+        return here
+    at: Literal["earliest", "latest"] | int = "latest" if trigger.start == "now" else trigger.start
+    first = find_offsets(config, topic, count, at)
+    starts = [
+        Place(
+            trigger=trigger.name,
+            cluster=cluster,
+            topic=topic,
+            topic_id=topic_id,
+            partition=partition,
+            start_offset=offset,
+            next_offset=offset,
+        )
+        for partition, offset in sorted(first.items())
+    ]
+    return start_at(store, starts)

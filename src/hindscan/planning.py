@@ -1,0 +1,188 @@
+"""From a request to a plan: where jobs, histories and plans meet.
+
+A request names a job, parameters and options; `ask` checks them against the job (promise 5: all faults at once), `pin` resolves every bound
+once (promise 1), `prepare` makes the plan and what workers need to read it. `hindscan plan` stops there; the dispatcher goes on to execute it. Nothing
+here computes, stores or publishes.
+
+::
+
+    typed parameters -> ask -> RunRequest -> pin -> Snapshot -> prepare -> Prepared(plan, readers, cost)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hindscan import times
+from hindscan.errors import ParameterError, UsageError
+from hindscan.history.snapshot import History, Position, Reader, Snapshot, Window
+from hindscan.plans.cost import Cost, Limits, cost_of, refuse_over
+from hindscan.plans.make import make_plan
+from hindscan.plans.plan import Plan
+from hindscan.runs.run import RunRequest
+
+if TYPE_CHECKING:
+    from hindscan.config import Project
+    from hindscan.jobs.job import JobSpec
+
+__all__ = ["Prepared", "ask", "limits_of", "pin", "prepare"]
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan with what it takes to carry it out. Readers may hold secrets: never stored."""
+
+    plan: Plan
+    #: By the name of the step's table.
+    readers: dict[str, Reader]
+    cost: Cost
+
+
+def ask(
+    project: Project, spec: JobSpec, parameters: Mapping[str, object], *, from_text: bool = False, **options: object
+) -> RunRequest:
+    """Check what was asked for and make it a request, defaults filled in.
+
+    Parameters
+    ----------
+    project : Project
+        Where the job's histories must be declared.
+    spec : JobSpec
+        The job.
+    parameters : mapping
+        As given: JSON values, or texts from the command line.
+    from_text : bool
+        The values are texts.
+    **options : object
+        Further fields of `RunRequest`; None is left out.
+
+    Raises
+    ------
+    hindscan.errors.ParameterError
+        With every fault of the parameters.
+    hindscan.errors.UsageError
+        An option does not fit the job.
+    hindscan.errors.NotFound
+        A history is not declared.
+    """
+    from hindscan.jobs.parameters import validate
+
+    given = {name: value for name, value in options.items() if value is not None}
+    request = RunRequest(
+        job=spec.name,
+        parameters=validate(spec.parameters, parameters, from_text=from_text),
+        **given,  # type: ignore[arg-type]
+    )
+    faults = _option_faults(spec, request)
+    if faults:
+        raise UsageError(f"Asking for job {spec.name}: " + "; ".join(faults) + ".", faults=faults)
+    _histories(project, spec, request)
+    return request
+
+
+def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
+    faults = []
+    if request.since is not None and request.until is not None and request.since >= request.until:
+        faults.append(f"since ({times.to_text(request.since)}) must be before until ({times.to_text(request.until)})")
+    if spec.kind != "simulation":
+        faults += [
+            f"{name} is for simulations, and {spec.name} scans a history"
+            for name in ("seed", "draws")
+            if getattr(request, name) is not None
+        ]
+    if request.draws is not None and request.draws < 1:
+        faults.append(f"draws must be at least 1, found {request.draws}")
+    if request.workers is not None and request.workers < 1:
+        faults.append(f"workers must be at least 1, found {request.workers}")
+    known = {*spec.tables, *spec.tables.values(), *(name for name in (spec.table, spec.history) if name)}
+    faults += [
+        f"history {name!r} is none of the job's; it has {', '.join(sorted(known))}"
+        for name in request.histories
+        if name not in known
+    ]
+    return faults
+
+
+def pin(project: Project, spec: JobSpec, request: RunRequest) -> Snapshot:
+    """Resolve every bound of every history the job reads, once. Reads metadata only.
+
+    Raises
+    ------
+    hindscan.errors.HistoryError
+        A source is missing or not what it was.
+    """
+    position = msgspec.convert(request.position, Position) if request.position is not None else None
+    whole = Window(as_of=request.as_of, position=position)
+    window = Window(as_of=request.as_of, since=request.since, until=request.until, position=position)
+    return Snapshot(
+        pins={
+            table: history.pin(window if table == spec.table else whole)
+            for table, history in _histories(project, spec, request).items()
+        },
+        window=window,
+        pinned_at=times.now(),
+    )
+
+
+def prepare(
+    project: Project,
+    spec: JobSpec,
+    request: RunRequest,
+    snapshot: Snapshot,
+    existing: Collection[str] | Callable[[str], bool],
+    *,
+    workers: int,
+) -> Prepared:
+    """Plan a pinned request; refuse it if it is over a limit.
+
+    Parameters
+    ----------
+    existing : collection of str or callable
+        Keys of the partials that are there.
+    workers : int
+        For the number of tasks.
+
+    Raises
+    ------
+    hindscan.errors.PlanRefused
+        Over a limit, with the figures.
+    hindscan.errors.JobDefinitionError
+        Several slices and no way to combine them.
+    """
+    histories = _histories(project, spec, request)
+    readers = {table: history.reader(snapshot.pins[table]) for table, history in histories.items()}
+    plan = make_plan(
+        spec,
+        request.parameters,
+        snapshot,
+        identities={table: reader.identity() for table, reader in readers.items()},
+        slice_rows={table: project.slice_rows(history.name) for table, history in histories.items()},
+        existing=existing,
+        seed=request.seed,
+        draws=request.draws,
+        fresh=request.fresh,
+    )
+    cost = cost_of(plan, workers=workers, slices_per_task=project.compute.slices_per_task)
+    refuse_over(plan, cost, limits_of(project))
+    return Prepared(plan=plan, readers=readers, cost=cost)
+
+
+def limits_of(project: Project) -> Limits:
+    """Take the limits of plans from the settings."""
+    compute = project.compute
+    return Limits(max_bytes=compute.max_bytes, max_slices=compute.max_slices, max_table_bytes=compute.max_table_bytes)
+
+
+def _histories(project: Project, spec: JobSpec, request: RunRequest) -> dict[str, History]:
+    """Find the history of each of the job's tables, with the replacements of the request."""
+    declared = dict(spec.tables)
+    if spec.table is not None and spec.history is not None:
+        declared = {spec.table: spec.history, **declared}
+    if spec.table is not None and spec.history is None and spec.table not in request.histories:
+        raise ParameterError(f"Asking for job {spec.name}: it must be told which history to read; it declares none.")
+    return {
+        table: project.history(request.histories.get(table, request.histories.get(name, name)))
+        for table, name in declared.items()
+    }

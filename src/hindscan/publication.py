@@ -1,0 +1,141 @@
+"""From an executed plan to a published result: the manifest is written here.
+
+Keeps promise 9. Everything the manifest says is collected in one place: what was asked (the run, its event), what was read (the snapshot, the
+proofs of computed and of reused slices), what it cost (the receipts). The table itself was finished by a worker and lies in the partials.
+
+::
+
+    Executed + Prepared + Run -> SliceRecords, Manifest -> results.publish -> folder of the result
+
+Points of failure: `runner.published`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hindscan import faults, times
+from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
+from hindscan.runs import inbox
+from hindscan.runs.manifest import Manifest, SliceCounts, Usage
+from hindscan.runs.results import SliceRecord, publish
+
+if TYPE_CHECKING:
+    from hindscan.planning import Prepared
+    from hindscan.plans.plan import Stage
+    from hindscan.runs.partials import Partials
+    from hindscan.runs.run import Run
+    from hindscan.runs.store import Store
+    from hindscan.tasks.execution import Executed, StageDone
+    from hindscan.workshop import Workshop
+
+__all__ = ["publish_run"]
+
+
+def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Executed, started_at: int) -> str:
+    """Publish the result of a run; give its folder, relative to the project's root.
+
+    Parameters
+    ----------
+    run : Run
+        As it was claimed: the caller has made sure that the claim still holds.
+    started_at : int
+        When the attempt began, microseconds since the epoch.
+    """
+    plan = prepared.plan
+    records = [
+        record
+        for stage, done in zip(plan.stages, executed.stages, strict=True)
+        for record in _records(stage, done, workshop.partials)
+    ]
+    published = publish(
+        workshop.project.artefacts,
+        table=workshop.partials.read(executed.finished),
+        manifest=_manifest(workshop.store, run, prepared, executed, records, started_at),
+        snapshot=plan.snapshot,
+        slices=records,
+    )
+    faults.point("runner.published")
+    folder = published.folder.resolve()
+    root = workshop.project.root.resolve()
+    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
+
+
+def _records(stage: Stage, done: StageDone, partials: Partials) -> list[SliceRecord]:
+    """Tell of each slice how it went; a reused one brings the proof it was stored with."""
+    computed = {one.position: one for one in done.slices}
+    records = []
+    for s, key in zip(stage.slices, stage.keys, strict=True):
+        one = computed.get(s.position)
+        if one is None:
+            meta = partials.read_meta(key)
+            records.append(
+                SliceRecord(stage=stage.step, slice=s, key=key, reused=True, digest=meta.digest, proof=meta.proof)
+            )
+        else:
+            records.append(
+                SliceRecord(
+                    stage=stage.step,
+                    slice=s,
+                    key=key,
+                    reused=False,
+                    digest=one.digest,
+                    seconds=one.seconds,
+                    proof=one.proof,
+                )
+            )
+    return records
+
+
+def _manifest(
+    store: Store, run: Run, prepared: Prepared, executed: Executed, records: list[SliceRecord], started_at: int
+) -> Manifest:
+    plan, request, now = prepared.plan, run.request, times.now()
+    proofs = [record.proof for record in records if record.proof is not None]
+    attributes, digest = inbox.event_attributes(store, run.event_source, run.event_id)
+    until, caveats = _repeatable(plan.snapshot)
+    unverified = sorted({proof.unverified for proof in proofs if proof.unverified})
+    return Manifest(
+        run=run.id,
+        attempt=run.attempt,
+        job=run.job,
+        parameters=dict(request.parameters),
+        event=attributes,
+        event_digest=digest,
+        trigger=run.trigger or "",
+        requested_by=run.requested_by,
+        parent=run.parent or "",
+        as_of=request.as_of,
+        since=request.since,
+        until=request.until,
+        pinned_at=plan.snapshot.pinned_at,
+        seed="" if plan.seed is None else str(plan.seed),
+        draws=plan.draws or 0,
+        code=run.code,
+        started_at=started_at,
+        finished_at=now,
+        seconds=(now - started_at) / 1e6,
+        usage=Usage(
+            cpu_seconds=executed.cpu_seconds,
+            bytes=executed.bytes_read,
+            rows=sum(r.proof.records for r in records if r.proof is not None and not r.reused),
+            retried=executed.retried,
+        ),
+        slices=SliceCounts(total=len(records), reused=executed.reused, computed=executed.computed),
+        set_aside=sum(proof.set_aside for proof in proofs),
+        repeatable_until=until,
+        caveats=caveats,
+        unverified=", ".join(unverified),
+    )
+
+
+def _repeatable(snapshot: Snapshot) -> tuple[int | None, tuple[str, ...]]:
+    """Tell until when at most the same can be read again, and what limits it."""
+    ends: list[int] = []
+    caveats: list[str] = []
+    for table, pin in sorted(snapshot.pins.items()):
+        if isinstance(pin, KafkaPin) and pin.retention_ms is not None and pin.retention_ms >= 0:
+            ends.append(snapshot.pinned_at + pin.retention_ms * 1000)
+        if isinstance(pin, KafkaPin | ParquetPin):
+            caveats += [f"{table}: {caveat}" for caveat in pin.caveats]
+    return min(ends, default=None), tuple(caveats)

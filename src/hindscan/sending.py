@@ -1,0 +1,133 @@
+"""Sending events as a user would: over HTTP to a dispatcher, or to a topic; and reading a topic's events back for `hindscan match`."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from hindscan.errors import HindscanError, InvalidEvent, NotFound, ServiceUnavailable, UsageError
+from hindscan.events import wire
+from hindscan.events.strict import parse_json
+
+if TYPE_CHECKING:
+    from hindscan.config import ClusterSettings, Project
+    from hindscan.events.event import Event
+
+__all__ = ["events_of_topic", "send_event", "topic_of"]
+
+SECONDS: Final = 30.0
+
+
+def send_event(
+    event: Event,
+    to: str | None,
+    *,
+    mode: Literal["structured", "binary"],
+    project: Callable[[], Project],
+) -> dict[str, Any]:
+    """Send one event.
+
+    Parameters
+    ----------
+    to : str, optional
+        ``http://...`` of a dispatcher, or ``kafka:TOPIC``. Default: the dispatcher of the project.
+    project : callable
+        Loads the project, where it is needed.
+
+    Returns
+    -------
+    dict
+        ``to``, and over HTTP the dispatcher's answer.
+    """
+    if to is not None and to.startswith("kafka:"):
+        return _send_to_topic(event, to, mode, project())
+    if to is None:
+        serve = project().serve
+        to = f"http://{serve.host}:{serve.port}"
+    if not to.startswith("http://"):
+        raise UsageError(
+            f"Sending an event to {to!r}: it must be http://HOST:PORT, kafka:TOPIC or kafka:CLUSTER:TOPIC."
+        )
+    url = to.rstrip("/") + ("" if to.rstrip("/").endswith("/events") else "/events")
+    message = wire.encode_http(event, mode)
+    request = urllib.request.Request(  # noqa: S310 - the scheme was looked at above
+        url, data=message.body or b"", headers=dict(message.headers), method="POST"
+    )
+    try:
+        # No proxy: an event for this machine must not leave it because of a variable in the environment.
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=SECONDS) as answer:
+            document = parse_json(answer.read())
+    except urllib.error.HTTPError as error:
+        raise HindscanError(
+            f"Sending an event to {url}: it was refused with {error.code}: {_detail(error.read())}"
+        ) from None
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise ServiceUnavailable(
+            f"Sending an event to {url}: a dispatcher must answer; {error}. Start one: `hindscan serve`."
+        ) from None
+    return {"to": url, **(document if isinstance(document, dict) else {})}
+
+
+def _detail(body: bytes) -> str:
+    try:
+        document = parse_json(body)
+    except ValueError:
+        return body[:200].decode("utf-8", "replace")
+    return str(document.get("detail", document)) if isinstance(document, dict) else str(document)
+
+
+def topic_of(place: str, project: Project) -> tuple[str, str, ClusterSettings]:
+    """Find the cluster, the topic and the cluster's settings that ``kafka:TOPIC`` or ``kafka:CLUSTER:TOPIC`` mean.
+
+    Raises
+    ------
+    hindscan.errors.UsageError
+        It is neither.
+    hindscan.errors.NotFound
+        The cluster is not declared.
+    """
+    from hindscan.events.trigger import parse_source
+
+    try:
+        source = parse_source(place)
+    except ValueError as error:
+        raise UsageError(f"Reading {place!r}: {error}.") from None
+    if source.cluster not in project.clusters:
+        known = ", ".join(sorted(project.clusters)) or "none"
+        raise NotFound(
+            f"Looking up Kafka cluster {source.cluster!r}: it must be declared as [kafka.NAME]. Declared: {known}."
+        )
+    return source.cluster, source.topic, project.clusters[source.cluster]
+
+
+def _send_to_topic(event: Event, to: str, mode: Literal["structured", "binary"], project: Project) -> dict[str, Any]:
+    from hindscan.kafka_writer import send
+
+    _, topic, config = topic_of(to, project)
+    message = wire.encode_kafka(event, mode)
+    partition, offset = send(
+        config, topic, message.value, key=(event.subject or event.id).encode(), headers=list(message.headers)
+    )
+    return {"to": to, "partition": partition, "offset": offset}
+
+
+def events_of_topic(place: str, project: Project) -> Iterator[tuple[str, Event | InvalidEvent]]:
+    """Read every event of a topic, from its beginning to its present end, with where it stands."""
+    from hindscan.errors import SourceMissing
+    from hindscan.kafka import describe_topics, find_offsets
+    from hindscan.kafka_group import records_between
+
+    _, topic, config = topic_of(place, project)
+    described = describe_topics(config, [topic])
+    if topic not in described:
+        raise SourceMissing(f"Reading {place}: the topic must exist; it does not.", topic=topic)
+    partitions = described[topic][1]
+    starts, ends = (find_offsets(config, topic, partitions, at) for at in ("earliest", "latest"))
+    for heard in records_between(config, topic, starts, ends):
+        where = f"{heard.topic}[{heard.partition}]@{heard.offset}"
+        try:
+            yield where, wire.parse_kafka(heard.value, heard.headers)
+        except InvalidEvent as error:
+            yield where, error

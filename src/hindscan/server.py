@@ -1,0 +1,91 @@
+"""`hindscan serve`: the dispatcher and the HTTP API in one process, from the first bind to a clean stop.
+
+Closed by default (promise 12): loopback only in this version. The port is bound before anything else, so that a taken one is an error at once and a request that comes
+early waits instead of failing. SIGTERM and SIGINT stop listeners, give unfinished runs back, end the workers, then the process.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hindscan import __version__
+from hindscan.errors import PortInUse, UsageError
+
+if TYPE_CHECKING:
+    from hindscan.config import Project
+
+__all__ = ["run_server"]
+
+
+def run_server(project: Project, *, host: str | None = None, port: int | None = None, as_json: bool = False) -> None:
+    """Serve until told to stop.
+
+    Parameters
+    ----------
+    host, port : optional
+        Override the settings.
+    as_json : bool
+        Print the address as a JSON document.
+
+    Raises
+    ------
+    hindscan.errors.UsageError
+        The host is not a loopback address.
+    hindscan.errors.PortInUse
+        Another process listens there.
+    """
+    import uvicorn
+
+    from hindscan.dispatcher import Dispatcher
+    from hindscan.web.api import build_api
+    from hindscan.workshop import open_workshop
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with (
+        _bound(host or project.serve.host, project.serve.port if port is None else port) as listening,
+        open_workshop(project, jobs_in_child=True) as workshop,
+        Dispatcher(workshop) as dispatcher,
+    ):
+        address = f"http://{listening.getsockname()[0]}:{listening.getsockname()[1]}"
+        line = msgspec.json.encode({"listening": address}).decode() if as_json else f"listening on {address}"
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+        config = uvicorn.Config(
+            build_api(dispatcher.desk, __version__), log_level="warning", ws="none", access_log=False
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Bind a listening socket on loopback."""
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise UsageError(f"Serving on {host!r}: it must be an address such as 127.0.0.1.") from None
+    if not address.is_loopback:
+        raise UsageError(
+            f"Serving on {host}: it must be a loopback address; this version has no tokens, and whoever can submit runs can use your data. "
+            "Put a proxy that authenticates in front of 127.0.0.1."
+        )
+    listening = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((str(address), port))
+        listening.listen(1024)
+    except OSError as error:
+        listening.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise PortInUse(
+            f"Serving on {address}:{port}: the port must be free; another process has it. Stop that one, or choose another by --port "
+            "or [serve].port (0 takes a free one).",
+            port=port,
+        ) from None
+    return listening

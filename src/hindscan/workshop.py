@@ -1,0 +1,157 @@
+"""What it takes to work on runs of one project: its store, partials, jobs and executors, opened together and closed together.
+
+Every way in (command line, Python, dispatcher) opens one. Jobs are loaded when first asked for: in this process where the user's own command does it,
+in a child process where `serve` must never run user code (promise 12). Executors are kept warm between runs of the same kind.
+
+::
+
+    Project -> open_workshop -> Workshop -> jobs -> runner
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, Self
+
+from hindscan.errors import NotFound
+from hindscan.runs.partials import Partials
+from hindscan.runs.store import Store, open_store
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from hindscan.config import ComputeSettings, Project
+    from hindscan.jobs.job import Code, JobSpec
+    from hindscan.jobs.registry import Registered
+    from hindscan.planning import Prepared
+    from hindscan.tasks.executor import Executor
+
+__all__ = ["Workshop", "kind_of_executor", "open_workshop"]
+
+#: Below this many uncompressed bytes to read, threads of one child process are done before worker processes have started.
+SMALL_BYTES: Final = 512 * 2**20
+#: The same for records of a topic: decoding holds the interpreter's lock, so threads do not help it.
+SMALL_RECORDS: Final = 400_000
+
+
+def kind_of_executor(compute: ComputeSettings, prepared: Prepared) -> str:
+    """Decide what works on a plan: "threads", "processes" or the address of a scheduler. Never shows in a result."""
+    if compute.dask != "local":
+        return compute.dask
+    from hindscan.history.snapshot import KafkaSlice
+
+    records = sum(
+        s.rows
+        for stage in prepared.plan.stages
+        for s in stage.slices
+        if isinstance(s, KafkaSlice) and s.position not in stage.reused
+    )
+    small = prepared.cost.bytes_to_read <= SMALL_BYTES and records <= SMALL_RECORDS
+    return "threads" if small else "processes"
+
+
+class Workshop:
+    """An open project. A context manager; safe to share between threads but for its executors, which have one user at a time."""
+
+    def __init__(self, project: Project, store: Store, *, jobs_in_child: bool) -> None:
+        self.project = project
+        self.store = store
+        self.partials = Partials(project.artefacts)
+        self._jobs_in_child = jobs_in_child
+        self._registered: Registered | None = None
+        self._lock = threading.Lock()
+        self._idle: dict[tuple[str, int], list[Executor]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End idle executors and close the store."""
+        with self._lock:
+            idle = [executor for kept in self._idle.values() for executor in kept]
+            self._idle.clear()
+        for executor in idle:
+            executor.__exit__(None, None, None)
+        self.store.close()
+
+    @property
+    def registered(self) -> Registered:
+        """The project's jobs, loaded when first asked for."""
+        from hindscan.jobs import registry
+
+        with self._lock:
+            if self._registered is None:
+                load = registry.load_folder_in_child if self._jobs_in_child else registry.load_folder
+                self._registered = load(self.project.root, self.project.root / self.project.jobs.folder)
+            return self._registered
+
+    def job(self, name: str) -> tuple[JobSpec, Code]:
+        """Look up a job of the project.
+
+        Raises
+        ------
+        hindscan.errors.NotFound
+            No such job; the message names the nearest, and the files that could not be loaded.
+        """
+        jobs, broken = self.registered.jobs, self.registered.faults
+        if name in jobs:
+            return jobs[name]
+        near = difflib.get_close_matches(name, jobs, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(sorted(jobs)) or 'none'}."
+        if broken:
+            hint += f" Not loaded: {'; '.join(f'{fault.file}: {fault.message}' for fault in broken)}"
+        raise NotFound(
+            f"Looking up job {name!r}: it must be in {self.project.jobs.folder}/; it is not.{hint}", job=name
+        )
+
+    def warm(self, kind: str, workers: int) -> None:
+        """Start an executor before it is asked for: it imports while the caller still plans."""
+        executor = _start(kind, workers)
+        with self._lock:
+            self._idle.setdefault((kind, workers), []).append(executor)
+
+    @contextlib.contextmanager
+    def executor(self, kind: str, workers: int) -> Iterator[Executor]:
+        """Lend an executor, warm if there is one; one that failed its user is ended, not lent again."""
+        with self._lock:
+            kept = self._idle.get((kind, workers))
+            executor = kept.pop() if kept else None
+        if executor is None:
+            executor = _start(kind, workers)
+        try:
+            yield executor
+        except BaseException:
+            executor.__exit__(None, None, None)
+            raise
+        with self._lock:
+            self._idle.setdefault((kind, workers), []).append(executor)
+
+
+def _start(kind: str, workers: int) -> Executor:
+    if kind == "threads":
+        from hindscan.tasks.threads import ThreadsExecutor
+
+        return ThreadsExecutor(workers).__enter__()
+    from hindscan.tasks.dask import DaskExecutor
+
+    address = None if kind == "processes" else kind
+    return DaskExecutor(workers=workers, address=address).__enter__()
+
+
+def open_workshop(project: Project, *, jobs_in_child: bool = False) -> Workshop:
+    """Open what a project's runs need.
+
+    Parameters
+    ----------
+    jobs_in_child : bool
+        Load job files in a child process: user code never runs in this one.
+    """
+    return Workshop(project, open_store(project.store_url, project.root), jobs_in_child=jobs_in_child)
