@@ -1,0 +1,103 @@
+"""A real `hindscan serve` for tests: started as a user starts it, killed as a power cut would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+
+#: Generous: two busy cores.
+SECONDS = 60.0
+
+
+class Server:
+    """One `hindscan serve`."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.process, self._log = process, log
+        self.address = ""
+
+    def listen(self) -> bool:
+        """Wait until it tells its address; False if it ended before."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if line:
+            self.address = json.loads(line)["listening"]
+        return bool(line)
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.address, timeout=SECONDS)
+
+    def ended(self) -> int:
+        return self.process.wait(SECONDS)
+
+
+@contextmanager
+def serve(project: Path, *, fault: str = "", **env: str) -> Iterator[Server]:
+    """Start the server on a free port; whatever happens, it is ended."""
+    log = project / f"serve-{time.monotonic_ns()}.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hindscan", "serve", "--port", "0", "--json", "--project", str(project)],
+            cwd=Path(sys.executable).parent,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **env, "HINDSCAN_FAULT": fault},
+        )
+    server = Server(process, log)
+    try:
+        server.listen()
+        yield server
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def until(look: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
+    """Look until there is something; say what was missing otherwise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.02)
+
+
+def closed(id: str = "a-1", **data: Any) -> dict[str, Any]:
+    """Build the event that closes an auction."""
+    return {
+        "specversion": "1.0", "id": id, "source": "/auctions", "type": "auction.closed", "time": "2020-06-01T00:00:00Z",
+        "datacontenttype": "application/json", "data": {"category": "cars", "year": 2018, **data},
+    }  # fmt: skip
+
+
+def post(client: httpx.Client, event: dict[str, Any]) -> httpx.Response:
+    return client.post("/events", content=json.dumps(event), headers={"content-type": "application/cloudevents+json"})
+
+
+def finished(client: httpx.Client, run: str) -> dict[str, Any]:
+    """Wait for a run's end."""
+    found: dict[str, Any] = until(
+        lambda: (
+            (answer := client.get(f"/runs/{run}?wait=20").json())["state"] in {"succeeded", "failed", "cancelled"}
+            and answer
+        ),
+        f"the end of run {run}",
+    )
+    return found

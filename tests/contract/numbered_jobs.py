@@ -1,0 +1,163 @@
+"""Jobs over the numbered history of `running`: copied into each test's project, they travel to workers as a user's do."""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import hindscan as hs
+
+
+def number(numbers):
+    return numbers.arrow()["n"][0].as_py()
+
+
+def mark(folder):
+    Path(folder, str(os.getpid())).touch()
+
+
+@hs.job(history="numbers", combine="concat")
+def echo(numbers):
+    return {"n": number(numbers), "pid": os.getpid()}
+
+
+@hs.job(history="numbers", combine="concat")
+def rows(numbers):
+    return numbers.arrow(["i", "n"])
+
+
+@hs.job(history="numbers", tables={"all_numbers": "numbers"})
+def sums(numbers, all_numbers, modulus: int = 7):
+    """Sums of floats that come out differently in every order."""
+    return numbers.sql(
+        "SELECT i % $modulus AS class, sum(x) AS total, count(*) AS rows, (SELECT max(i) FROM all_numbers) AS last "
+        "FROM numbers GROUP BY ALL ORDER BY class",
+        modulus=modulus,
+    )
+
+
+@sums.combine
+def merge(partials):
+    return partials.sql(
+        "SELECT class, sum(total) AS total, sum(rows)::BIGINT AS rows, max(last) AS last FROM partials GROUP BY ALL ORDER BY class"
+    )
+
+
+@sums.finish
+def top(combined, least: int = 0):
+    return combined.sql("SELECT * FROM combined WHERE rows >= $least ORDER BY total DESC", least=least)
+
+
+@hs.job(history="numbers", combine="concat")
+def raising(numbers, bad: int = 3):
+    n = number(numbers)
+    if n == bad:
+        raise LookupError(f"slice {n} is bad")
+    return {"n": n}
+
+
+@hs.job(history="numbers", combine="concat")
+def always(numbers):
+    raise LookupError("always")
+
+
+@hs.job(history="numbers", combine="concat")
+def leaving(numbers, bad: int = 3, how: str = "exit"):
+    n = number(numbers)
+    if n == bad:
+        raise {"exit": SystemExit(7), "interrupt": KeyboardInterrupt()}[how]
+    return {"n": n}
+
+
+@hs.job(history="numbers", combine="concat")
+def deadly(numbers, how: str = "exit", bad: int = 3, folder: str = ""):
+    n = number(numbers)
+    if n == bad:
+        if folder:
+            with Path(folder, "deaths").open("a") as deaths:
+                deaths.write("x")
+        if how == "exit":
+            os._exit(9)
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        ctypes.string_at(0)
+    return {"n": n}
+
+
+@hs.job(history="numbers", combine="concat")
+def dying_once(numbers, folder: str):
+    n = number(numbers)
+    once = Path(folder, f"once-{n}")
+    if n % 10 == 3 and not once.exists():
+        once.touch()
+        os._exit(9)
+    return {"n": n}
+
+
+@hs.job(history="numbers", combine="concat")
+def sleeping(numbers, folder: str, seconds: float = 60.0):
+    mark(folder)
+    time.sleep(seconds)
+    return {"n": number(numbers)}
+
+
+@hs.job(history="numbers", combine="concat")
+def deaf(numbers, folder: str):
+    """Hold the interpreter lock for ever, with a child of its own."""
+    subprocess.Popen(["sleep", "60"])
+    mark(folder)
+    re.match(r"(a*)*b", "a" * 60)
+    return {"n": 0}
+
+
+@hs.job(history="numbers", combine="concat")
+def printing(numbers):
+    n = number(numbers)
+    print(f"this is {n}")
+    print(f"error of {n}", file=sys.stderr)
+    print("x" * 100_000 if n == 1 else "", end="")
+    return {"n": n}
+
+
+@hs.job(history="numbers", combine="concat")
+def uneven(numbers, slow: int = 0):
+    n = number(numbers)
+    time.sleep(1.0 if n == slow else 0.0)
+    return {"n": n}
+
+
+@hs.job(history="numbers")
+def widening(numbers):
+    return {"total": int(numbers.arrow()["i"].to_numpy().sum())}
+
+
+@widening.combine
+def widened(partials):
+    return partials.sql("SELECT sum(total) AS total FROM partials")
+
+
+@hs.job(history="numbers", combine="concat")
+def unlike(numbers):
+    n = number(numbers)
+    return {"n": float(n) if n == 5 else n}
+
+
+@hs.job(history="numbers", combine="concat")
+def sometimes_null(numbers):
+    n = number(numbers)
+    return {"n": n if n % 3 == 0 else None}
+
+
+def fit(numbers):
+    return {"mean": numbers.arrow()["i"].to_numpy().mean(), "grid": np.arange(6).reshape(2, 3)}
+
+
+@hs.simulation(history="numbers", calibrate=fit, block_size=1000, draws=600_000)
+def draw(block, model, scale: float = 2.0):
+    return block.rng.normal(model["mean"], scale * (model["grid"].sum() / 15), block.size)

@@ -1,0 +1,163 @@
+"""A small history of numbered slices, and jobs over it run by any executor: what the suites of executors and of execution share."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hindscan import files
+from hindscan.history.parquet import ParquetHistory
+from hindscan.history.snapshot import Snapshot, Window
+from hindscan.jobs.code import bundle
+from hindscan.jobs.declare import Job
+from hindscan.jobs.job import Code, JobSpec
+from hindscan.jobs.registry import load_file
+from hindscan.plans.make import make_plan
+from hindscan.plans.plan import Plan
+from hindscan.progress import Fact
+from hindscan.runs.partials import Partials
+from hindscan.tasks.execution import Executed, assignment_of, execute
+from hindscan.tasks.executor import Executor, Finished, Lost, Outcome, Work
+from hindscan.tasks.task import Receipt, Task, pack
+
+ROWS = 10
+
+
+def write_numbers(folder: Path, slices: int) -> None:
+    """Write a history whose slice i has ten rows with ``n = i`` and values that add up differently in every order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = range(slices * ROWS)
+    table = pa.table(
+        {
+            "n": pa.array([i // ROWS for i in numbers], pa.int64()),
+            "i": pa.array(numbers, pa.int64()),
+            "x": pa.array([(-1) ** i * 10.0 ** (i % 17) / 3 for i in numbers]),
+        }
+    )
+    pq.write_table(table, folder / "numbers.parquet", row_group_size=ROWS)
+
+
+def make_site(root: Path, slices: int) -> Site:
+    """Make a project with the history, the jobs, and a folder for marks."""
+    write_numbers(root / "numbers", slices)
+    (root / "marks").mkdir()
+    (root / "jobs").mkdir()
+    shutil.copy(Path(__file__).with_name("numbered_jobs.py"), root / "jobs")
+    return Site(root=root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A project's folder with the history and the partials of its runs."""
+
+    root: Path
+
+    @property
+    def partials(self) -> Partials:
+        return Partials(self.root / ".hindscan")
+
+    @property
+    def history(self) -> ParquetHistory:
+        folder = self.root / "numbers"
+        return ParquetHistory(name="numbers", location=str(folder), place=files.place(folder))
+
+    def packed(self, job: Job | str) -> tuple[JobSpec, Code]:
+        """Give a job of the project's file, or one that a script has declared."""
+        if isinstance(job, str):
+            found = load_file(self.root, self.root / "jobs" / "numbered_jobs.py")
+            job = next(declared for declared in found if declared.name == job)
+        return bundle(job, self.root)
+
+    def plan(self, job: Job | str, *, fresh: bool = False, seed: int | None = None, **parameters: object) -> Plan:
+        spec, _ = self.packed(job)
+        defaults = {p.name: p.default for p in spec.parameters}
+        tables = [*([spec.table] if spec.table else []), *spec.tables]
+        pins = {table: self.history.pin(Window()) for table in tables}
+        return make_plan(
+            spec,
+            defaults | parameters,
+            Snapshot(pins=pins, window=Window(), pinned_at=0),
+            identities={table: self.history.reader(pin).identity() for table, pin in pins.items()},
+            slice_rows=dict.fromkeys(tables, ROWS),
+            existing=self.partials.has,
+            fresh=fresh,
+            seed=seed,
+        )
+
+    def run(
+        self,
+        executor: Executor,
+        job: Job | str,
+        *,
+        facts: list[Fact] | None = None,
+        stop: threading.Event | None = None,
+        slices_per_task: int | None = None,
+        plan: Plan | None = None,
+        fresh: bool = False,
+        **parameters: object,
+    ) -> Executed:
+        plan = self.plan(job, fresh=fresh, **parameters) if plan is None else plan
+        return execute(
+            plan,
+            run="run",
+            code=self.packed(job)[1],
+            readers={name: self.history.reader(pin) for name, pin in plan.snapshot.pins.items()},
+            partials=self.partials,
+            executor=executor,
+            observe=(facts if facts is not None else []).append,
+            stop=stop or threading.Event(),
+            slices_per_task=slices_per_task,
+        )
+
+    def works(self, job: Job | str, **parameters: object) -> list[Work]:
+        """Give one task for each slice, named after it."""
+        plan = self.plan(job, **parameters)
+        stage = plan.stages[0]
+        readers = {name: self.history.reader(pin) for name, pin in plan.snapshot.pins.items()}
+        assignment = pack(assignment_of(plan, stage, "run", self.packed(job)[1], readers, {}, self.partials, None))
+        return [
+            Work(
+                id=str(s.position),
+                payload=pickle.dumps(
+                    Task(id=str(s.position), kind="slices", assignment=assignment, slices=(s,), keys=(key,))
+                ),
+            )
+            for s, key in zip(stage.slices, stage.keys, strict=True)
+        ]
+
+
+def receipts(outcomes: Iterator[Outcome]) -> dict[str, Receipt | Lost]:
+    """Give what came of each task, in the order it came in."""
+    return {o.id: msgspec.msgpack.decode(o.receipt, type=Receipt) if isinstance(o, Finished) else o for o in outcomes}
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Wait until something is true; tell whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs (a zombie has ended)."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def pids(folder: Path) -> list[int]:
+    """Give the processes that left a file ``PID`` there."""
+    return [int(file.name) for file in folder.iterdir()]

@@ -1,0 +1,189 @@
+"""Promises 7 and 8: a plan follows from job, parameters and snapshot alone, and says what is reused."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from hindscan.errors import JobDefinitionError, ParameterError
+from hindscan.history.snapshot import FilePin, ParquetPin, RowGroup, Snapshot, Window
+from hindscan.jobs.job import JobSpec, Step
+from hindscan.plans.make import make_plan
+from hindscan.plans.plan import Plan
+
+replace = msgspec.structs.replace
+
+
+def pin(*names: str, rows: int = 10) -> ParquetPin:
+    return ParquetPin(
+        root="/data",
+        files=tuple(
+            FilePin(
+                path=n,
+                size=1,
+                identity="i",
+                row_groups=(RowGroup(rows=rows, bytes=rows, least_time=0, greatest_time=9),),
+            )
+            for n in names
+        ),
+        schema="",
+        time="t",
+    )
+
+
+def snapshot(**pins: ParquetPin) -> Snapshot:
+    return Snapshot(pins=dict(pins), window=Window(), pinned_at=0)
+
+
+SCAN = JobSpec(
+    name="scan",
+    kind="scan",
+    table="bids",
+    history="bids",
+    tables={"auctions": "auctions"},
+    steps={
+        "slice": Step(digest="s", parameters=("year",), tables=("auctions",)),
+        "combine": Step(digest="c"),
+        "finish": Step(digest="f", parameters=("top",)),
+    },
+    combine="function",
+    code="bundle",
+)
+DATA = snapshot(bids=pin("a", "b", "c"), auctions=pin("x"))
+IDENTITIES = {"bids": {"v": 1}, "auctions": {"v": 1}}
+PARAMETERS = {"year": 2018, "top": 3}
+SIMULATION = JobSpec(
+    name="draw",
+    kind="simulation",
+    table="bids",
+    history="bids",
+    steps={"slice": Step(digest="s"), "calibrate": Step(digest="k"), "calibrate_combine": Step(digest="kc")},
+    combine="statistics",
+    calibrate_combine="function",
+    block_size=1000,
+    draws=600_000,
+    code="bundle",
+)
+
+
+def plan(job: JobSpec = SCAN, data: Snapshot = DATA, parameters=PARAMETERS, **options) -> Plan:
+    return make_plan(job, parameters, data, identities=IDENTITIES, **options)
+
+
+def test_a_scan_has_one_stage_with_a_tree_over_its_slices():
+    (stage,) = plan().stages
+    assert (stage.step, stage.table, len(stage.slices)) == ("slice", "bids", 3)
+    assert stage.levels[-1][0].children == stage.keys
+    assert stage.combined == stage.levels[-1][0].key
+    assert stage.finished not in {stage.combined, *stage.keys}
+    assert plan() == plan()
+
+
+def test_a_plan_goes_through_json_unchanged():
+    whole = plan(existing={plan().stages[0].keys[1]})
+    assert msgspec.json.decode(msgspec.json.encode(whole), type=Plan) == whole
+
+
+def test_another_finish_or_a_parameter_only_it_names_recomputes_no_slice():
+    base = plan().stages[0]
+    for other in (
+        plan(replace(SCAN, steps={**SCAN.steps, "finish": Step(digest="f2")})),
+        plan(parameters={"year": 2018, "top": 5}),
+    ):
+        assert other.stages[0].keys == base.keys
+        assert other.stages[0].combined == base.combined
+        assert other.stages[0].finished != base.finished
+
+
+def test_another_combine_recomputes_the_tree_and_no_slice():
+    other = plan(replace(SCAN, steps={**SCAN.steps, "combine": Step(digest="c2")})).stages[0]
+    assert other.keys == plan().stages[0].keys
+    assert other.combined != plan().stages[0].combined
+
+
+def test_slices_whose_partials_exist_are_reused_unless_the_run_is_fresh():
+    keys = plan().stages[0].keys
+    assert plan(existing={keys[0], keys[2]}).stages[0].reused == {0, 2}
+    assert plan(existing=lambda key: key == keys[1]).reused_count == 1
+    fresh = plan(existing=set(keys), fresh=True)
+    assert (fresh.reused_count, fresh.fresh, fresh.stages[0].keys) == (0, True, keys)
+
+
+def test_new_data_leaves_the_old_keys():
+    grown = plan(data=snapshot(bids=pin("a", "b", "bb", "c"), auctions=pin("x")), existing=set(plan().stages[0].keys))
+    assert grown.stages[0].reused == {0, 1, 3}
+
+
+def test_a_changed_broadcast_table_changes_every_key_of_a_step_that_takes_it():
+    other = plan(data=snapshot(bids=pin("a", "b", "c"), auctions=pin("x", "y")))
+    assert not set(other.stages[0].keys) & set(plan().stages[0].keys)
+    without = replace(SCAN, steps={**SCAN.steps, "slice": Step(digest="s", parameters=("year",))})
+    assert (
+        plan(without).stages[0].keys
+        == plan(without, data=snapshot(bids=pin("a", "b", "c"), auctions=pin("y"))).stages[0].keys
+    )
+
+
+def test_several_slices_without_a_combine_are_refused_and_one_is_not():
+    alone = replace(SCAN, combine="none", steps={"slice": SCAN.steps["slice"]})
+    with pytest.raises(JobDefinitionError, match=r'cut into 3 slices.*@scan.combine, say combine="concat"'):
+        plan(alone)
+    (stage,) = plan(alone, data=snapshot(bids=pin("a"), auctions=pin("x"))).stages
+    assert stage.keys == (stage.combined,) == (stage.finished,)
+    assert plan(replace(alone, combine="concat")).stages[0].levels[0][0].children == plan().stages[0].keys
+
+
+def test_a_plan_without_slices_still_has_a_result():
+    (stage,) = plan(data=snapshot(bids=pin(), auctions=pin("x"))).stages
+    assert (stage.slices, stage.levels) == ((), ())
+    assert stage.combined
+    assert stage.finished != stage.combined
+
+
+def test_a_simulation_calibrates_first_and_its_draws_depend_on_the_model():
+    calibrate, draws = plan(SIMULATION, parameters={}).stages
+    assert (calibrate.step, calibrate.table, len(calibrate.slices)) == ("calibrate", "bids", 3)
+    assert (draws.step, draws.table, [s.rows for s in draws.slices]) == ("slice", None, [262_000, 262_000, 76_000])
+    other = plan(
+        replace(SIMULATION, steps={**SIMULATION.steps, "calibrate_combine": Step(digest="kc2")}), parameters={}
+    )
+    assert other.stages[0].keys == calibrate.keys
+    assert not set(other.stages[1].keys) & set(draws.keys)
+
+
+def test_a_simulation_without_a_model_has_one_stage():
+    alone = replace(SIMULATION, table=None, history=None, steps={"slice": Step(digest="s")}, calibrate_combine="none")
+    (stage,) = plan(alone, data=snapshot(), parameters={}).stages
+    assert stage.table is None
+    assert stage.finished != stage.combined  # the built-in statistics finish what they combined
+
+
+def test_the_default_seed_follows_from_job_parameters_and_data():
+    seed = plan(SIMULATION, parameters={"n": 1}).seed
+    assert seed == plan(SIMULATION, parameters={"n": 1}).seed
+    assert 0 <= seed < 2**48
+    later = replace(DATA, pinned_at=99)
+    assert plan(SIMULATION, data=later, parameters={"n": 1}).seed == seed
+    assert plan(SIMULATION, parameters={"n": 2}).seed != seed
+    assert plan(replace(SIMULATION, name="other"), parameters={"n": 1}).seed != seed
+    assert plan(SIMULATION, data=snapshot(bids=pin("a"), auctions=pin("x")), parameters={"n": 1}).seed != seed
+    assert plan(SIMULATION, parameters={}, seed=7).seed == 7
+
+
+def test_longer_simulations_reuse_the_shorter_ones():
+    short = plan(SIMULATION, parameters={}, seed=7)
+    stored = {key for stage in short.stages for key in stage.keys}
+    longer = plan(SIMULATION, parameters={}, seed=7, draws=1_000_000, existing=stored)
+    assert longer.stages[1].reused == {0, 1}
+
+
+def test_options_of_simulations_are_refused_elsewhere():
+    with pytest.raises(ParameterError, match="seed and draws are options of a simulation"):
+        plan(seed=1)
+    with pytest.raises(ParameterError, match="draws must be at least 1, not 0"):
+        plan(SIMULATION, parameters={}, draws=0)
+
+
+def test_a_table_without_a_pin_is_named():
+    with pytest.raises(JobDefinitionError, match="auctions are not"):
+        plan(data=snapshot(bids=pin("a")))

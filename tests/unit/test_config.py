@@ -1,0 +1,137 @@
+"""The project file: every fault at once with its line, overrides, secrets, paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hindscan.config import find_root, load_project
+from hindscan.errors import ConfigError, NotFound
+
+GOOD = """
+[store]
+url = "sqlite:///here/h.db"
+
+[compute]
+workers = 3
+
+[kafka.default]
+"bootstrap.servers" = "127.0.0.1:9092"
+"sasl.password" = "${SECRET}"
+
+[history.bids]
+parquet = "data/bids"
+time = "date_time"
+slice_rows = 500
+
+[triggers.scan]
+on = "http"
+job = "bidder_scan"
+"""
+
+
+def project(folder: Path, text: str = GOOD, **env: str) -> object:
+    (folder / "hindscan.toml").write_text(text)
+    return load_project(folder, {"SECRET": "hush", **env})
+
+
+def faults_of(folder: Path, text: str, **env: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        project(folder, text, **env)
+    found = caught.value.details["faults"]
+    assert isinstance(found, list)
+    assert all(fault in str(caught.value) for fault in found)
+    return found
+
+
+def test_what_is_written_is_what_is_had(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text(GOOD)
+    loaded = load_project(tmp_path, {"SECRET": "hush"})
+    assert loaded.root == tmp_path.resolve()
+    assert loaded.store_url == f"sqlite:///{tmp_path.resolve()}/here/h.db"
+    assert loaded.artefacts == tmp_path.resolve() / ".hindscan"
+    assert (loaded.compute.workers, loaded.compute.runs, loaded.serve.port) == (3, 1, 8484)
+    assert loaded.clusters["default"] == {"bootstrap.servers": "127.0.0.1:9092", "sasl.password": "hush"}
+    assert loaded.slice_rows("bids") == 500
+    assert loaded.history("bids").name == "bids"
+    assert loaded.triggers["scan"].job == "bidder_scan"
+
+
+def test_an_absolute_store_and_another_database_stay_as_they_are(tmp_path: Path) -> None:
+    for url in ("sqlite:////var/h.db", "postgresql+psycopg://u@h/d"):
+        (tmp_path / "hindscan.toml").write_text(f'[store]\nurl = "{url}"\n')
+        assert load_project(tmp_path, {}).store_url == url
+
+
+def test_the_environment_overrides_numbers_texts_and_kafka_properties(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text(GOOD)
+    loaded = load_project(
+        tmp_path,
+        {
+            "SECRET": "hush", "HINDSCAN_COMPUTE__WORKERS": "1", "HINDSCAN_HISTORY__BIDS__PARQUET": "other/bids",
+            "HINDSCAN_KAFKA__DEFAULT__BOOTSTRAP_SERVERS": '"127.0.0.1:1"', "HINDSCAN_FAULT": "x", "HINDSCAN_CACHE": "y",
+        },
+    )  # fmt: skip
+    assert loaded.compute.workers == 1
+    assert loaded.history_tables["bids"]["parquet"] == "other/bids"
+    assert loaded.clusters["default"]["bootstrap.servers"] == "127.0.0.1:1"
+
+
+def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+    text = (
+        GOOD.replace("workers = 3", 'workers = "three"')
+        .replace('job = "bidder_scan"', 'jop = "bidder_scan"')
+        .replace('time = "date_time"', "tme = 1")
+    )
+    faults = faults_of(tmp_path, text + "\n[nonsense]\nx = 1\n")
+    lines = text.splitlines()
+    where = {fault.split(": ")[1]: int(fault.split(":")[1]) for fault in faults if fault.startswith("hindscan.toml:")}
+    assert where["compute.workers"] == lines.index('workers = "three"') + 1
+    assert where["history.bids.tme"] == lines.index("tme = 1") + 1
+    assert where["triggers.scan.jop"] == lines.index('jop = "bidder_scan"') + 1
+    assert where["nonsense"] == len(lines) + 2
+    assert "triggers.scan.job" in where
+
+
+def test_a_missing_secret_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text(GOOD)
+    with pytest.raises(ConfigError, match="SECRET"):
+        load_project(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[compute]\nworkers = 0\n", "at least 1"),
+        ("[serve]\nport = 70000\n", "65535"),
+        ('[compute]\ndask = "http://x"\n', "tcp://"),
+        ("[kafka.default]\nacks = 1\n", "bootstrap.servers"),
+        ("kafka = 1\n", "must be a table"),
+        ("[compute]\nworker = 1\n", "no such setting"),
+    ],
+)
+def test_values_out_of_bounds_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert any(said in fault for fault in faults_of(tmp_path, text))
+
+
+def test_a_file_that_is_no_toml_is_refused_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text("[store\n")
+    with pytest.raises(ConfigError, match="line 1"):
+        load_project(tmp_path, {})
+
+
+def test_a_project_is_found_upwards_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text("")
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    assert find_root(deep) == tmp_path.resolve()
+    (tmp_path / "hindscan.toml").unlink()
+    with pytest.raises(ConfigError, match="hindscan init"):
+        find_root(deep)
+
+
+def test_an_unknown_history_names_those_there_are(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text(GOOD)
+    with pytest.raises(NotFound, match="bids"):
+        load_project(tmp_path, {"SECRET": ""}).history("bets")

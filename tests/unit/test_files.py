@@ -1,0 +1,171 @@
+"""Promise 9's storage half: whole files or none, listings without what is hidden, identities that change."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hindscan.errors import SourceMissing, UsageError
+from hindscan.files import (
+    delete,
+    exists,
+    find,
+    listing_root,
+    place,
+    read_bytes,
+    read_table,
+    write_atomic,
+    write_parquet_atomic,
+    write_table_atomic,
+)
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+
+
+def test_a_relative_path_is_relative_to_the_given_root(tmp_path: Path) -> None:
+    assert place("data/bids", tmp_path).path == (tmp_path / "data" / "bids").as_posix()
+    assert place("../x", tmp_path / "a").path == (tmp_path / "x").as_posix()
+
+
+def test_an_absolute_path_and_a_file_url_are_the_same_place(tmp_path: Path) -> None:
+    assert place(tmp_path, "/elsewhere").path == place(tmp_path.as_uri()).path
+
+
+def test_an_unknown_url_is_refused_without_showing_its_secret() -> None:
+    with pytest.raises(UsageError) as refused:
+        place("weird://user:secret@host/path?token=hush")
+    assert "weird://host/path" in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert "hush" not in str(refused.value)
+
+
+def test_a_folder_lists_its_files_with_numbers_in_numeric_order(tmp_path: Path) -> None:
+    touch(tmp_path, "month=10/a.parquet", "month=2/b.parquet", "month=2/a.parquet", "month=1/a.parquet")
+    assert [f.path for f in find(tmp_path)] == [
+        "month=1/a.parquet",
+        "month=2/a.parquet",
+        "month=2/b.parquet",
+        "month=10/a.parquet",
+    ]
+
+
+def test_hidden_files_and_markers_are_not_data(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "a.parquet", "_SUCCESS", ".a.parquet.crc", ".tmp/b.parquet", "_temporary/c.parquet", "_k=1/d.parquet"
+    )
+    assert [f.path for f in find(tmp_path)] == ["_k=1/d.parquet", "a.parquet"]
+
+
+def test_a_folder_lists_only_the_wanted_endings_but_a_named_file_is_taken_at_its_word(tmp_path: Path) -> None:
+    touch(tmp_path, "a.parquet", "README.md", "b.csv")
+    assert [f.path for f in find(tmp_path, (".parquet",))] == ["a.parquet"]
+    assert [f.path for f in find(tmp_path / "b.csv", (".parquet",))] == ["b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.parquet", ["a.parquet", "b1.parquet"]),
+        ("**/*.parquet", ["a.parquet", "b1.parquet", "y=1/c.parquet", "y=1/z/d.parquet"]),
+        ("y=*/*.parquet", ["y=1/c.parquet"]),
+        ("[ab]?.parquet", ["b1.parquet"]),
+        ("[!b]*.parquet", ["a.parquet"]),
+        ("y=1/**", ["y=1/c.parquet", "y=1/z/d.parquet"]),
+    ],
+)
+def test_globs_choose_files(tmp_path: Path, pattern: str, names: list[str]) -> None:
+    touch(tmp_path, "a.parquet", "b1.parquet", "y=1/c.parquet", "y=1/z/d.parquet", "e.txt")
+    root = listing_root(tmp_path / pattern)
+    found = [str(Path(root.path, f.path).relative_to(tmp_path).as_posix()) for f in find(tmp_path / pattern)]
+    assert found == names
+
+
+def test_what_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(SourceMissing, match="nowhere"):
+        find(tmp_path / "nowhere")
+
+
+def test_a_change_of_time_or_size_changes_what_identifies_a_file(tmp_path: Path) -> None:
+    touch(tmp_path, "a")
+    [before] = find(tmp_path)
+    os.utime(tmp_path / "a", ns=(1, 2))
+    [touched] = find(tmp_path)
+    assert before.identity != touched.identity
+    assert touched.identity == "mtime_ns:2"
+
+
+@given(content=st.one_of(st.binary(max_size=200), st.text(max_size=50)))
+def test_what_is_written_is_read_back(content: bytes | str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    target = tmp_path_factory.mktemp("w") / "deep" / "down" / "file"
+    write_atomic(target, content)
+    assert read_bytes(target) == (content.encode() if isinstance(content, str) else content)
+
+
+def test_a_write_replaces_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "f", b"old")
+    write_atomic(tmp_path / "f", b"new")
+    assert [f.name for f in tmp_path.iterdir()] == ["f"]
+    assert read_bytes(tmp_path / "f") == b"new"
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "f", b"old")
+    with pytest.raises(TypeError):
+        write_atomic(tmp_path / "f", object())  # type: ignore[arg-type]
+    assert [f.name for f in tmp_path.iterdir()] == ["f"]
+    assert read_bytes(tmp_path / "f") == b"old"
+
+
+def test_a_file_is_flushed_before_it_gets_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real_fsync, real_replace = os.fsync, Path.replace
+
+    def fsync(handle: int) -> None:
+        seen.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        real_fsync(handle)
+
+    def replace(self: Path, target: Path) -> Path:
+        seen.append("rename")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    write_atomic(tmp_path / "f", b"x")
+    assert seen == ["file", "rename", "folder"]
+
+
+def test_tables_survive_both_formats(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, None], "s": ["x", "y"]})
+    write_table_atomic(tmp_path / "t.arrow", table, compression="lz4")
+    assert read_table(tmp_path / "t.arrow").equals(table)
+    write_parquet_atomic(tmp_path / "t.parquet", table)
+    assert pq.read_table(tmp_path / "t.parquet", page_checksum_verification=True).equals(table)
+
+
+def test_a_parquet_file_written_here_reveals_a_flipped_byte(tmp_path: Path) -> None:
+    write_parquet_atomic(tmp_path / "t.parquet", pa.table({"a": list(range(1000))}))
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    content[60] ^= 1
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(OSError, match=r"(?i)crc|checksum"):
+        pq.read_table(tmp_path / "t.parquet", page_checksum_verification=True)
+
+
+def test_deleting_twice_is_harmless(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "f", b"")
+    delete(tmp_path / "f")
+    delete(tmp_path / "f")
+    assert not exists(tmp_path / "f")
