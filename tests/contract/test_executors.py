@@ -245,18 +245,24 @@ def test_workers_that_cannot_start_are_an_error_within_seconds(site: Site, name:
     assert time.monotonic() - began < 20
 
 
+def listening() -> dict[tuple[int, int], str]:
+    """Addresses this process and all below it listen on, by process and port: other tests' servers among them."""
+    own = psutil.Process()
+    return {
+        (p.pid, c.laddr.port): c.laddr.ip
+        for p in (own, *own.children(recursive=True))
+        for c in p.net_connections()
+        if c.status == "LISTEN"
+    }
+
+
 def test_everything_that_dask_opens_is_on_loopback(site: Site):
+    before = listening()
     with DaskExecutor(2) as executor:
         go(executor, site.works("echo"))
-        own = psutil.Process()
-        listening = [
-            c.laddr.ip
-            for p in (own, *own.children(recursive=True))
-            for c in p.net_connections()
-            if c.status == "LISTEN"
-        ]
-    assert listening
-    assert set(listening) == {"127.0.0.1"}
+        opened = {place: address for place, address in listening().items() if place not in before}
+    assert len(opened) >= 3, "a scheduler and two workers"
+    assert set(opened.values()) == {"127.0.0.1"}
 
 
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch):
