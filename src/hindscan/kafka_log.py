@@ -22,6 +22,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
+import numpy as np
+import pyarrow as pa
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, though not as the typing rules want it
     AdminClient,
@@ -132,15 +134,28 @@ class TopicOffset:
     leader_epoch: int | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RawBatch:
-    """Records in the order of their offsets; the three lists have one entry for each."""
+    """Records in the order of their offsets; the arrays have one entry for each."""
 
-    offsets: list[int]
-    #: Milliseconds since the epoch.
-    times: list[int]
-    #: None is a tombstone.
-    values: list[bytes | None]
+    #: int64.
+    offsets: np.ndarray[Any, np.dtype[np.int64]]
+    #: int64, milliseconds since the epoch; -1 where a record has no time.
+    times: np.ndarray[Any, np.dtype[np.int64]]
+    #: large_binary; null is a tombstone.
+    values: pa.LargeBinaryArray
+
+    @classmethod
+    def of(cls, records: Sequence[tuple[int, int, bytes | None]]) -> RawBatch:
+        """Make a batch of (offset, time, value)."""
+        return cls(
+            offsets=np.array([offset for offset, _, _ in records], np.int64),
+            times=np.array([milliseconds for _, milliseconds, _ in records], np.int64),
+            values=pa.array([value for _, _, value in records], pa.large_binary()),
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets)
 
 
 class TopicInspector:
@@ -402,8 +417,8 @@ class RangeReader:
                     probe_at = time.monotonic() + self._idle_seconds
                 continue
             batch, taken, done = self._sift(messages, where, position)
-            if batch.offsets:
-                position = batch.offsets[-1] + 1
+            if len(batch):
+                position = int(batch.offsets[-1]) + 1
                 yield batch
             if done:
                 self._next, self._left = (partition, end), messages[taken:]
@@ -436,15 +451,13 @@ class RangeReader:
                 if self._is_end(messages[event], where):
                     done = True
                     break
-        last = position - 1
-        for offset in offsets:
-            if offset <= last:
-                raise ReadIncomplete(
-                    f"While reading {where}: offsets must rise; after {last} came {offset}. Run again; if it stays so, look at the broker's log.",
-                    topic=self._topic,
-                )
-            last = offset
-        return RawBatch(offsets=offsets, times=times, values=values), at, done
+        batch = RawBatch(
+            offsets=np.array(offsets, np.int64),
+            times=np.array(times, np.int64),
+            values=pa.array(values, pa.large_binary()),
+        )
+        _check_rising(batch.offsets, position, where)
+        return batch, at, done
 
     def _is_end(self, message: Message, where: _Where) -> bool:
         """Judge an event that is no record: whether it says that the range is complete."""
@@ -518,6 +531,17 @@ class RangeReader:
                 topic=self._topic,
                 partition=where.partition,
             )
+
+
+def _check_rising(offsets: np.ndarray[Any, np.dtype[np.int64]], position: int, where: _Where) -> None:
+    before = np.concatenate([[position - 1], offsets[:-1]])
+    wrong = np.flatnonzero(offsets <= before)
+    if len(wrong):
+        at = wrong[0]
+        raise ReadIncomplete(
+            f"While reading {where}: offsets must rise; after {before[at]} came {offsets[at]}. Run again; if it stays so, look at the broker's log.",
+            topic=where.topic,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

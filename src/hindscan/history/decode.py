@@ -19,7 +19,7 @@ import datetime as dt
 import decimal
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -100,7 +100,7 @@ class Decoder:
 
     def __init__(self, schema: pa.Schema, format_: str) -> None:
         self.schema = schema
-        self._decode_all: Callable[[Sequence[bytes]], list[pa.Array[Any]]]
+        self._decode_all: Callable[[pa.LargeBinaryArray], list[pa.Array[Any]]]
         if format_ == "bytes":
             self._decode_all = self._bytes
             return
@@ -121,8 +121,13 @@ class Decoder:
         self._decode_one: Callable[[bytes], Any] = msgspec.json.Decoder(record).decode
         self._pick = [operator.attrgetter(at) for at in names]
 
-    def decode(self, values: Sequence[bytes]) -> tuple[pa.Table, list[BadValue]]:
+    def decode(self, values: pa.LargeBinaryArray) -> tuple[pa.Table, list[BadValue]]:
         """Decode values.
+
+        Parameters
+        ----------
+        values : pyarrow.Array
+            Of large_binary, without nulls.
 
         Returns
         -------
@@ -133,8 +138,8 @@ class Decoder:
         parts = [pa.Table.from_arrays(columns, schema=self.schema) for columns in self._halve(values, 0, bad)]
         return pa.concat_tables([self.schema.empty_table(), *parts]), bad
 
-    def _halve(self, values: Sequence[bytes], first: int, bad: list[BadValue]) -> list[list[pa.Array[Any]]]:
-        if not values:
+    def _halve(self, values: pa.LargeBinaryArray, first: int, bad: list[BadValue]) -> list[list[pa.Array[Any]]]:
+        if not len(values):
             return []
         try:
             return [self._decode_all(values)]
@@ -145,15 +150,15 @@ class Decoder:
         middle = len(values) // 2
         return self._halve(values[:middle], first, bad) + self._halve(values[middle:], first + middle, bad)
 
-    def _json(self, values: Sequence[bytes]) -> list[pa.Array[Any]]:
-        records = list(map(self._decode_one, values))
+    def _json(self, values: pa.LargeBinaryArray) -> list[pa.Array[Any]]:
+        records = list(map(self._decode_one, cast(list[bytes], values.to_pylist())))
         return [
             _array(list(map(pick, records)), column.type, column.name)
             for pick, column in zip(self._pick, self.schema, strict=True)
         ]
 
-    def _bytes(self, values: Sequence[bytes]) -> list[pa.Array[Any]]:
-        array = pa.array(values, pa.binary())
+    def _bytes(self, values: pa.LargeBinaryArray) -> list[pa.Array[Any]]:
+        array = values.cast(pa.binary())
         if pa.types.is_binary(self.schema.field(0).type):
             return [array]
         return [array.cast(pa.string())]

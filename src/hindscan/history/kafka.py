@@ -14,10 +14,10 @@ Caveats tell until when the run is repeatable: a compacted topic loses records b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final
+from typing import Final, cast
 
 import pyarrow as pa
 
@@ -224,11 +224,10 @@ class KafkaHistory:
         with RangeReader(self.config, self.topic, described.topic_id, self.isolation) as reader:
             for partition in filled:
                 each = -(-SAMPLE_RECORDS // len(filled))
-                values = (
+                values: Iterator[bytes] = (
                     value
                     for batch in reader.read(partition.partition, partition.start, partition.end)
-                    for value in batch.values
-                    if value is not None
+                    for value in cast(list[bytes], batch.values.drop_null().to_pylist())
                 )
                 sample += islice(values, each)
         return sample

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from hindscan.data import Proof
@@ -187,7 +188,7 @@ class _Reading:
             seen.add(batch)
             table, rows = self._decode(decoder, batch)
             tables.append(table)
-            times.append(pa.array(np.asarray(batch.times, np.int64)[rows]))
+            times.append(pa.array(batch.times[rows]))
         if self._seen is not None and self._seen.hexdigest() != seen.hexdigest():
             raise SourceChanged(
                 f"While reading offsets [{s.start}, {s.end}) of {reader.topic}[{s.partition}] again for more columns: the records must be the same; "
@@ -203,14 +204,14 @@ class _Reading:
 
     def _decode(self, decoder: Decoder, batch: RawBatch) -> tuple[pa.Table, np.ndarray[Any, Any]]:
         """Decode a batch: rows, and which of its records they are."""
-        rows = np.arange(len(batch.values))
-        values = cast(list[bytes], batch.values)
-        if None in batch.values:
-            rows = np.flatnonzero([value is not None for value in batch.values])
-            values = [value for value in batch.values if value is not None]
+        rows = np.arange(len(batch))
+        values = batch.values
+        if values.null_count:
+            rows = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
+            values = values.drop_null()
         table, bad = decoder.decode(values)
         if bad:
-            at = [batch.offsets[rows[b.index]] for b in bad]
+            at = [int(batch.offsets[rows[b.index]]) for b in bad]
             if self._reader.on_bad_record == "fail":
                 raise self._bad_record(at[0], bad[0])
             self._set_aside += len(bad)
@@ -290,25 +291,23 @@ class _Digest:
         self._streams = [xxhash.xxh3_128() for _ in range(4)]
 
     def add(self, batch: RawBatch) -> None:
-        if not batch.offsets:
+        if not len(batch):
             return
-        present = cast(list[bytes], batch.values)
-        absent = 0
-        if None in batch.values:
-            present = [value for value in batch.values if value is not None]
-            absent = len(batch.values) - len(present)
-            lengths = np.array([_NO_VALUE if value is None else len(value) for value in batch.values], "<i8")
-        else:
-            lengths = np.fromiter(map(len, present), "<i8", len(present))
-        columns = (np.asarray(batch.offsets, "<i8"), np.asarray(batch.times, "<i8"), lengths)
+        present = batch.values.drop_null()
+        lengths = pc.binary_length(batch.values).fill_null(_NO_VALUE).to_numpy().astype("<i8", copy=False)
+        columns = (batch.offsets.astype("<i8", copy=False), batch.times.astype("<i8", copy=False), lengths)
         for stream, column in zip(self._streams, columns, strict=False):
             stream.update(column.tobytes())
-        self._streams[3].update(b"".join(present))
-        self.count += len(batch.offsets)
-        self.bytes += int(lengths.sum()) - absent * _NO_VALUE
-        self.tombstones += absent
-        self.first = batch.offsets[0] if self.first is None else self.first
-        self.last = batch.offsets[-1]
+        _, places, content = cast(list[Any], present.buffers())
+        bounds = np.frombuffer(places, "<i8")
+        first, last = bounds[present.offset], bounds[present.offset + len(present)]
+        if last > first:
+            self._streams[3].update(memoryview(content)[first:last])
+        self.count += len(batch)
+        self.bytes += int(last - first)
+        self.tombstones += len(batch) - len(present)
+        self.first = int(batch.offsets[0]) if self.first is None else self.first
+        self.last = int(batch.offsets[-1])
 
     def hexdigest(self) -> str:
         return xxhash.xxh3_128(b"".join(stream.digest() for stream in self._streams)).hexdigest()

@@ -137,7 +137,7 @@ def reader_of(
 
 
 def offsets(reader: RangeReader, start: int, end: int, partition: int = 0) -> list[int]:
-    return [offset for batch in reader.read(partition, start, end) for offset in batch.offsets]
+    return [int(offset) for batch in reader.read(partition, start, end) for offset in batch.offsets]
 
 
 def history(cluster: KafkaCluster, topic: str, **settings: Any) -> KafkaHistory:
@@ -204,7 +204,9 @@ def test_a_hundred_random_ranges_give_what_the_oracle_saw(
             found = [
                 Row(offset, value, milliseconds)
                 for batch in reader.read(0, a, b)
-                for offset, value, milliseconds in zip(batch.offsets, batch.values, batch.times, strict=True)
+                for offset, value, milliseconds in zip(
+                    batch.offsets, batch.values.to_pylist(), batch.times, strict=True
+                )
             ]
             assert found == [row for row in visible if a <= row.offset < b], (a, b)
             unseen_ends += not found or found[-1].offset != b - 1
@@ -626,10 +628,10 @@ def test_a_topic_deleted_while_it_is_read_is_an_error_not_silence(
         kafka_admin.delete_topics([name])[name].result(20)
         wait_until(lambda: name not in kafka_admin.list_topics(timeout=10).topics)
         started = time.monotonic()
-        got = list(first)
+        got = first.tolist()
         with pytest.raises((SourceMissing, DataLost)):
             for batch in reading:
-                got += batch.offsets
+                got += batch.offsets.tolist()
         assert time.monotonic() - started < 20
     assert got == list(range(len(got)))
     assert len(got) < 30_000
@@ -710,7 +712,7 @@ def test_a_broker_that_is_killed_while_it_is_read_costs_time_and_no_record(morta
     found: list[int] = []
     with RangeReader(slow, "killed", topic_id, "read_committed", idle_seconds=1.0) as reader:
         for number, batch in enumerate(reader.read(0, 0, 6000)):
-            found += batch.offsets
+            found += batch.offsets.tolist()
             if number == 0:
                 assert found[-1] < 5999
                 mortal.restart()

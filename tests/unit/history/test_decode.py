@@ -20,7 +20,7 @@ from hindscan.history.decode import BadValue, Decoder, column_faults_of
 
 def decode(columns: dict[str, str], *values: bytes | object) -> tuple[list[dict[str, Any]], list[BadValue]]:
     raw = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
-    table, bad = Decoder(schema_from_columns(columns), "json").decode(raw)
+    table, bad = Decoder(schema_from_columns(columns), "json").decode(pa.array(raw, pa.large_binary()))
     return table.to_pylist(), bad
 
 
@@ -260,9 +260,13 @@ def test_times_of_every_spelling_mix_in_one_column(times: list[dt.datetime], dat
 
 
 def test_bytes_are_one_column_as_they_are() -> None:
-    table, bad = Decoder(pa.schema([("value", pa.binary())]), "bytes").decode([b"\xff", b""])
+    table, bad = Decoder(pa.schema([("value", pa.binary())]), "bytes").decode(
+        pa.array([b"\xff", b""], pa.large_binary())
+    )
     assert (table.to_pylist(), bad) == ([{"value": b"\xff"}, {"value": b""}], [])
-    table, bad = Decoder(pa.schema([("value", pa.string())]), "bytes").decode([b"ok", b"\xff"])
+    table, bad = Decoder(pa.schema([("value", pa.string())]), "bytes").decode(
+        pa.array([b"ok", b"\xff"], pa.large_binary())
+    )
     assert table.to_pylist() == [{"value": "ok"}]
     assert [b.index for b in bad] == [1]
 

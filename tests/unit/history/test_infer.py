@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +78,6 @@ def test_what_was_inferred_decodes_every_record_of_the_sample(data: st.DataObjec
     raw = [json.dumps(record).encode() for record in records]
     schema, faults = infer_schema(raw)
     assert faults == []
-    table, bad = Decoder(schema, "json").decode(raw)
+    table, bad = Decoder(schema, "json").decode(pa.array(raw, pa.large_binary()))
     assert bad == []
     assert table.num_rows == len(records) or not schema.names

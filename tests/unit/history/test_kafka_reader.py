@@ -45,7 +45,7 @@ class Client:
         while inside:
             size = self.sizes[turn % len(self.sizes)]
             taken, inside, turn = inside[:size], inside[size:], turn + 1
-            yield RawBatch(offsets=[r[0] for r in taken], times=[r[1] for r in taken], values=[r[2] for r in taken])
+            yield RawBatch.of(taken)
 
 
 @pytest.fixture(autouse=True)
