@@ -12,23 +12,18 @@ Foundation: knows nothing of Kafka, Parquet or jobs; `history` implements `Sourc
 
 from __future__ import annotations
 
-import functools
-import json
 import os
-import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import pyarrow as pa
 
 from hindscan.errors import UsageError
+from hindscan.query import Where, database, failed_while_running, plain, reads_of
 
 if TYPE_CHECKING:
-    import duckdb
     import pandas as pd
     import polars as pl
     import pyarrow.dataset as ds
@@ -73,7 +68,7 @@ class Source(Protocol):
         """Columns, in order, whatever is read of them."""
         ...
 
-    def dataset(self, columns: Sequence[str] | None = None) -> ds.Dataset:
+    def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:
         """Give the rows, with the window's bounds already applied.
 
         Parameters
@@ -81,6 +76,8 @@ class Source(Protocol):
         columns : sequence of str, optional
             The only columns that will be looked at: a decoder skips the others. The data set has at least these (a bound
             may need its own). Default: all.
+        where : Where, optional
+            Rows that do not fulfil it will not be looked at: they may be left out, and need not.
         """
         ...
 
@@ -126,8 +123,8 @@ class TableSource:
         """Columns, in order."""
         return self._table.schema
 
-    def dataset(self, columns: Sequence[str] | None = None) -> ds.Dataset:
-        """Give the rows."""
+    def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:  # noqa: ARG002
+        """Give the rows; all of them, as the query filters for itself."""
         # Imported here: it brings pandas with it where that is installed, and most processes that know `Source` open none.
         import pyarrow.dataset as ds
 
@@ -255,14 +252,13 @@ class Data:
         duckdb.Error
             The statement is wrong, or fails on this data.
         """
-        bound = {name: _plain(value) for name, value in values.items()}
-        schemas = tuple((name, source.schema.remove_metadata()) for name, source in self._sources.items())
-        reads = _plan(query, _Values(bound), schemas)
+        bound = {name: plain(value) for name, value in values.items()}
+        reads = reads_of(query, bound, {name: source.schema for name, source in self._sources.items()})
         opened = [name for name, read in reads.items() if read.columns]
-        with self._reading(opened), closing(_database(os.getpid()).cursor()) as cursor:
+        with self._reading(opened), closing(database(os.getpid()).cursor()) as cursor:
             for index, (name, read) in enumerate(reads.items()):
                 if read.columns:
-                    cursor.register(f"__table_{index}", self._sources[name].dataset(read.columns))
+                    cursor.register(f"__table_{index}", self._sources[name].dataset(read.columns, read.where))
                 cursor.execute(read.view(name, f"__table_{index}"))
             result: pa.Table = cursor.sql(query, params=bound or None).to_arrow_table()
             return result
@@ -293,134 +289,9 @@ class Data:
 
 
 def _can_come_from_data(fault: Exception) -> bool:
-    if isinstance(fault, pa.ArrowException | OSError):
-        return True
-    if type(fault).__module__.partition(".")[0] not in {"duckdb", "_duckdb"}:
-        return False
-    import duckdb
-
-    return not isinstance(fault, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException)
+    return isinstance(fault, pa.ArrowException | OSError) or failed_while_running(fault)
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
     [batch] = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
     return batch
-
-
-def _plain(value: object) -> object:
-    # numpy and Arrow scalars come out of jobs' own calculations.
-    for convert in ("as_py", "item"):
-        if hasattr(value, convert):
-            return getattr(value, convert)()
-    return value
-
-
-class _Read(msgspec.Struct, frozen=True):
-    """What a statement looks at of one table."""
-
-    #: Name and DuckDB type of every column.
-    types: dict[str, str]
-    #: Those it looks at; empty: the statement does not read the table at all.
-    columns: list[str]
-
-    def view(self, name: str, registered: str) -> str:
-        """Give the statement that makes the table under its name, whole in its columns, from what was registered."""
-        if not self.columns:
-            # Never evaluated, if the plan was right; should it be wrong, the query must not see an empty table.
-            said = f"error('the plan of this query said that it does not read {name.replace(chr(39), '')}')"
-            chosen = [f"CAST({said} AS {kind}) AS {_quoted(column)}" for column, kind in self.types.items()]
-            return f"CREATE TEMP VIEW {_quoted(name)} AS SELECT {', '.join(chosen)}"
-        chosen = [
-            _quoted(column) if column in self.columns else f"CAST(NULL AS {kind}) AS {_quoted(column)}"
-            for column, kind in self.types.items()
-        ]
-        return f"CREATE TEMP VIEW {_quoted(name)} AS SELECT {', '.join(chosen)} FROM {_quoted(registered)}"
-
-
-class _Values(dict[str, object]):
-    """Bound values as part of a key: the same if they are of the same types and read the same."""
-
-    def _shown(self) -> str:
-        return repr(sorted((name, type(value).__name__, repr(value)) for name, value in self.items()))
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(self._shown())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Values) and self._shown() == other._shown()
-
-
-@functools.lru_cache(maxsize=256)
-def _plan(query: str, values: _Values, schemas: tuple[tuple[str, pa.Schema], ...]) -> dict[str, _Read]:
-    """Find which columns of which tables a statement looks at, by planning it over empty ones.
-
-    Only the pruning of unused columns is on: it follows from the statement alone, so that what is true of empty tables is true of the
-    real ones. Columns get names that occur nowhere else, so that the plan's text is unambiguous. A job runs the same statement over
-    every slice, so plans are kept.
-    """
-    with closing(_database(os.getpid(), planning=True).cursor()) as cursor:
-        statements = cursor.extract_statements(query)
-        kinds = [statement.type.name for statement in statements]
-        if kinds != ["SELECT"]:
-            raise UsageError(
-                f"While running SQL: exactly one statement that reads (SELECT, WITH, FROM, VALUES) is required; "
-                f"found {kinds or 'none'}. Give a PIVOT its values with IN; run several statements one by one."
-            )
-        types: dict[str, dict[str, str]] = {}
-        for index, (name, schema) in enumerate(schemas):
-            empty = schema.empty_table()
-            cursor.register(f"__table_{index}", empty.rename_columns([f"t{index}c{at}" for at in range(len(schema))]))
-            renamed = ", ".join(f"t{index}c{at} AS {_quoted(column)}" for at, column in enumerate(schema.names))
-            cursor.execute(f"CREATE TEMP VIEW {_quoted(name)} AS SELECT {renamed} FROM __table_{index}")
-            described = cursor.execute(f"DESCRIBE {_quoted(name)}").fetchall()
-            types[name] = {str(row[0]): str(row[1]) for row in described}
-        explained = cursor.execute(f"EXPLAIN (FORMAT json) {query}", dict(values) or None).fetchall()
-    looked_at: dict[tuple[int, int], None] = {}
-    for node in _nodes(json.loads(explained[0][1])):
-        projections = node.get("extra_info", {}).get("Projections", [])
-        for projected in [projections] if isinstance(projections, str) else projections:
-            # A field of a struct shows as t0c3.field.
-            if node["name"].endswith("ARROW_SCAN") and (match := re.match(r"t(\d+)c(\d+)(?:\.|$)", projected)):
-                looked_at[int(match[1]), int(match[2])] = None
-    return {
-        name: _Read(types[name], [schema.names[at] for table, at in sorted(looked_at) if table == index])
-        for index, (name, schema) in enumerate(schemas)
-    }
-
-
-def _nodes(tree: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for node in tree:
-        yield node
-        yield from _nodes(node.get("children", []))
-
-
-def _quoted(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'
-
-
-@functools.cache
-def _database(process: int, *, planning: bool = False) -> duckdb.DuckDBPyConnection:
-    """Open the engine, once per process (a fork must not share it); queries run on cursors, each in its caller's thread."""
-    import duckdb
-
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            "threads": 1,
-            "preserve_insertion_order": True,
-            "enable_external_access": False,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "allow_community_extensions": False,
-            "temp_directory": str(Path(tempfile.gettempdir()) / f"hindscan-duckdb-{process}"),
-        },
-    )
-    connection.execute("SET GLOBAL TimeZone = 'UTC'")
-    # Else a name that is no table is looked up among the caller's Python variables.
-    connection.execute("SET GLOBAL python_enable_replacements = false")
-    if planning:
-        names = [row[0] for row in connection.execute("SELECT name FROM duckdb_optimizers()").fetchall()]
-        others = ",".join(name for name in names if name != "unused_columns")
-        connection.execute(f"SET GLOBAL disabled_optimizers = '{others}'")
-    connection.execute("SET GLOBAL lock_configuration = true")
-    return connection

@@ -154,6 +154,17 @@ class RawBatch:
             values=pa.array([value for _, _, value in records], pa.large_binary()),
         )
 
+    @classmethod
+    def joined(cls, batches: Sequence[RawBatch]) -> RawBatch:
+        """Put batches that follow each other together."""
+        if len(batches) == 1:
+            return batches[0]
+        return cls(
+            offsets=np.concatenate([batch.offsets for batch in batches]),
+            times=np.concatenate([batch.times for batch in batches]),
+            values=pa.concat_arrays([batch.values for batch in batches]),
+        )
+
     def __len__(self) -> int:
         return len(self.offsets)
 

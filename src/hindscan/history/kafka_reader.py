@@ -5,7 +5,10 @@ Keeps promise 2 for Kafka. The topic's id is compared before the first fetch and
 set aside, and carries a digest over offset, time and value of every record that does not depend on how they came in batches, so that two
 readings of the same offsets can be compared: a second reading in the same source must give the same, or the topic has changed underneath.
 
-Decoding goes on batch by batch while the client fetches; only decoded columns are kept. Columns asked for later are read again.
+Decoding goes on batch by batch while the client fetches; only decoded columns are kept. Where a query filters its rows by a condition, the columns of the
+condition are decoded of every record and the others only of those that pass. So a malformed record is found wherever it is, and so is a bad field of the condition;
+another bad field is found in the records that pass. Where bad records are set aside, which are bad must not depend on the query: there everything is decoded. Columns or
+rows asked for later are read again.
 
 ::
 
@@ -14,7 +17,7 @@ Decoding goes on batch by batch while the client fetches; only decoded columns a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -30,6 +33,7 @@ from hindscan.history.columns import described
 from hindscan.history.decode import BadValue, Decoder
 from hindscan.history.snapshot import KafkaSlice, Slice
 from hindscan.kafka_log import Isolation, RangeReader, RawBatch
+from hindscan.query import Where
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -38,6 +42,9 @@ __all__ = ["KafkaReader", "KafkaSource"]
 
 #: Set-aside records whose position and reason a proof names; all are counted.
 NAMED_BAD_RECORDS: Final = 100
+#: Records, or bytes of their values, that are decoded at once at least, while there are more: a hundred thousand were seen to be twice as fast as twenty thousand.
+BATCH_RECORDS: Final = 100_000
+BATCH_BYTES: Final = 32 * 2**20
 #: Tells a record without a value from an empty one in the digest.
 _NO_VALUE: Final = -1
 
@@ -79,6 +86,8 @@ class KafkaSource:
         self._reader = reader
         self._readings = [_Reading(reader, s) for s in slices]
         self._client: RangeReader | None = None
+        #: The condition whose rows are read apart.
+        self._filtered: str | None = None
 
     def __enter__(self) -> KafkaSource:
         return self
@@ -91,8 +100,8 @@ class KafkaSource:
         """Columns, in order."""
         return self._reader.schema
 
-    def dataset(self, columns: Sequence[str] | None = None) -> ds.Dataset:
-        """Read and decode the slices, unless these columns already are.
+    def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:
+        """Read and decode the slices, unless these columns and rows already are.
 
         Raises
         ------
@@ -104,16 +113,19 @@ class KafkaSource:
             No broker answered.
         """
         wanted = list(self.schema.names if columns is None else columns) or self.schema.names[:1]
-        pending = [reading for reading in self._readings if not reading.has(wanted)]
-        if pending:
-            client = self._connected()
-            client.check()
-            for reading in pending:
-                reading.read(client, wanted)
+        if self._reader.on_bad_record != "fail":
+            wanted, where = self.schema.names, None
+        elif where is not None and self._filtered is None:
+            self._filtered = where.key
+        elif where is not None and self._filtered != where.key:
+            where = None  # one query's rows are read apart; with more of them the whole is read once, for all
+        for reading in self._readings:
+            if not reading.has(wanted, where):
+                reading.read(self._connected(), wanted, where)
         schema = pa.schema([self.schema.field(name) for name in wanted])
         import pyarrow.dataset as ds
 
-        return ds.dataset(pa.concat_tables([schema.empty_table(), *(r.table(wanted) for r in self._readings)]))
+        return ds.dataset(pa.concat_tables([schema.empty_table(), *(r.table(wanted, where) for r in self._readings)]))
 
     def diagnose(self) -> None:
         """Return: whatever was wrong with the topic was said when it was read."""
@@ -140,6 +152,7 @@ class KafkaSource:
         if self._client is None:
             reader = self._reader
             self._client = RangeReader(reader.config, reader.topic, reader.topic_id, reader.isolation)
+            self._client.check()
         return self._client
 
 
@@ -149,8 +162,8 @@ class _Reading:
     def __init__(self, reader: KafkaReader, s: KafkaSlice) -> None:
         self._reader = reader
         self._slice = s
-        self._columns: dict[str, pa.ChunkedArray[Any]] = {}
-        self._mask: pa.ChunkedArray[Any] | None = None
+        #: Rows inside the slice's bounds, by the condition they fulfil; "" for all.
+        self._tables: dict[str, pa.Table] = {}
         self._seen: _Digest | None = None
         self._bad: list[str] = []
         self._set_aside = 0
@@ -161,34 +174,44 @@ class _Reading:
     def is_read(self) -> bool:
         return self._seen is not None
 
-    def has(self, columns: Sequence[str]) -> bool:
-        return all(name in self._columns for name in columns)
+    def has(self, columns: Sequence[str], where: Where | None) -> bool:
+        return self._found(columns, where) is not None
 
-    def table(self, columns: Sequence[str]) -> pa.Table:
-        """Give the rows inside the slice's bounds."""
-        schema = pa.schema([self._reader.schema.field(name) for name in columns])
-        table = pa.Table.from_arrays([self._columns[name] for name in columns], schema=schema)
-        return table if self._mask is None else table.filter(self._mask)
+    def table(self, columns: Sequence[str], where: Where | None) -> pa.Table:
+        """Give columns of what was read."""
+        found = self._found(columns, where)
+        assert found is not None
+        return found.select(list(columns))
 
-    def read(self, client: RangeReader, wanted: Sequence[str]) -> None:
-        reader, s = self._reader, self._slice
-        if reader.on_bad_record != "fail":
-            # Which records are bad must not depend on the columns that a query happens to look at.
-            wanted = reader.schema.names
-        elif reader.time is not None:
-            # Its greatest value says whether a later run as of a time may take this slice's partial as it is.
-            wanted = [reader.time, *wanted]
-        names = [name for name in reader.schema.names if name in wanted and name not in self._columns]
-        decoder = Decoder(pa.schema([reader.schema.field(name) for name in names]), reader.format)
+    def read(self, client: RangeReader, wanted: Sequence[str], where: Where | None) -> None:
+        """Read the slice, and keep these columns of the rows that pass."""
+        passing = _Passing(self._reader, self._slice, wanted, where)
         seen = _Digest()
-        tables: list[pa.Table] = [decoder.schema.empty_table()]
-        times: list[pa.Array[Any]] = [pa.array([], pa.int64())]
+        tables: list[pa.Table] = [passing.schema.empty_table()]
         self._set_aside, self._bad = 0, []
-        for batch in client.read(s.partition, s.start, s.end):
+        for batch in _in_fewer(client.read(self._slice.partition, self._slice.start, self._slice.end)):
             seen.add(batch)
-            table, rows = self._decode(decoder, batch)
-            tables.append(table)
-            times.append(pa.array(batch.times[rows]))
+            tables.append(passing.decode(batch, self._take_bad))
+        self._check_same(seen)
+        whole = pa.concat_tables(tables)
+        key = where.key if where is not None else ""
+        before = self._tables.get(key, whole)
+        for name in before.column_names:
+            if name not in whole.column_names:
+                whole = whole.append_column(before.schema.field(name), before.column(name))
+        self._tables[key] = whole
+        if self._seen is None:
+            self._seen, self._records, self._greatest = seen, passing.records, passing.greatest
+
+    def _found(self, columns: Sequence[str], where: Where | None) -> pa.Table | None:
+        for key in dict.fromkeys([where.key if where is not None else "", ""]):
+            table = self._tables.get(key)
+            if table is not None and set(columns) <= set(table.column_names):
+                return table
+        return None
+
+    def _check_same(self, seen: _Digest) -> None:
+        reader, s = self._reader, self._slice
         if self._seen is not None and self._seen.hexdigest() != seen.hexdigest():
             raise SourceChanged(
                 f"While reading offsets [{s.start}, {s.end}) of {reader.topic}[{s.partition}] again for more columns: the records must be the same; "
@@ -196,31 +219,16 @@ class _Reading:
                 topic=reader.topic,
                 partition=s.partition,
             )
-        whole = pa.concat_tables(tables)
-        self._columns |= {name: whole.column(name) for name in names}
-        if self._seen is None:
-            self._seen, self._records = seen, whole.num_rows
-            self._bound(pa.chunked_array(times))
 
-    def _decode(self, decoder: Decoder, batch: RawBatch) -> tuple[pa.Table, np.ndarray[Any, Any]]:
-        """Decode a batch: rows, and which of its records they are."""
-        rows = np.arange(len(batch))
-        values = batch.values
-        if values.null_count:
-            rows = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
-            values = values.drop_null()
-        table, bad = decoder.decode(values)
-        if bad:
-            at = [int(batch.offsets[rows[b.index]]) for b in bad]
-            if self._reader.on_bad_record == "fail":
-                raise self._bad_record(at[0], bad[0])
-            self._set_aside += len(bad)
-            room = max(NAMED_BAD_RECORDS - len(self._bad), 0)
-            self._bad += [
-                f"{self._slice.partition}:{offset}: {_said(b)}" for offset, b in zip(at[:room], bad, strict=False)
-            ]
-            rows = np.delete(rows, [b.index for b in bad])
-        return table, rows
+    def _take_bad(self, bad: Sequence[BadValue], offsets: Sequence[int]) -> None:
+        """Take in what did not decode."""
+        if self._reader.on_bad_record == "fail":
+            raise self._bad_record(offsets[0], bad[0])
+        self._set_aside += len(bad)
+        room = max(NAMED_BAD_RECORDS - len(self._bad), 0)
+        self._bad += [
+            f"{self._slice.partition}:{offset}: {_said(b)}" for offset, b in zip(offsets[:room], bad, strict=False)
+        ]
 
     def _bad_record(self, offset: int, bad: BadValue) -> BadRecord:
         reader, s = self._reader, self._slice
@@ -232,27 +240,6 @@ class _Reading:
             offset=offset,
             field=bad.field,
         )
-
-    def _bound(self, record_times: pa.ChunkedArray[Any]) -> None:
-        reader, s = self._reader, self._slice
-        times = record_times.cast(pa.timestamp("ms")) if reader.time is None else self._columns[reader.time]
-        self._greatest = greatest_micros(times)
-        kept = keeps("time", times.type, Bounds(since=s.since, before=s.before))
-        if kept is None:
-            return
-        if times.null_count:
-            raise BadRecord(
-                f"While reading offsets [{s.start}, {s.end}) of {reader.topic}[{s.partition}] up to a time: every record must have a {reader.time!r}; "
-                f"{times.null_count} have none. Correct the producer, or read the history without a bound.",
-                topic=reader.topic,
-                partition=s.partition,
-                field=reader.time,
-            )
-        # An expression over a table of the one column, so that bounds mean the same here as for Parquet.
-        import pyarrow.dataset as ds
-
-        marked = ds.dataset(pa.table({"time": cast(Any, times)})).to_table(columns={"kept": kept})
-        self._mask = marked.column("kept")
 
     def proof(self) -> Proof:
         """Say what was read; of a slice that nothing asked for, that nothing was."""
@@ -277,6 +264,102 @@ class _Reading:
 
 def _said(bad: BadValue) -> str:
     return f"{bad.field}: {bad.reason}" if bad.field else bad.reason
+
+
+class _Passing:
+    """Decodes batches of one slice: of every record the columns that say whether it passes, of those that do the others too."""
+
+    def __init__(self, reader: KafkaReader, s: KafkaSlice, wanted: Sequence[str], where: Where | None) -> None:
+        self._reader, self._slice, self._where = reader, s, where
+        names = reader.schema.names
+        # Its greatest value says whether a later run as of a time may take this slice's partial as it is.
+        first = {*(where.columns if where is not None else wanted), *([reader.time] if reader.time is not None else [])}
+        self._first = self._decoder([name for name in names if name in first])
+        self._rest = self._decoder([name for name in names if name in wanted and name not in first])
+        self._bounds = Bounds(since=s.since, before=s.before)
+        #: What is given: a column that only the condition needed is kept too, as it is there.
+        self.schema = pa.schema([*self._first.schema, *self._rest.schema])
+        self.records = 0
+        self.greatest: int | None = None
+
+    def decode(self, batch: RawBatch, take_bad: Callable[[Sequence[BadValue], Sequence[int]], None]) -> pa.Table:
+        """Give the rows that pass."""
+        rows = np.arange(len(batch))
+        if batch.values.null_count:
+            rows = np.flatnonzero(batch.values.is_valid().to_numpy(zero_copy_only=False))
+        table, rows = self._decode(self._first, batch, rows, take_bad)
+        self.records += len(rows)
+        kept = self._keeps(table, batch.times[rows])
+        if kept is not None:
+            table, rows = table.filter(pa.array(kept)), rows[kept]
+        if not self._rest.schema.names:
+            return table
+        rest, _ = self._decode(self._rest, batch, rows, take_bad)
+        return pa.Table.from_arrays([*table.columns, *rest.columns], schema=self.schema)
+
+    def _decoder(self, names: Sequence[str]) -> Decoder:
+        return Decoder(pa.schema([self._reader.schema.field(name) for name in names]), self._reader.format)
+
+    def _decode(
+        self,
+        decoder: Decoder,
+        batch: RawBatch,
+        rows: np.ndarray[Any, Any],
+        take_bad: Callable[[Sequence[BadValue], Sequence[int]], None],
+    ) -> tuple[pa.Table, np.ndarray[Any, Any]]:
+        """Decode some records of a batch: their rows, and which records they are."""
+        values = batch.values if len(rows) == len(batch) else batch.values.take(pa.array(rows))
+        table, bad = decoder.decode(values)
+        if bad:
+            wrong = [b.index for b in bad]
+            take_bad(bad, batch.offsets[rows[wrong]].tolist())
+            rows = np.delete(rows, wrong)
+        return table, rows
+
+    def _keeps(self, table: pa.Table, record_times: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+        """Tell which rows are inside the slice's bounds and fulfil the condition; None where all are and do."""
+        time = self._reader.time
+        times = pa.chunked_array([pa.array(record_times, pa.timestamp("ms"))]) if time is None else table.column(time)
+        greatest = greatest_micros(times)
+        if greatest is not None:
+            self.greatest = greatest if self.greatest is None else max(self.greatest, greatest)
+        inside = keeps("time", times.type, self._bounds)
+        kept = None if self._where is None else self._where.keeps(table)
+        if inside is None:
+            return kept
+        self._check_times(times)
+        # An expression over a table of the one column, so that bounds mean the same here as for Parquet.
+        import pyarrow.dataset as ds
+
+        marked = ds.dataset(pa.table({"time": cast(Any, times)})).to_table(columns={"kept": inside}).column("kept")
+        bounded = np.asarray(marked.combine_chunks().to_numpy(zero_copy_only=False), bool)
+        return bounded if kept is None else bounded & kept
+
+    def _check_times(self, times: pa.ChunkedArray[Any]) -> None:
+        reader, s = self._reader, self._slice
+        if times.null_count:
+            raise BadRecord(
+                f"While reading offsets [{s.start}, {s.end}) of {reader.topic}[{s.partition}] up to a time: every record must have a {reader.time!r}; "
+                f"{times.null_count} have none. Correct the producer, or read the history without a bound.",
+                topic=reader.topic,
+                partition=s.partition,
+                field=reader.time,
+            )
+
+
+def _in_fewer(batches: Iterator[RawBatch]) -> Iterator[RawBatch]:
+    """Put batches together until they are worth the fixed cost of decoding and filtering one."""
+    held: list[RawBatch] = []
+    rows = size = 0
+    for batch in batches:
+        held.append(batch)
+        rows += len(batch)
+        size += batch.values.nbytes
+        if rows >= BATCH_RECORDS or size >= BATCH_BYTES:
+            yield RawBatch.joined(held)
+            held, rows, size = [], 0, 0
+    if held:
+        yield RawBatch.joined(held)
 
 
 class _Digest:

@@ -32,6 +32,8 @@ from hindscan.history.snapshot import ParquetSlice, Slice
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
+    from hindscan.query import Where
+
 __all__ = ["ParquetReader", "ParquetSource"]
 
 
@@ -79,8 +81,8 @@ class ParquetSource:
         """Columns, in order; those of the folders' names last."""
         return self._reader.schema
 
-    def dataset(self, columns: Sequence[str] | None = None) -> ds.Dataset:
-        """Give the rows, lazily: nothing is read before the data set is scanned."""
+    def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:  # noqa: ARG002
+        """Give the rows, lazily: nothing is read before the data set is scanned. The engine filters while it scans."""
         wanted = list(self.schema.names if columns is None else columns)
         self._asked = wanted
         if any(pa.types.is_string(kind) or pa.types.is_binary(kind) for kind in map(self._type, wanted)):

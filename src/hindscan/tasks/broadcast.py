@@ -19,6 +19,8 @@ from hindscan.history.snapshot import Reader, Slice
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
+    from hindscan.query import Where
+
 __all__ = ["BroadcastTable"]
 
 
@@ -47,8 +49,8 @@ class BroadcastTable:
         """Columns, in order."""
         return self._schema
 
-    def dataset(self, columns: Sequence[str] | None = None) -> ds.Dataset:
-        """Give the rows; reads what has not been read before."""
+    def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:  # noqa: ARG002
+        """Give the rows, all of them: the next query may want others. Reads what has not been read before."""
         wanted = list(self._schema.names if columns is None else columns)
         with self._lock:
             missing = [name for name in dict.fromkeys(wanted) if name not in self._columns]

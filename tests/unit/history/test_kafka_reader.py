@@ -200,3 +200,80 @@ def test_settings_of_the_cluster_are_in_no_text() -> None:
         on_bad_record="fail",
     )
     assert "hush" not in repr(made) + str(made.identity())
+
+
+# --- Conditions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_condition_spares_the_fields_of_records_that_do_not_pass() -> None:
+    Client.log = [(n, n, record(n=n, kind="odd" if n % 2 else "even", price=n if n % 2 else "free")) for n in range(9)]
+    columns = {"n": "int64", "kind": "string", "price": "int64"}
+    query = "SELECT n, price FROM t WHERE kind = $kind"
+    with reader(columns).open([piece(0, 100)]) as source:
+        found = Data("t", {"t": source}).sql(query, kind="odd")
+        assert found.to_pylist() == [{"n": n, "price": n} for n in range(1, 9, 2)]
+        [proof] = source.proofs()
+        assert proof.records == 9, "what was read and judged, not what passed"
+    with reader(columns).open([piece(0, 100)]) as source, pytest.raises(BadRecord, match=r"offset 0.*price"):
+        Data("t", {"t": source}).sql(query, kind="even")
+
+
+@pytest.mark.parametrize("bad", [b'{"n": 2, "kind": "odd"', b'{"n": 2, "kind": 5}', b"[]"])
+def test_a_malformed_record_or_a_bad_field_of_the_condition_is_found_wherever_it_is(bad: bytes) -> None:
+    Client.log = [(0, 0, record(n=0, kind="even")), (1, 1, record(n=1, kind="odd")), (2, 2, bad)]
+    with (
+        reader({"n": "int64", "kind": "string"}).open([piece(0, 100)]) as source,
+        pytest.raises(BadRecord, match="offset 2"),
+    ):
+        Data("t", {"t": source}).sql("SELECT n FROM t WHERE kind = 'even'")
+
+
+def test_which_records_are_set_aside_does_not_depend_on_a_condition() -> None:
+    Client.log = [(n, n, record(n=n, kind="odd" if n % 2 else "even", price=n if n != 4 else "free")) for n in range(9)]
+    columns = {"n": "int64", "kind": "string", "price": "int64"}
+    proofs = []
+    for query in ("SELECT count(*) FROM t WHERE kind = 'odd'", "SELECT price FROM t"):
+        with reader(columns, on_bad_record="set aside").open([piece(0, 100)]) as source:
+            Data("t", {"t": source}).sql(query)
+            proofs += source.proofs()
+    assert proofs[0] == proofs[1]
+    assert proofs[0].set_aside == 1
+
+
+def test_two_conditions_and_none_read_the_range_thrice_at_most_and_each_gets_its_rows() -> None:
+    Client.log = [(n, n, record(n=n, kind="odd" if n % 2 else "even")) for n in range(9)]
+    with reader({"n": "int64", "kind": "string"}).open([piece(0, 100)]) as source:
+        data = Data("t", {"t": source})
+        for _ in range(2):
+            assert data.sql("SELECT count(*) AS c FROM t WHERE kind = 'odd'").to_pylist() == [{"c": 4}]
+            assert data.sql("SELECT count(*) AS c FROM t WHERE kind = 'even'").to_pylist() == [{"c": 5}]
+            assert data.sql("SELECT count(*) AS c FROM t").to_pylist() == [{"c": 9}]
+            assert data.sql("SELECT sum(n)::BIGINT AS s FROM t WHERE kind = 'odd'").to_pylist() == [{"s": 16}]
+        assert len(Client.ranges) <= 3
+
+
+@settings(max_examples=40)
+@given(
+    least=st.integers(0, 12),
+    since=st.none() | st.integers(0, 12),
+    before=st.none() | st.integers(0, 12),
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+)
+def test_a_condition_and_the_bounds_of_the_slice_hold_together(
+    least: int, since: int | None, before: int | None, sizes: list[int]
+) -> None:
+    Client.log = [(n, 1000 * (n * 7 % 12), record(n=n, price=n * 5 % 12)) for n in range(12)]
+    Client.sizes = sizes
+    bounds = {
+        "since": None if since is None else since * 1_000_000,
+        "before": None if before is None else before * 1_000_000,
+    }
+    with reader({"n": "int64", "price": "int64"}).open([piece(0, 100, **bounds)]) as source:
+        found = Data("t", {"t": source}).sql("SELECT n FROM t WHERE price >= $least", least=least)
+        [proof] = source.proofs()
+    assert found["n"].to_pylist() == [
+        n
+        for n in range(12)
+        if n * 5 % 12 >= least and (since is None or n * 7 % 12 >= since) and (before is None or n * 7 % 12 < before)
+    ]
+    assert (proof.records, proof.greatest_time) == (12, 11_000_000)

@@ -31,7 +31,7 @@ class Watched:
                 super().__init__(TABLE)
                 reader.open_now += 1
 
-            def dataset(self, columns=None):
+            def dataset(self, columns=None, where=None):
                 reader.read.append(list(columns or TABLE.column_names))
                 return super().dataset(columns)
 

@@ -1,0 +1,342 @@
+"""What a statement will look at, found before anything is read; and the engine that runs it.
+
+Keeps the reading half of promises 8 and 12. A statement is planned over empty tables first: one that does anything but read is refused, and of each table the
+columns it looks at are known, so that nothing else is decoded. Where its rows are filtered by a WHERE that speaks of one table alone, that condition is cut out
+as a `Where`: a source may decode the condition's columns of every row, and the others only of the rows that pass. The statement itself stays as
+it is and filters again, so that a source that leaves out nothing gives the same result.
+
+The engine is DuckDB with one thread, UTC, and no way to any file, network or extension. Foundation: knows nothing of histories or jobs.
+
+::
+
+    query, values, schemas -> reads_of -> {table: Read(columns, where)} -> Source.dataset(columns, where) -> run
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from hindscan.errors import UsageError
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["Read", "Where", "database", "failed_while_running", "plain", "quoted", "reads_of"]
+
+
+class Where(msgspec.Struct, frozen=True, kw_only=True):
+    """A condition on the rows of one table: those for which it is not true need not be given."""
+
+    #: Name of the table in the condition.
+    table: str
+    #: A statement that gives one column of truth values, a row for each row of the table.
+    query: str
+    #: What the ``$name`` in it stand for.
+    values: dict[str, object]
+    #: The columns it looks at.
+    columns: list[str]
+
+    def keeps(self, rows: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Tell which rows pass.
+
+        Parameters
+        ----------
+        rows : pyarrow.Table
+            With at least the columns the condition looks at.
+
+        Returns
+        -------
+        numpy.ndarray
+            One truth value a row; of unknown ones (null) it is false, as in SQL.
+        """
+        with closing(database(os.getpid()).cursor()) as cursor:
+            cursor.register(self.table, rows)
+            kept = cursor.sql(self.query, params=self.values or None).to_arrow_table().column(0)
+        return np.asarray(kept.fill_null(False).combine_chunks().to_numpy(zero_copy_only=False), bool)
+
+    @property
+    def key(self) -> str:
+        """The condition as a text: the same only if the same rows pass."""
+        return f"{self.query} {_Values(self.values)}"
+
+
+class Read(msgspec.Struct, frozen=True):
+    """What a statement looks at of one table."""
+
+    #: Name and DuckDB type of every column.
+    types: dict[str, str]
+    #: Those it looks at; empty: the statement does not read the table at all.
+    columns: list[str]
+    #: What its rows must fulfil, where that can be said of the table alone.
+    where: Where | None = None
+
+    def view(self, name: str, registered: str) -> str:
+        """Give the statement that makes the table under its name, whole in its columns, from what was registered."""
+        if not self.columns:
+            # Never evaluated, if the plan was right; should it be wrong, the query must not see an empty table.
+            said = f"error('the plan of this query said that it does not read {name.replace(chr(39), '')}')"
+            chosen = [f"CAST({said} AS {kind}) AS {quoted(column)}" for column, kind in self.types.items()]
+            return f"CREATE TEMP VIEW {quoted(name)} AS SELECT {', '.join(chosen)}"
+        chosen = [
+            quoted(column) if column in self.columns else f"CAST(NULL AS {kind}) AS {quoted(column)}"
+            for column, kind in self.types.items()
+        ]
+        return f"CREATE TEMP VIEW {quoted(name)} AS SELECT {', '.join(chosen)} FROM {quoted(registered)}"
+
+
+class _Values(dict[str, object]):
+    """Bound values as part of a key: the same if they are of the same types and read the same."""
+
+    def __str__(self) -> str:
+        return repr(sorted((name, type(value).__name__, repr(value)) for name, value in self.items()))
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(str(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Values) and str(self) == str(other)
+
+
+def reads_of(query: str, values: Mapping[str, object], schemas: Mapping[str, pa.Schema]) -> dict[str, Read]:
+    """Find what a statement looks at of each table.
+
+    Parameters
+    ----------
+    query : str
+        One statement that only reads.
+    values : mapping
+        What the ``$name`` stand for.
+    schemas : mapping
+        Columns of the tables by name.
+
+    Raises
+    ------
+    UsageError
+        The text is not one reading statement.
+    duckdb.Error
+        The statement is wrong.
+    """
+    return _reads_of(
+        query, _Values(values), tuple((name, schema.remove_metadata()) for name, schema in schemas.items())
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _reads_of(query: str, values: _Values, schemas: tuple[tuple[str, pa.Schema], ...]) -> dict[str, Read]:
+    # A job runs the same statement over every slice, so plans are kept.
+    with closing(database(os.getpid(), planning=True).cursor()) as cursor:
+        statements = cursor.extract_statements(query)
+        kinds = [statement.type.name for statement in statements]
+        if kinds != ["SELECT"]:
+            raise UsageError(
+                f"While running SQL: exactly one statement that reads (SELECT, WITH, FROM, VALUES) is required; "
+                f"found {kinds or 'none'}. Give a PIVOT its values with IN; run several statements one by one."
+            )
+        types: dict[str, dict[str, str]] = {}
+        for index, (name, schema) in enumerate(schemas):
+            empty = schema.empty_table()
+            cursor.register(f"__table_{index}", empty.rename_columns([f"t{index}c{at}" for at in range(len(schema))]))
+            renamed = ", ".join(f"t{index}c{at} AS {quoted(column)}" for at, column in enumerate(schema.names))
+            cursor.execute(f"CREATE TEMP VIEW {quoted(name)} AS SELECT {renamed} FROM __table_{index}")
+            described = cursor.execute(f"DESCRIBE {quoted(name)}").fetchall()
+            types[name] = {str(row[0]): str(row[1]) for row in described}
+        columns = _columns_of(cursor, query, values, schemas)
+        conditions = {name: _where_of(cursor, query, name, values, schemas) for name, read in columns.items() if read}
+    return {name: Read(types[name], columns[name], conditions.get(name)) for name, _ in schemas}
+
+
+def _columns_of(
+    cursor: duckdb.DuckDBPyConnection,
+    query: str,
+    values: Mapping[str, object],
+    schemas: tuple[tuple[str, pa.Schema], ...],
+) -> dict[str, list[str]]:
+    """Find the columns a statement looks at, by planning it over empty tables.
+
+    Only the pruning of unused columns is on: it follows from the statement alone, so that what is true of empty tables is true of the
+    real ones. Columns have names that occur nowhere else, so that the plan's text is unambiguous.
+    """
+    explained = cursor.execute(f"EXPLAIN (FORMAT json) {query}", dict(values) or None).fetchall()
+    looked_at: dict[tuple[int, int], None] = {}
+    for node in _nodes(json.loads(explained[0][1])):
+        projections = node.get("extra_info", {}).get("Projections", [])
+        for projected in [projections] if isinstance(projections, str) else projections:
+            # A field of a struct shows as t0c3.field.
+            if node["name"].endswith("ARROW_SCAN") and (match := re.match(r"t(\d+)c(\d+)(?:\.|$)", projected)):
+                looked_at[int(match[1]), int(match[2])] = None
+    return {
+        name: [schema.names[at] for table, at in sorted(looked_at) if table == index]
+        for index, (name, schema) in enumerate(schemas)
+    }
+
+
+def _nodes(tree: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for node in tree:
+        yield node
+        yield from _nodes(node.get("children", []))
+
+
+# The condition on one table ---------------------------------------------------------------------------------------------
+
+#: Kinds of expression that give the same for the same row, whenever and however often they are asked. Subqueries and windows look at other rows.
+_PURE: Final = frozenset(
+    {
+        "COLUMN_REF",
+        "CONSTANT",
+        "PARAMETER",
+        "COMPARISON",
+        "CONJUNCTION",
+        "OPERATOR",
+        "BETWEEN",
+        "CAST",
+        "TYPE",
+        "CASE",
+        "FUNCTION",
+    }
+)
+#: What a FROM may say of a table if it is to be nothing but the table.
+_PLAIN_TABLE: Final = frozenset(
+    {"type", "alias", "query_location", "query_location_length", "table_name", "qualified_name"}
+)
+
+
+def _where_of(
+    cursor: duckdb.DuckDBPyConnection,
+    query: str,
+    table: str,
+    values: Mapping[str, object],
+    schemas: tuple[tuple[str, pa.Schema], ...],
+) -> Where | None:
+    """Cut out the condition that the rows of a table must fulfil; None where there is none that can be said of it alone."""
+    options = "skip_null := true, skip_empty := true, skip_default := true"
+    row = cursor.execute(f"SELECT json_serialize_sql(?, {options})", [query]).fetchone()
+    said = json.loads(row[0]) if row else {"error": True}
+    if said["error"]:  # not every statement has this form
+        return None
+    node = _select_from(said, table)
+    condition = None if node is None else node.get("where_clause")
+    if node is None or condition is None or not _is_of_row_alone(condition):
+        return None
+    bare = {"type": "SELECT_NODE", "cte_map": {"map": []}, "select_list": [condition], "from_table": node["from_table"]}
+    bare |= {"aggregate_handling": "STANDARD_HANDLING", "modifiers": [], "group_expressions": [], "group_sets": []}
+    whole = {"error": False, "statements": [{"node": bare, "named_param_map": []}]}
+    made = cursor.execute("SELECT json_deserialize_sql(?)", [json.dumps(whole)]).fetchone()
+    assert made is not None
+    text = f"SELECT CAST(kept AS BOOLEAN) FROM ({made[0]}) AS judged(kept)"
+    named = {str(part["identifier"]) for part in _parts(condition) if part.get("class") == "PARAMETER"}
+    bound = {name: values[name] for name in sorted(named)}
+    import duckdb
+
+    try:
+        looked_at = _columns_of(cursor, text, bound, schemas)
+    except duckdb.Error:
+        return None  # it speaks of something beside the table: a name that the SELECT list gives
+    return Where(table=table, query=text, values=bound, columns=looked_at[table]) if looked_at[table] else None
+
+
+def _select_from(said: dict[str, Any], table: str) -> dict[str, Any] | None:
+    """Find the one SELECT straight from the table, if the statement names it nowhere else."""
+    named = [
+        part
+        for part in _parts(said)
+        if part.get("type") == "BASE_TABLE" and part.get("table_name", "").lower() == table.lower()
+    ]
+    shadowed = any(str(part.get("key", "")).lower() == table.lower() for part in _parts(said) if "value" in part)
+    if len(named) != 1 or shadowed or set(named[0]) - _PLAIN_TABLE:
+        return None
+    found = [part for part in _parts(said) if part.get("from_table") is named[0] and part.get("type") == "SELECT_NODE"]
+    return found[0] if found and "sample" not in found[0] else None
+
+
+def _parts(tree: object) -> Iterator[dict[str, Any]]:
+    """Walk over all mappings of a document."""
+    if isinstance(tree, dict):
+        yield tree
+        for part in tree.values():
+            yield from _parts(part)
+    elif isinstance(tree, list):
+        for part in tree:
+            yield from _parts(part)
+
+
+def _is_of_row_alone(condition: dict[str, Any]) -> bool:
+    """Tell whether an expression depends on the row, and on nothing else."""
+    if not any(part.get("class") == "COLUMN_REF" for part in _parts(condition)):
+        return False
+    if any(part["class"] not in _PURE for part in _parts(condition) if "class" in part):
+        return False
+    called = [str(part["function_name"]) for part in _parts(condition) if part.get("class") == "FUNCTION"]
+    return _consistent(os.getpid()).issuperset(called)
+
+
+@functools.cache
+def _consistent(process: int) -> frozenset[str]:
+    """Names of the functions whose every form gives the same for the same arguments."""
+    with closing(database(process, planning=True).cursor()) as cursor:
+        rows = cursor.execute(
+            "SELECT function_name FROM duckdb_functions() WHERE function_type = 'scalar' "
+            "GROUP BY function_name HAVING bool_and(stability = 'CONSISTENT')"
+        ).fetchall()
+    return frozenset(str(row[0]) for row in rows)
+
+
+def quoted(identifier: str) -> str:
+    """Write a name so that SQL reads it as one."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def plain(value: object) -> object:
+    """Make a Python value of a numpy or Arrow scalar, as they come out of jobs' own calculations."""
+    for convert in ("as_py", "item"):
+        if hasattr(value, convert):
+            return getattr(value, convert)()
+    return value
+
+
+def failed_while_running(fault: Exception) -> bool:
+    """Tell whether the engine failed over rows, and not over the text of a statement."""
+    if type(fault).__module__.partition(".")[0] not in {"duckdb", "_duckdb"}:
+        return False
+    import duckdb
+
+    return not isinstance(fault, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException)
+
+
+@functools.cache
+def database(process: int, *, planning: bool = False) -> duckdb.DuckDBPyConnection:
+    """Open the engine, once per process (a fork must not share it); queries run on cursors, each in its caller's thread."""
+    import duckdb
+
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": 1,
+            "preserve_insertion_order": True,
+            "enable_external_access": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "temp_directory": str(Path(tempfile.gettempdir()) / f"hindscan-duckdb-{process}"),
+        },
+    )
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    # Else a name that is no table is looked up among the caller's Python variables.
+    connection.execute("SET GLOBAL python_enable_replacements = false")
+    if planning:
+        names = [row[0] for row in connection.execute("SELECT name FROM duckdb_optimizers()").fetchall()]
+        others = ",".join(name for name in names if name != "unused_columns")
+        connection.execute(f"SET GLOBAL disabled_optimizers = '{others}'")
+    connection.execute("SET GLOBAL lock_configuration = true")
+    return connection
