@@ -15,16 +15,14 @@ cluster whose settings say ``hindscan.mock = true`` is taken for one, and everyt
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
-import pyarrow as pa
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, though not as the typing rules want it
     AdminClient,
     ConfigResource,
@@ -40,20 +38,15 @@ from hindscan.errors import (
     ReadIncomplete,
     SourceChanged,
     SourceMissing,
+    UsageError,
 )
 from hindscan.kafka import MOCK_TOPIC_ID, client_config, translated
+from hindscan.kafka_fetch import LOG, Client, Event, PlainClient, RawBatch
 
-if TYPE_CHECKING:
-    from confluent_kafka import Message
-
-__all__ = ["Isolation", "RangeReader", "RawBatch", "TopicDescription", "TopicInspector", "TopicOffset"]
+__all__ = ["Isolation", "RangeReader", "RawBatch", "TopicDescription", "TopicInspector", "TopicOffset", "make_client"]
 
 Isolation = Literal["read_committed", "read_uncommitted"]
 Config = Mapping[str, str | int | float | bool]
-
-_LOG = logging.getLogger("hindscan.kafka")
-# The client complains at length while a broker is away. Who wants to read it sets a handler; nobody finds it on standard error.
-_LOG.addHandler(logging.NullHandler())
 
 #: A request gets this long; with its retries every call ends within ten seconds.
 REQUEST_SECONDS: Final = 8.0
@@ -61,33 +54,8 @@ REQUEST_SECONDS: Final = 8.0
 IDLE_SECONDS: Final = 5.0
 #: An outage that is waited out: a single broker that was killed was seen to be back after 17 s.
 OUTAGE_SECONDS: Final = 60.0
-#: Messages taken from the client at once, and how long it may wait for that many: at 0.2 s it was seen to wait to the full.
-CONSUME_MESSAGES: Final = 10_000
-CONSUME_SECONDS: Final = 0.02
-
-#: What promise 2 rests on; a cluster's own settings cannot override it.
-_EXACT: Final[Config] = {
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "enable.partition.eof": True,
-    # Any other value turns lost records into success: "earliest" gave 900 of 1000 records and a log line.
-    "auto.offset.reset": "error",
-    # Off by default, and then a flipped byte on the broker's disk is delivered as data. On, it costs nothing measurable.
-    "check.crcs": True,
-    "allow.auto.create.topics": False,
-}
-#: Speed, which a cluster's own settings may override. The default back-off of 1000 ms makes a reader sleep four fifths of its time.
-_FAST: Final[Config] = {
-    "group.id": "hindscan-reader",  # demanded by the client; assigning creates no group
-    "fetch.wait.max.ms": 10,
-    "fetch.queue.backoff.ms": 5,
-    "fetch.message.max.bytes": 4 * 1024 * 1024,
-    "queued.min.messages": 1_000_000,
-    "queued.max.messages.kbytes": 32_768,
-    # A broker that is back is found again within a second, not ten.
-    "reconnect.backoff.max.ms": 1000,
-}
-
+#: Fewer records than this are read before the fast client's compiler is loaded (0.7 s).
+FAST_RECORDS: Final = 500_000
 _MISSING: Final = frozenset(
     {"UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "_NOENT"}
 )
@@ -134,41 +102,6 @@ class TopicOffset:
     leader_epoch: int | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class RawBatch:
-    """Records in the order of their offsets; the arrays have one entry for each."""
-
-    #: int64.
-    offsets: np.ndarray[Any, np.dtype[np.int64]]
-    #: int64, milliseconds since the epoch; -1 where a record has no time.
-    times: np.ndarray[Any, np.dtype[np.int64]]
-    #: large_binary; null is a tombstone.
-    values: pa.LargeBinaryArray
-
-    @classmethod
-    def of(cls, records: Sequence[tuple[int, int, bytes | None]]) -> RawBatch:
-        """Make a batch of (offset, time, value)."""
-        return cls(
-            offsets=np.array([offset for offset, _, _ in records], np.int64),
-            times=np.array([milliseconds for _, milliseconds, _ in records], np.int64),
-            values=pa.array([value for _, _, value in records], pa.large_binary()),
-        )
-
-    @classmethod
-    def joined(cls, batches: Sequence[RawBatch]) -> RawBatch:
-        """Put batches that follow each other together."""
-        if len(batches) == 1:
-            return batches[0]
-        return cls(
-            offsets=np.concatenate([batch.offsets for batch in batches]),
-            times=np.concatenate([batch.times for batch in batches]),
-            values=pa.concat_arrays([batch.values for batch in batches]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-
 class TopicInspector:
     """Asks a broker about one topic; every question ends within about ten seconds.
 
@@ -182,7 +115,7 @@ class TopicInspector:
 
     def __init__(self, config: Config, topic: str) -> None:
         self._config = config
-        self._admin = AdminClient(client_config(config), logger=_LOG)
+        self._admin = AdminClient(client_config(config), logger=LOG)
         self.topic = topic
         self.is_mock = config.get("hindscan.mock") is True
 
@@ -318,6 +251,41 @@ def _name(fault: BaseException) -> str:
     return str(fault.args[0].name()) if isinstance(fault, KafkaException) else ""
 
 
+def make_client(config: Config, topic: str, isolation: Isolation, *, records: int | None = None) -> Client:
+    """Make the client that a cluster's settings ask for.
+
+    Parameters
+    ----------
+    config : mapping
+        ``hindscan.reader`` is ``fast``, ``plain`` or, by default, ``auto``: fast where it can be had and is worth its start.
+    topic : str
+        The topic.
+    isolation : str
+        Which records are visible.
+    records : int, optional
+        How many it will read about. Default: many.
+
+    Raises
+    ------
+    UsageError
+        ``fast`` is asked for and cannot be had; the message says why.
+    """
+    from hindscan import kafka_fast
+
+    wanted = str(config.get("hindscan.reader", "auto"))
+    is_small = records is not None and records < FAST_RECORDS and not kafka_fast.is_loaded()
+    if wanted == "plain" or (wanted == "auto" and is_small):
+        return PlainClient(config, topic, isolation)
+    reason = kafka_fast.unavailable(config)
+    if wanted == "fast" and reason is not None:
+        raise UsageError(
+            f'While opening topic {topic!r}: with "hindscan.reader" = "fast" the fast client must be there; {reason}. Set it to "auto" to do without.'
+        )
+    if reason is not None:
+        return PlainClient(config, topic, isolation)
+    return kafka_fast.FastClient(config, topic, isolation)
+
+
 class RangeReader:
     """Reads exact ranges of one topic, one after another, with one client.
 
@@ -335,6 +303,10 @@ class RangeReader:
         Silence after which the broker is asked.
     outage_seconds : float
         How long a broker that does not answer is waited for.
+    client : Client, optional
+        What fetches. Default: the one `make_client` chooses.
+    records : int, optional
+        How many will be read about, for that choice. Default: many.
     """
 
     def __init__(
@@ -346,6 +318,8 @@ class RangeReader:
         *,
         idle_seconds: float = IDLE_SECONDS,
         outage_seconds: float = OUTAGE_SECONDS,
+        client: Client | None = None,
+        records: int | None = None,
     ) -> None:
         self._config = config
         self._topic = topic
@@ -354,11 +328,9 @@ class RangeReader:
         self._idle_seconds = idle_seconds
         self._outage_seconds = outage_seconds
         self._inspector = TopicInspector(config, topic)
-        settings = {**_FAST, **client_config(config), **_EXACT, "isolation.level": isolation}
-        self._consumer = Consumer(settings, logger=_LOG)
-        #: Where the assigned partition goes on, and what was taken from the client beyond the last range.
+        self._client = client if client is not None else make_client(config, topic, isolation, records=records)
+        #: Partition and offset the client stands at, after a range that was read to its end.
         self._next: tuple[int, int] | None = None
-        self._left: list[Message] = []
 
     def __enter__(self) -> Self:
         return self
@@ -368,8 +340,7 @@ class RangeReader:
 
     def close(self) -> None:
         """Let go of the connections. May be called twice."""
-        self._left = []
-        self._consumer.close()
+        self._client.close()
 
     def check(self) -> None:
         """Make sure that the topic is still the one that was pinned.
@@ -415,69 +386,33 @@ class RangeReader:
         if start >= end:
             return
         if self._next != (partition, start):
-            self._left = []
-            self._consumer.assign([TopicPartition(self._topic, partition, start)])
+            self._client.begin(partition, start)
         self._next = None  # until the range is complete nothing may go on from here
         where = _Where(topic=self._topic, partition=partition, start=start, end=end)
         position, quiet_since, probe_at = start, time.monotonic(), time.monotonic() + self._idle_seconds
         while True:
-            messages, self._left = self._left or self._consumer.consume(CONSUME_MESSAGES, CONSUME_SECONDS), []
-            if not messages:
-                if time.monotonic() >= probe_at:
-                    self._probe(where, position, quiet_since)
-                    probe_at = time.monotonic() + self._idle_seconds
-                continue
-            batch, taken, done = self._sift(messages, where, position)
+            taken = self._client.take(end)
+            batch = taken.batch
             if len(batch):
+                _check_rising(batch.offsets, position, where)
                 position = int(batch.offsets[-1]) + 1
                 yield batch
-            if done:
-                self._next, self._left = (partition, end), messages[taken:]
+            if taken.beyond or (taken.event is not None and self._is_end(taken.event, where)):
+                self._next = (partition, end)
                 return
-            # After the yield: what the caller does with a batch is no silence of the broker.
-            quiet_since, probe_at = time.monotonic(), time.monotonic() + self._idle_seconds
+            if len(batch) or taken.event is not None:
+                # After the yield: what the caller does with a batch is no silence of the broker.
+                quiet_since, probe_at = time.monotonic(), time.monotonic() + self._idle_seconds
+            elif time.monotonic() >= probe_at:
+                self._probe(where, position, quiet_since)
+                probe_at = time.monotonic() + self._idle_seconds
 
-    def _sift(self, messages: list[Message], where: _Where, position: int) -> tuple[RawBatch, int, bool]:
-        """Take the records of the range: them, how many messages they and the events before them were, whether the range is complete."""
-        events = [index for index, message in enumerate(messages) if message.error() is not None]
-        offsets: list[int] = []
-        times: list[int] = []
-        values: list[bytes | None] = []
-        at, done = 0, False
-        for event in [*events, len(messages)]:
-            run = messages[at:event]
-            found: list[Any] = [message.offset() for message in run]
-            if found and found[-1] >= where.end:
-                beyond = next(index for index, offset in enumerate(found) if offset >= where.end)
-                run, found, done = run[:beyond], found[:beyond], True
-            offsets += found
-            times += [message.timestamp()[1] for message in run]
-            values += [message.value() for message in run]
-            if done:
-                at += len(run)
-                break
-            at = event
-            if event < len(messages):
-                at += 1
-                if self._is_end(messages[event], where):
-                    done = True
-                    break
-        batch = RawBatch(
-            offsets=np.array(offsets, np.int64),
-            times=np.array(times, np.int64),
-            values=pa.array(values, pa.large_binary()),
-        )
-        _check_rising(batch.offsets, position, where)
-        return batch, at, done
-
-    def _is_end(self, message: Message, where: _Where) -> bool:
+    def _is_end(self, event: Event, where: _Where) -> bool:
         """Judge an event that is no record: whether it says that the range is complete."""
-        error = message.error()
-        assert error is not None
+        error = KafkaError(event.code)
         name = error.name()
         if name == "_PARTITION_EOF":
-            offset = message.offset()
-            if offset is not None and offset >= where.end:
+            if event.offset is not None and event.offset >= where.end:
                 return True
             # Stale: the log was this short when the broker was asked, before the pin. Unless it has become so since.
             self._check_end(where)
@@ -486,21 +421,21 @@ class RangeReader:
             return False
         if name in _LOST:
             raise DataLost(
-                f"While reading {where}: all pinned offsets must still be there; the broker has offset {message.offset()} no more: {error}. They were "
+                f"While reading {where}: all pinned offsets must still be there; the broker has offset {event.offset} no more: {event.text}. They were "
                 "deleted by retention, or the log was truncated. Run again to pin what is left.",
                 topic=self._topic,
                 partition=where.partition,
             )
         if name in _CORRUPT:
             raise CorruptData(
-                f"While reading {where}: every record must be whole, with the right checksum; the client refused one: {error}. Restore the partition "
+                f"While reading {where}: every record must be whole, with the right checksum; the client refused one: {event.text}. Restore the partition "
                 "from a replica. If records are very large, check that `receive.message.max.bytes` allows them.",
                 topic=self._topic,
                 partition=where.partition,
             )
         if name in _MISSING:
             raise SourceMissing(
-                f"While reading {where}: topic and partition must exist; the broker does not know them any more: {error}.",
+                f"While reading {where}: topic and partition must exist; the broker does not know them any more: {event.text}.",
                 topic=self._topic,
                 partition=where.partition,
             )

@@ -221,7 +221,7 @@ class KafkaHistory:
         """Read the first records at the pinned starts: the same for the same pin, however they come in batches."""
         filled = [partition for partition in pinned if partition.start < partition.end]
         sample: list[bytes] = []
-        with RangeReader(self.config, self.topic, described.topic_id, self.isolation) as reader:
+        with RangeReader(self.config, self.topic, described.topic_id, self.isolation, records=SAMPLE_RECORDS) as reader:
             for partition in filled:
                 each = -(-SAMPLE_RECORDS // len(filled))
                 values: Iterator[bytes] = (

@@ -151,7 +151,8 @@ class KafkaSource:
     def _connected(self) -> RangeReader:
         if self._client is None:
             reader = self._reader
-            self._client = RangeReader(reader.config, reader.topic, reader.topic_id, reader.isolation)
+            records = sum(reading.offsets for reading in self._readings)
+            self._client = RangeReader(reader.config, reader.topic, reader.topic_id, reader.isolation, records=records)
             self._client.check()
         return self._client
 
@@ -169,6 +170,10 @@ class _Reading:
         self._set_aside = 0
         self._records = 0
         self._greatest: int | None = None
+
+    @property
+    def offsets(self) -> int:
+        return self._slice.end - self._slice.start
 
     @property
     def is_read(self) -> bool:

@@ -35,7 +35,8 @@ from hindscan.history.columns import schema_from_columns, schema_from_text
 from hindscan.history.declared import history_from_toml
 from hindscan.history.kafka import KafkaHistory
 from hindscan.history.snapshot import KafkaPin, Position, Window
-from hindscan.kafka_log import Isolation, RangeReader, TopicInspector
+from hindscan.kafka_fetch import Client, Event, RawBatch, Taken
+from hindscan.kafka_log import Isolation, RangeReader, TopicInspector, make_client
 from hindscan.kafka_writer import create_topic
 from hindscan.plans.cut import cut, cut_whole
 from hindscan.testing import KafkaCluster, MockKafka
@@ -56,8 +57,31 @@ class Row:
         return self.value is None or json.loads(self.value)["tx"] == "commit"
 
 
+class Reader:
+    """Which client the test at hand reads with."""
+
+    name = "plain"
+
+
+@pytest.fixture(params=["plain", "fast"], autouse=True)
+def client(request: pytest.FixtureRequest) -> str:
+    Reader.name = request.param
+    return Reader.name
+
+
+@pytest.fixture
+def by_the_hundred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small batches, so that something can happen between two of them."""
+    monkeypatch.setattr("hindscan.kafka_fast._BATCH_RECORDS", 100)
+    monkeypatch.setattr("hindscan.kafka_fetch.CONSUME_MESSAGES", 100)
+
+
 def config_of(cluster: KafkaCluster) -> dict[str, Any]:
     return {"bootstrap.servers": cluster.bootstrap}
+
+
+def reading(cluster: KafkaCluster) -> dict[str, Any]:
+    return {**config_of(cluster), "hindscan.reader": Reader.name}
 
 
 def write(
@@ -133,7 +157,7 @@ def reader_of(
     cluster: KafkaCluster, topic: str, isolation: Isolation = "read_committed", **options: Any
 ) -> RangeReader:
     topic_id = TopicInspector(config_of(cluster), topic).describe(settings=False).topic_id
-    return RangeReader(config_of(cluster), topic, topic_id, isolation, **options)
+    return RangeReader(reading(cluster), topic, topic_id, isolation, **options)
 
 
 def offsets(reader: RangeReader, start: int, end: int, partition: int = 0) -> list[int]:
@@ -141,7 +165,7 @@ def offsets(reader: RangeReader, start: int, end: int, partition: int = 0) -> li
 
 
 def history(cluster: KafkaCluster, topic: str, **settings: Any) -> KafkaHistory:
-    made = history_from_toml("log", {"topic": topic, **settings}, clusters={"default": config_of(cluster)}, root=".")
+    made = history_from_toml("log", {"topic": topic, **settings}, clusters={"default": reading(cluster)}, root=".")
     assert isinstance(made, KafkaHistory)
     return made
 
@@ -249,24 +273,43 @@ def test_a_range_that_was_left_half_way_does_not_spoil_the_next(kafka_cluster: K
         assert offsets(reader, 5, 9) == [5, 6, 7, 8]
 
 
+class Stale:
+    """A client that has met the end of a log that was shorter, and tells it after the log has grown to the pinned end."""
+
+    def __init__(self, client: Client, events: list[Event]) -> None:
+        self._client, self._events = client, events
+        self.begin, self.close = client.begin, client.close
+
+    def take(self, end: int) -> Taken:
+        if self._events:
+            return Taken(batch=RawBatch.of([]), event=self._events.pop(0))
+        return self._client.take(end)
+
+
 def test_a_stale_end_of_partition_ends_nothing(kafka_cluster: KafkaCluster, topic: MakeTopic) -> None:
-    """The client has met the end of a log that was shorter, and tells it after the log has grown to the pinned end."""
     name = topic("stale")
+    write(kafka_cluster, name, numbers(3))
+    end = confluent_kafka.KafkaError._PARTITION_EOF
+    events = [Event(code=end, offset=1, text=""), Event(code=end, offset=2, text="")]
+    stale = Stale(make_client(reading(kafka_cluster), name, "read_committed"), events)
+    with reader_of(kafka_cluster, name, client=stale) as reader:
+        assert offsets(reader, 0, 3) == [0, 1, 2]
+    assert events == []
+
+
+def test_the_client_tells_the_end_of_a_log_that_has_grown_since(kafka_cluster: KafkaCluster, topic: MakeTopic) -> None:
+    """Where a reader stands at the end and the log goes on, end after end comes, and none of them ends the range."""
+    name = topic("growing")
     write(kafka_cluster, name, numbers(1))
-    with reader_of(kafka_cluster, name) as reader:
-        consumer = reader._consumer
-        consumer.assign([confluent_kafka.TopicPartition(name, 0, 0)])
-        message = consumer.poll(20)
-        assert message is not None
-        assert message.error() is None
-        end = None
-        while end is None:  # the event for the end at 1 exists now, in the queue's order before any later record
-            end = consumer.poll(20)
-        event = end
-        assert event.error() is not None
-        write(kafka_cluster, name, numbers(2, first=1))
-        reader._next, reader._left = (0, 1), [event]
-        assert offsets(reader, 1, 3) == [1, 2]
+    client = make_client(reading(kafka_cluster), name, "read_committed")
+    client.begin(0, 0)
+    met: list[object] = []
+    for grown in (1, 2, 3):
+        wait_until(lambda: met.append(taken := client.take(9)) or taken.event is not None)  # type: ignore[func-returns-value]
+        write(kafka_cluster, name, numbers(1, first=grown))
+    client.close()
+    assert [taken.event.offset for taken in met if taken.event] == [1, 2, 3]  # type: ignore[attr-defined]
+    assert [int(offset) for taken in met for offset in taken.batch.offsets] == [0, 1, 2]  # type: ignore[attr-defined]
 
 
 def test_an_empty_partition_and_an_empty_range_are_done_at_once(kafka_cluster: KafkaCluster, topic: MakeTopic) -> None:
@@ -515,13 +558,14 @@ def test_records_deleted_by_retention_fail_the_read_by_name(
     assert read(of, later)[0]["n"].to_pylist() == list(range(100, 1000))
 
 
+@pytest.mark.usefixtures("by_the_hundred")
 def test_retention_that_overtakes_a_reader_fails_it_and_one_that_comes_after_does_not(
     kafka_cluster: KafkaCluster, topic: MakeTopic, kafka_admin: AdminClient
 ) -> None:
     name = topic("overtaken")
     write(kafka_cluster, name, [(b"k", b'{"n": %d, "p": "%s"}' % (n, b"x" * 2000), 1000) for n in range(4000)])
     slow = {
-        **config_of(kafka_cluster),
+        **reading(kafka_cluster),
         "fetch.message.max.bytes": 4000,
         "queued.max.messages.kbytes": 8,
         "queued.min.messages": 1,
@@ -554,12 +598,13 @@ def test_offsets_beyond_the_end_of_the_log_are_lost_not_waited_for(
         offsets(reader, 15, 20)
 
 
+@pytest.mark.parametrize("client", ["plain"], indirect=True)
 def test_a_missing_topic_is_an_error_within_ten_seconds(kafka_cluster: KafkaCluster, topic: MakeTopic) -> None:
     started = time.monotonic()
     with pytest.raises(SourceMissing, match="nowhere"):
         history(kafka_cluster, "nowhere").pin(Window())
     with (
-        RangeReader(config_of(kafka_cluster), "nowhere", "AAAA", "read_committed") as reader,
+        RangeReader(reading(kafka_cluster), "nowhere", "AAAA", "read_committed") as reader,
         pytest.raises(SourceMissing),
     ):
         offsets(reader, 0, 5)
@@ -569,6 +614,7 @@ def test_a_missing_topic_is_an_error_within_ten_seconds(kafka_cluster: KafkaClus
         history(kafka_cluster, name, partitions=[0, 5]).pin(Window())
 
 
+@pytest.mark.parametrize("client", ["plain"], indirect=True)
 def test_no_broker_is_an_error_within_ten_seconds() -> None:
     of = history_from_toml("log", {"topic": "t"}, clusters={"default": {"bootstrap.servers": "127.0.0.1:1"}}, root=".")
     started = time.monotonic()
@@ -612,6 +658,7 @@ def test_a_topic_that_was_created_again_is_refused_however_many_records_it_has(
     assert of.pin(Window()).topic_id != pin.topic_id
 
 
+@pytest.mark.usefixtures("by_the_hundred")
 def test_a_topic_deleted_while_it_is_read_is_an_error_not_silence(
     kafka_cluster: KafkaCluster, topic: MakeTopic, kafka_admin: AdminClient
 ) -> None:
@@ -620,17 +667,15 @@ def test_a_topic_deleted_while_it_is_read_is_an_error_not_silence(
     write(kafka_cluster, name, numbers(30_000, text="x" * 1000))
     topic_id = TopicInspector(config_of(kafka_cluster), name).describe(settings=False).topic_id
     small = {"queued.max.messages.kbytes": 1000, "fetch.message.max.bytes": 100_000}
-    with RangeReader(
-        {**config_of(kafka_cluster), **small}, name, topic_id, "read_committed", idle_seconds=1.0
-    ) as reader:
-        reading = reader.read(0, 0, 30_000)
-        first = next(reading).offsets
+    with RangeReader({**reading(kafka_cluster), **small}, name, topic_id, "read_committed", idle_seconds=1.0) as reader:
+        batches = reader.read(0, 0, 30_000)
+        first = next(batches).offsets
         kafka_admin.delete_topics([name])[name].result(20)
         wait_until(lambda: name not in kafka_admin.list_topics(timeout=10).topics)
         started = time.monotonic()
         got = first.tolist()
         with pytest.raises((SourceMissing, DataLost)):
-            for batch in reading:
+            for batch in batches:
                 got += batch.offsets.tolist()
         assert time.monotonic() - started < 20
     assert got == list(range(len(got)))
@@ -687,30 +732,33 @@ def mortal(tmp_path_factory: pytest.TempPathFactory, kafka_cluster: KafkaCluster
 
 
 def test_a_flipped_byte_on_the_brokers_disk_is_corrupt_data(mortal: KafkaCluster) -> None:
-    create_topic(config_of(mortal), "flipped", partitions=1, settings={"retention.ms": "-1"})
-    write(mortal, "flipped", [(b"k", b'{"price": 5005}', 1000)])
+    topic = f"flipped-{Reader.name}"
+    create_topic(config_of(mortal), topic, partitions=1, settings={"retention.ms": "-1"})
+    write(mortal, topic, [(b"k", b'{"price": 5005}', 1000)])
     mortal.stop()
-    [segment] = mortal.folder.glob("node-0/data/flipped-0/00000000000000000000.log")
+    [segment] = mortal.folder.glob(f"node-0/data/{topic}-0/00000000000000000000.log")
     content = bytearray(segment.read_bytes())
     content[content.index(b"5005")] = ord("9")
     segment.write_bytes(content)
     mortal.restart()
-    with reader_of(mortal, "flipped") as reader, pytest.raises(CorruptData, match=r"offsets \[0, 1\) of flipped\[0\]"):
+    with reader_of(mortal, topic) as reader, pytest.raises(CorruptData, match=rf"offsets \[0, 1\) of {topic}\[0\]"):
         offsets(reader, 0, 1)
 
 
+@pytest.mark.usefixtures("by_the_hundred")
 def test_a_broker_that_is_killed_while_it_is_read_costs_time_and_no_record(mortal: KafkaCluster) -> None:
-    create_topic(config_of(mortal), "killed", partitions=1, settings={"retention.ms": "-1"})
-    write(mortal, "killed", [(b"k", b'{"n": %d, "p": "%s"}' % (n, b"x" * 1000), 1000) for n in range(6000)])
+    topic = f"killed-{Reader.name}"
+    create_topic(config_of(mortal), topic, partitions=1, settings={"retention.ms": "-1"})
+    write(mortal, topic, [(b"k", b'{"n": %d, "p": "%s"}' % (n, b"x" * 1000), 1000) for n in range(6000)])
     slow = {
-        **config_of(mortal),
+        **reading(mortal),
         "fetch.message.max.bytes": 20_000,
         "queued.max.messages.kbytes": 32,
         "queued.min.messages": 1,
     }
-    topic_id = TopicInspector(slow, "killed").describe(settings=False).topic_id
+    topic_id = TopicInspector(slow, topic).describe(settings=False).topic_id
     found: list[int] = []
-    with RangeReader(slow, "killed", topic_id, "read_committed", idle_seconds=1.0) as reader:
+    with RangeReader(slow, topic, topic_id, "read_committed", idle_seconds=1.0) as reader:
         for number, batch in enumerate(reader.read(0, 0, 6000)):
             found += batch.offsets.tolist()
             if number == 0:
@@ -719,12 +767,14 @@ def test_a_broker_that_is_killed_while_it_is_read_costs_time_and_no_record(morta
     assert found == list(range(6000))
     mortal.kill()
     with (
-        RangeReader(slow, "killed", topic_id, "read_committed", idle_seconds=0.5, outage_seconds=2.0) as reader,
+        RangeReader(slow, topic, topic_id, "read_committed", idle_seconds=0.5, outage_seconds=2.0) as reader,
         pytest.raises(BrokerUnavailable),
     ):
         offsets(reader, 0, 6000)
+    mortal.restart()
 
 
+@pytest.mark.parametrize("client", ["plain"], indirect=True)
 def test_the_mock_is_unverified_and_only_where_it_is_declared() -> None:
     with MockKafka({"t": 1}) as mock:
         producer = confluent_kafka.Producer({"bootstrap.servers": mock.bootstrap})

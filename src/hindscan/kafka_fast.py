@@ -1,0 +1,303 @@
+"""The client library inside confluent-kafka, driven without a Python object per record.
+
+Keeps promise 2 at wire speed. It is the same librdkafka with the same settings as the plain client's, but a compiled loop takes messages from it in
+thousands, copies values into one buffer and notes offsets and times; Arrow arrays are laid over these buffers without another copy. The loop holds no
+interpreter lock. What it meets is handed to the same judge as the plain client's (`kafka_log`), and both pass one suite.
+
+Nothing is compiled at installation: numba (the extra ``hindscan[fast]``) makes the loop once per machine, about a second, and keeps it. The loop reads
+``rd_kafka_message_t``, a public struct of rdkafka.h; that it is laid out so is checked with the first message of every assignment, and the library's version at
+the start. Where anything of this is missing `unavailable` says so, and the plain client does the work.
+
+::
+
+    librdkafka queue -> drain (compiled) -> buffers -> RawBatch
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.metadata
+import importlib.util
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from hindscan.errors import HindscanError
+from hindscan.kafka_fetch import Event, RawBatch, Taken, settings_of
+
+if TYPE_CHECKING:
+    from hindscan.kafka_fetch import Config
+
+__all__ = ["FastClient", "is_loaded", "unavailable"]
+
+#: The first version whose struct and functions were tried.
+_LEAST_VERSION: Final = 0x02_00_00_00
+#: Messages of one call of the library; it waits until it has so many, or for the time below.
+_QUEUE_MESSAGES: Final = 10_000
+_WAIT_MILLISECONDS: Final = 10
+#: Records and bytes of one batch. A larger record gets a buffer of its own.
+_BATCH_RECORDS: Final = 200_000
+_BATCH_BYTES: Final = 48 * 2**20
+#: `RD_KAFKA_CONSUMER`
+_RD_KAFKA_CONSUMER: Final = 1
+
+#: Why the loop stopped.
+_IDLE, _FULL, _BEYOND, _EVENT = range(4)
+#: Places in the loop's state: messages of the last call and how far they are used up, records and bytes written.
+_AT, _HELD, _RECORDS, _BYTES = range(4)
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class _Message(ctypes.Structure):
+    """`rd_kafka_message_t` of rdkafka.h."""
+
+    _fields_ = (
+        ("err", ctypes.c_int),
+        ("topic", ctypes.c_void_p),
+        ("partition", ctypes.c_int32),
+        ("payload", ctypes.c_void_p),
+        ("len", ctypes.c_size_t),
+        ("key", ctypes.c_void_p),
+        ("key_len", ctypes.c_size_t),
+        ("offset", ctypes.c_int64),
+        ("private", ctypes.c_void_p),
+    )
+
+
+def is_loaded() -> bool:
+    """Tell whether the compiled loop's compiler is in this process already, so that using it costs nothing more."""
+    return "numba" in sys.modules
+
+
+@functools.cache
+def _unavailable() -> str | None:
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed; `pip install 'hindscan[fast]'` brings it"
+    if sys.byteorder != "little" or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return "it is for 64-bit little-endian machines"
+    try:
+        version = _library().rd_kafka_version()
+    except (OSError, HindscanError, AttributeError) as fault:
+        return f"the client library inside confluent-kafka cannot be reached: {fault}"
+    if version < _LEAST_VERSION:
+        return f"the client library inside confluent-kafka must be 2.0 or later; it is {version:#x}"
+    return None
+
+
+def unavailable(config: Config) -> str | None:
+    """Say why the fast client cannot be had for a cluster; None where it can."""
+    if "oauth" in str(config.get("sasl.mechanism", config.get("sasl.mechanisms", ""))).lower():
+        return "tokens are fetched by the plain client only"
+    return _unavailable()
+
+
+@functools.cache
+def _library() -> Any:
+    """Find the library that confluent_kafka's own extension has loaded, and declare what is called."""
+    import confluent_kafka  # noqa: F401 -- loads it
+
+    names = importlib.metadata.files("confluent-kafka") or []
+    found = [str(file.locate()) for file in names if file.name.startswith("librdkafka") and "++" not in file.name]
+    if not found:
+        raise HindscanError("While looking for librdkafka: confluent-kafka must carry it; it lists no such file.")
+    library = ctypes.CDLL(found[0])
+    pointer, text = ctypes.c_void_p, ctypes.c_char_p
+    for name, gives, *takes in (
+        ("version", ctypes.c_int),
+        ("conf_new", pointer),
+        ("conf_set", ctypes.c_int, pointer, text, text, text, ctypes.c_size_t),
+        ("conf_set_log_cb", None, pointer, pointer),
+        ("conf_destroy", None, pointer),
+        ("new", pointer, ctypes.c_int, pointer, text, ctypes.c_size_t),
+        ("destroy", None, pointer),
+        ("queue_new", pointer, pointer),
+        ("queue_destroy", None, pointer),
+        ("topic_new", pointer, pointer, text, pointer),
+        ("topic_destroy", None, pointer),
+        ("topic_name", text, pointer),
+        ("consume_start_queue", ctypes.c_int, pointer, ctypes.c_int32, ctypes.c_int64, pointer),
+        ("consume_stop", ctypes.c_int, pointer, ctypes.c_int32),
+        ("message_destroy", None, pointer),
+        ("last_error", ctypes.c_int),
+        ("err2str", text, ctypes.c_int),
+    ):
+        function = getattr(library, f"rd_kafka_{name}")
+        function.restype, function.argtypes = gives, takes
+    return library
+
+
+@functools.cache
+def _addresses() -> _Array:
+    library = _library()
+    names = ("rd_kafka_consume_batch_queue", "rd_kafka_message_destroy", "rd_kafka_message_timestamp")
+    return np.array([ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names], np.int64)
+
+
+class FastClient:
+    """One connection that reads one partition at a time, a batch of arrays at once.
+
+    Parameters
+    ----------
+    config : mapping
+        librdkafka properties of the cluster.
+    topic : str
+        The topic.
+    isolation : str
+        Which records are visible.
+
+    Raises
+    ------
+    HindscanError
+        The library refuses a property.
+    """
+
+    def __init__(self, config: Config, topic: str, isolation: str) -> None:
+        self._topic_name = topic
+        self._lock = threading.Lock()
+        self._partition: int | None = None
+        self._is_checked = False
+        #: Pointers to messages that were taken from the library and are not used up; `_state` says which.
+        self._messages = np.zeros(_QUEUE_MESSAGES, np.int64)
+        self._state = np.zeros(4, np.int64)
+        self._batch_bytes = _BATCH_BYTES
+        self._client = self._opened(settings_of(config, isolation))
+        library = _library()
+        self._queue = library.rd_kafka_queue_new(self._client)
+        self._topic = library.rd_kafka_topic_new(self._client, topic.encode(), None)
+
+    def begin(self, partition: int, offset: int) -> None:
+        """Turn to a partition; see `kafka_fetch.Client.begin`."""
+        library = _library()
+        self._stop()
+        # A queue of its own for every assignment: nothing of the one before can be in it.
+        library.rd_kafka_queue_destroy(self._queue)
+        self._queue = library.rd_kafka_queue_new(self._client)
+        if library.rd_kafka_consume_start_queue(self._topic, partition, offset, self._queue):
+            said = library.rd_kafka_err2str(library.rd_kafka_last_error()).decode()
+            raise HindscanError(
+                f"While opening {self._topic_name}[{partition}] at offset {offset}: the client refused: {said}."
+            )
+        self._partition, self._is_checked = partition, False
+
+    def take(self, end: int) -> Taken:
+        """Give what has come; see `kafka_fetch.Client.take`."""
+        self._check_layout()
+        values = np.empty(self._batch_bytes, np.uint8)
+        places = np.empty(_BATCH_RECORDS + 1, np.int64)
+        there = np.empty(_BATCH_RECORDS, np.uint8)
+        offsets, times = np.empty(_BATCH_RECORDS, np.int64), np.empty(_BATCH_RECORDS, np.int64)
+        why = self._drain(end, values, places, there, offsets, times)
+        count = int(self._state[_RECORDS])
+        if why == _FULL and count == 0:
+            # The next record alone is larger than the buffer.
+            self._batch_bytes = self._front().len
+            taken = self.take(end)
+            self._batch_bytes = _BATCH_BYTES
+            return taken
+        batch = RawBatch(
+            offsets=_filled(offsets, count),
+            times=_filled(times, count),
+            values=_array(_filled(values, int(self._state[_BYTES])), _filled(places, count + 1), there[:count]),
+        )
+        return Taken(batch=batch, event=self._event() if why == _EVENT else None, beyond=why == _BEYOND)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        with self._lock:
+            if self._client is None:
+                return
+            library = _library()
+            self._stop()
+            library.rd_kafka_topic_destroy(self._topic)
+            library.rd_kafka_queue_destroy(self._queue)
+            library.rd_kafka_destroy(self._client)
+            self._client = None
+
+    def _opened(self, settings: Config) -> Any:
+        library = _library()
+        said = ctypes.create_string_buffer(512)
+        properties = library.rd_kafka_conf_new()
+        # What the client complains of while a broker is away belongs on nobody's standard error.
+        library.rd_kafka_conf_set_log_cb(properties, None)
+        for name, value in settings.items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            if library.rd_kafka_conf_set(properties, name.encode(), text.encode(), said, len(said)):
+                library.rd_kafka_conf_destroy(properties)
+                raise HindscanError(
+                    f"While connecting to Kafka: its client must know the property {name!r}; it said: {said.value.decode()}."
+                )
+        client = library.rd_kafka_new(_RD_KAFKA_CONSUMER, properties, said, len(said))
+        if not client:
+            library.rd_kafka_conf_destroy(properties)
+            raise HindscanError(
+                f"While connecting to Kafka: its client must accept the settings; it said: {said.value.decode()}."
+            )
+        return client
+
+    def _stop(self) -> None:
+        library = _library()
+        for at in range(int(self._state[_AT]), int(self._state[_HELD])):
+            library.rd_kafka_message_destroy(int(self._messages[at]))
+        self._state[:] = 0
+        if self._partition is not None:
+            library.rd_kafka_consume_stop(self._topic, self._partition)
+            self._partition = None
+
+    def _drain(self, end: int, values: _Array, places: _Array, there: _Array, offsets: _Array, times: _Array) -> int:
+        from hindscan.kafka_drain import drain
+
+        given = (_addresses(), self._queue, self._messages, self._state, end, _WAIT_MILLISECONDS)
+        return int(drain(*given, values, places, there, offsets, times))
+
+    def _check_layout(self) -> None:
+        """Make sure, with the first record of an assignment, that its fields lie where the loop reads them."""
+        if self._is_checked:
+            return
+        none, byte = np.empty(0, np.int64), np.empty(0, np.uint8)
+        if self._drain(1 << 62, byte, np.empty(1, np.int64), byte, none, none) != _FULL:
+            return
+        first = self._front()
+        if (first.topic, first.partition) != (self._topic, self._partition) or first.offset < 0:
+            raise HindscanError(
+                f"While reading {self._topic_name}[{self._partition}]: messages of the client library must be laid out as its header says; the first one is of "
+                f'partition {first.partition}, offset {first.offset}. Set "hindscan.reader" = "plain" for this cluster.'
+            )
+        self._is_checked = True
+
+    def _front(self) -> _Message:
+        """Look at the first message that is not used up."""
+        return _Message.from_address(int(self._messages[self._state[_AT]]))
+
+    def _event(self) -> Event:
+        """Take the message that is no record."""
+        message = self._front()
+        said = ctypes.string_at(message.payload, message.len).decode("utf-8", "replace") if message.payload else ""
+        library = _library()
+        event = Event(
+            code=message.err,
+            offset=int(message.offset) if message.offset >= 0 else None,
+            text=said or library.rd_kafka_err2str(message.err).decode(),
+        )
+        library.rd_kafka_message_destroy(int(self._messages[self._state[_AT]]))
+        self._state[_AT] += 1
+        return event
+
+
+def _filled(buffer: _Array, count: int) -> _Array:
+    """Give the part of a buffer that was written; one that is mostly empty is not kept alive by the little in it."""
+    return buffer[:count].copy() if count < len(buffer) // 2 else buffer[:count]
+
+
+def _array(values: _Array, places: _Array, there: _Array) -> pa.LargeBinaryArray:
+    """Lay an Arrow array over what the loop has written."""
+    missing = len(there) - int(there.sum())
+    mask = pa.py_buffer(np.packbits(there, bitorder="little").data) if missing else None
+    buffers = [mask, pa.py_buffer(places.data), pa.py_buffer(values.data)]
+    array = pa.Array.from_buffers(pa.large_binary(), len(there), buffers, missing)
+    assert isinstance(array, pa.LargeBinaryArray)
+    return array
