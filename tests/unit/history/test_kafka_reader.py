@@ -29,7 +29,7 @@ class Client:
     sizes: Sequence[int] = (3,)
     ranges: list[tuple[int, int, int]] = []  # noqa: RUF012
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         self.checks = 0
 
     def check(self) -> None:
