@@ -32,7 +32,7 @@ from hindscan.kafka_fetch import Event, RawBatch, Taken, settings_of
 if TYPE_CHECKING:
     from hindscan.kafka_fetch import Config
 
-__all__ = ["FastClient", "is_loaded", "unavailable"]
+__all__ = ["FastClient", "is_loaded", "unavailable", "uses_compiler"]
 
 #: The first version whose struct and functions were tried.
 _LEAST_VERSION: Final = 0x02_00_00_00
@@ -72,6 +72,11 @@ class _Message(ctypes.Structure):
 def is_loaded() -> bool:
     """Tell whether the compiled loop's compiler is in this process already, so that using it costs nothing more."""
     return "numba" in sys.modules
+
+
+def uses_compiler(config: Config) -> bool:
+    """Tell whether what is read of a cluster is decoded by compiled loops too: where the compiler is here already, unless the cluster is to be read plainly."""
+    return is_loaded() and config.get("hindscan.reader", "auto") != "plain"
 
 
 @functools.cache
@@ -157,6 +162,10 @@ class FastClient:
     """
 
     def __init__(self, config: Config, topic: str, isolation: str) -> None:
+        # Now, not with the first message: whoever opens a client is prepared to wait.
+        from hindscan.kafka_drain import drain
+
+        self._loop = drain
         self._topic_name = topic
         self._lock = threading.Lock()
         self._partition: int | None = None
@@ -249,10 +258,8 @@ class FastClient:
             self._partition = None
 
     def _drain(self, end: int, values: _Array, places: _Array, there: _Array, offsets: _Array, times: _Array) -> int:
-        from hindscan.kafka_drain import drain
-
         given = (_addresses(), self._queue, self._messages, self._state, end, _WAIT_MILLISECONDS)
-        return int(drain(*given, values, places, there, offsets, times))
+        return int(self._loop(*given, values, places, there, offsets, times))
 
     def _check_layout(self) -> None:
         """Make sure, with the first record of an assignment, that its fields lie where the loop reads them."""

@@ -31,8 +31,11 @@ from hindscan.errors import BadRecord, SourceChanged
 from hindscan.history.bounds import Bounds, greatest_micros, keeps
 from hindscan.history.columns import described
 from hindscan.history.decode import BadValue, Decoder
+from hindscan.history.json_fast import FastJson, can_scan
 from hindscan.history.snapshot import KafkaSlice, Slice
-from hindscan.kafka_log import Isolation, RangeReader, RawBatch
+from hindscan.kafka_fast import uses_compiler
+from hindscan.kafka_fetch import RawBatch
+from hindscan.kafka_log import Isolation, RangeReader
 from hindscan.query import Where
 
 if TYPE_CHECKING:
@@ -190,7 +193,9 @@ class _Reading:
 
     def read(self, client: RangeReader, wanted: Sequence[str], where: Where | None) -> None:
         """Read the slice, and keep these columns of the rows that pass."""
-        passing = _Passing(self._reader, self._slice, wanted, where)
+        passing = _Passing(
+            self._reader, self._slice, wanted, where
+        )  # after the client: it may have loaded the compiler
         seen = _Digest()
         tables: list[pa.Table] = [passing.schema.empty_table()]
         self._set_aside, self._bad = 0, []
@@ -302,12 +307,16 @@ class _Passing:
         rest, _ = self._decode(self._rest, batch, rows, take_bad)
         return pa.Table.from_arrays([*table.columns, *rest.columns], schema=self.schema)
 
-    def _decoder(self, names: Sequence[str]) -> Decoder:
-        return Decoder(pa.schema([self._reader.schema.field(name) for name in names]), self._reader.format)
+    def _decoder(self, names: Sequence[str]) -> Decoder | FastJson:
+        schema = pa.schema([self._reader.schema.field(name) for name in names])
+        decoder = Decoder(schema, self._reader.format)
+        if self._reader.format != "json" or not uses_compiler(self._reader.config) or not can_scan(schema):
+            return decoder
+        return FastJson(schema, decoder.decode)
 
     def _decode(
         self,
-        decoder: Decoder,
+        decoder: Decoder | FastJson,
         batch: RawBatch,
         rows: np.ndarray[Any, Any],
         take_bad: Callable[[Sequence[BadValue], Sequence[int]], None],

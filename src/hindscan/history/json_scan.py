@@ -1,0 +1,451 @@
+"""The compiled loop of `json_fast`: one pass over each record, from bytes to columns.
+
+Keeps promise 2 by being narrow: it takes a record only where every byte of it is what it expects, and leaves each other one, whatever is odd about it, to
+the reference decoder. So what it accepts must be accepted by the reference with the same values, and nothing more is asked of it.
+
+What it expects: one object; names without escapes, each wanted one at most once; of wanted values whole numbers of 18 digits at most, texts without escapes, times
+of one spelling, true and false, short decimal numbers; of others any JSON without exponents, nested some levels deep. Bytes have been found to be UTF-8 before.
+It works on addresses: an index into an array costs a test for being negative, with every byte.
+
+Loaded only where topics are decoded fast; numba compiles it once per machine and keeps it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+__all__ = ["BOOL", "FLOAT", "INTEGER", "TEXT", "TIME", "scan"]
+
+#: Kinds of column.
+INTEGER, TEXT, TIME, BOOL, FLOAT = range(5)
+
+#: Levels below the record that are skipped here.
+_DEPTH = 24
+#: Digits that fit an int64 whatever they are.
+_DIGITS = 18
+#: Characters of a decimal number that is handed on as it is.
+_FLOAT_CHARACTERS = 24
+
+_QUOTE, _BACKSLASH, _COLON, _COMMA, _MINUS, _DOT, _ZERO = 34, 92, 58, 44, 45, 46, 48
+_OBJECT, _END_OBJECT, _LIST, _END_LIST = 123, 125, 91, 93
+
+
+_ONES, _HIGHS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+_QUOTES, _BACKSLASHES, _BLANKS = _ONES * np.uint64(34), _ONES * np.uint64(92), _ONES * np.uint64(32)
+
+
+@intrinsic
+def _byte(_context: Any, address: Any):
+    """Read the byte at an address."""
+
+    def made(_context, builder, _signature, given):
+        kind = ir.IntType(8)
+        return builder.zext(builder.load(builder.inttoptr(given[0], kind.as_pointer())), ir.IntType(64))
+
+    return types.int64(types.int64), made
+
+
+@intrinsic
+def _word(_context: Any, address: Any):
+    """Read the eight bytes at an address."""
+
+    def made(_context, builder, _signature, given):
+        return builder.load(builder.inttoptr(given[0], ir.IntType(64).as_pointer()), align=1)
+
+    return types.uint64(types.int64), made
+
+
+@intrinsic
+def _first(_context: Any, marks: Any):
+    """Give which of eight bytes is the first that is marked by its highest bit."""
+
+    def made(_context, builder, _signature, given):
+        zeros = builder.cttz(given[0], ir.Constant(ir.IntType(1), 1))
+        return builder.lshr(zeros, ir.Constant(ir.IntType(64), 3))
+
+    return types.int64(types.uint64), made
+
+
+@njit(nogil=True, cache=True)
+def _space(at, end):
+    """Give the place of the next byte that is no white space."""
+    while at < end and (_byte(at) == 32 or _byte(at) == 10 or _byte(at) == 13 or _byte(at) == 9):
+        at += 1
+    return at
+
+
+@njit(nogil=True, cache=True)
+def _text(at, end):
+    """Give the place of the quote that ends a text without escapes; -1 where there is none."""
+    while at + 8 <= end:
+        word = _word(at)
+        quotes, escapes = word ^ _QUOTES, word ^ _BACKSLASHES
+        # A byte is marked where it is zero here; one above a marked one may be marked too, and is never the first.
+        marks = ((quotes - _ONES) & ~quotes) | ((escapes - _ONES) & ~escapes) | ((word - _BLANKS) & ~word)
+        marks &= _HIGHS
+        if marks != 0:
+            at += _first(marks)
+            return at if _byte(at) == _QUOTE else -1
+        at += 8
+    while at < end:
+        byte = _byte(at)
+        if byte == _QUOTE:
+            return at
+        if byte == _BACKSLASH or byte < 32:
+            return -1
+        at += 1
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def _number(at, end):
+    """Give the place after a number without exponent; -1 where there is none."""
+    if at < end and _byte(at) == _MINUS:
+        at += 1
+    first = at
+    while at < end and 48 <= _byte(at) <= 57:
+        at += 1
+    if at == first or (_byte(first) == _ZERO and at > first + 1):
+        return -1
+    if at < end and _byte(at) == _DOT:
+        at += 1
+        first = at
+        while at < end and 48 <= _byte(at) <= 57:
+            at += 1
+        if at == first:
+            return -1
+    if at < end and (_byte(at) == 101 or _byte(at) == 69):
+        return -1
+    return at
+
+
+@njit(nogil=True, cache=True)
+def _literal(at, end):
+    """Give the place after true, false or null; -1 where there is none."""
+    if at + 4 <= end:
+        if _byte(at) == 116 and _byte(at + 1) == 114 and _byte(at + 2) == 117 and _byte(at + 3) == 101:
+            return at + 4
+        if _byte(at) == 110 and _byte(at + 1) == 117 and _byte(at + 2) == 108 and _byte(at + 3) == 108:
+            return at + 4
+        if (
+            at + 5 <= end
+            and _byte(at) == 102
+            and _byte(at + 1) == 97
+            and _byte(at + 2) == 108
+            and _byte(at + 3) == 115
+            and _byte(at + 4) == 101
+        ):
+            return at + 5
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def _scalar(at, end):
+    """Give the place after a value that is neither object nor list; -1 where there is none."""
+    if at >= end:
+        return -1
+    if _byte(at) == _QUOTE:
+        stop = _text(at + 1, end)
+        return stop + 1 if stop >= 0 else -1
+    if _byte(at) == _MINUS or 48 <= _byte(at) <= 57:
+        return _number(at, end)
+    return _literal(at, end)
+
+
+@njit(nogil=True, cache=True)
+def _skip(at, end, stack):
+    """Give the place after any value; -1 where it is not what is expected."""
+    if at >= end:
+        return -1
+    if _byte(at) != _OBJECT and _byte(at) != _LIST:
+        return _scalar(at, end)
+    depth = 0
+    is_begun = True  # a value or a name is expected next, or the end of an empty level
+    stack[0] = _byte(at)
+    depth = 1
+    at += 1
+    while depth > 0:
+        at = _space(at, end)
+        if at >= end:
+            return -1
+        in_object = stack[depth - 1] == _OBJECT
+        closes = _END_OBJECT if in_object else _END_LIST
+        if _byte(at) == closes and is_begun:
+            depth -= 1
+            at += 1
+            is_begun = False
+        else:
+            if not is_begun:
+                if _byte(at) == closes:
+                    depth -= 1
+                    at += 1
+                    continue
+                if _byte(at) != _COMMA:
+                    return -1
+                at = _space(at + 1, end)
+            if in_object:
+                if at >= end or _byte(at) != _QUOTE:
+                    return -1
+                stop = _text(at + 1, end)
+                if stop < 0:
+                    return -1
+                at = _space(stop + 1, end)
+                if at >= end or _byte(at) != _COLON:
+                    return -1
+                at = _space(at + 1, end)
+            if at >= end:
+                return -1
+            if _byte(at) == _OBJECT or _byte(at) == _LIST:
+                if depth >= _DEPTH:
+                    return -1
+                stack[depth] = _byte(at)
+                depth += 1
+                at += 1
+                is_begun = True
+            else:
+                at = _scalar(at, end)
+                if at < 0:
+                    return -1
+                is_begun = False
+    return at
+
+
+@njit(nogil=True, cache=True)
+def _two(at):
+    """Give the number two digits make; -1 where they are none."""
+    high, low = (_byte(at)) - 48, (_byte(at + 1)) - 48
+    if high < 0 or high > 9 or low < 0 or low > 9:
+        return -1
+    return high * 10 + low
+
+
+@njit(nogil=True, cache=True)
+def _time(at, end, digits):
+    """Give the time a text tells, in units of that many digits of a second; -1 where it is not of the one spelling: YYYY-MM-DDTHH:MM:SS[.f][Z]."""
+    size = end - at
+    if size < 19:
+        return -1
+    century, decade = _two(at), _two(at + 2)
+    month, day = _two(at + 5), _two(at + 8)
+    hour, minute, second = _two(at + 11), _two(at + 14), _two(at + 17)
+    if _byte(at + 4) != _MINUS or _byte(at + 7) != _MINUS or _byte(at + 13) != _COLON or _byte(at + 16) != _COLON:
+        return -1
+    if _byte(at + 10) != 84 and _byte(at + 10) != 32:
+        return -1
+    if century < 0 or decade < 0 or month < 1 or month > 12 or day < 1:
+        return -1
+    if hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 59:
+        return -1
+    year = century * 100 + decade
+    if year < 1970 or year > 2199:
+        return -1
+    is_leap = (year % 4 == 0 and year % 100 != 0) or year % 400 == 0
+    longest = 31
+    if month == 2:
+        longest = 29 if is_leap else 28
+    elif month == 4 or month == 6 or month == 9 or month == 11:
+        longest = 30
+    if day > longest:
+        return -1
+    # Days since the epoch, of a calendar whose years begin in March.
+    shifted = year - 1 if month <= 2 else year
+    era_year = shifted % 400
+    day_of_year = (153 * (month - 3 if month > 2 else month + 9) + 2) // 5 + day - 1
+    days = (shifted // 400) * 146097 + era_year * 365 + era_year // 4 - era_year // 100 + day_of_year - 719468
+    total = days * 86400 + hour * 3600 + minute * 60 + second
+    at += 19
+    got = 0
+    if at < end and _byte(at) == _DOT:
+        at += 1
+        while at < end and 48 <= _byte(at) <= 57:
+            if got >= digits:
+                return -1  # finer than the column
+            total = total * 10 + ((_byte(at)) - 48)
+            got += 1
+            at += 1
+        if got == 0:
+            return -1
+    while got < digits:
+        total *= 10
+        got += 1
+    if at < end and _byte(at) == 90:
+        at += 1
+    return total if at == end else -1
+
+
+@njit(nogil=True, cache=True)
+def _field(at, end, names, name_places, expected):
+    """Give which wanted name stands here; -1 for another."""
+    size = end - at
+    count = name_places.shape[0] - 1
+    for turn in range(count):
+        column = expected + turn
+        if column >= count:
+            column -= count
+        first = name_places[column]
+        if name_places[column + 1] - first == size:
+            same = True
+            for i in range(size):
+                if names[first + i] != _byte(at + i):
+                    same = False
+                    break
+            if same:
+                return column
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def _integer(at, end):
+    """Give a whole number and the place after it; the place is -1 where it is not short and whole."""
+    negative = _byte(at) == _MINUS
+    if negative:
+        at += 1
+    first = at
+    value = np.int64(0)
+    while at < end and 48 <= _byte(at) <= 57:
+        value = value * 10 + ((_byte(at)) - 48)
+        at += 1
+        if at - first > _DIGITS:
+            return 0, -1
+    if at == first or (_byte(first) == _ZERO and at > first + 1):
+        return 0, -1
+    if at < end and (_byte(at) == _DOT or _byte(at) == 101 or _byte(at) == 69):
+        return 0, -1
+    return -value if negative else value, at
+
+
+@njit(nogil=True, cache=True)
+def _value(at, end, kind, digits, least, greatest, out):
+    """Take one wanted value: out[0] its number or where its text begins, out[1] where that ends; give the place after it, -1 where it is not expected."""
+    byte = _byte(at)
+    if kind == TEXT or (kind == TIME and byte == _QUOTE):
+        if byte != _QUOTE:
+            return -1
+        stop = _text(at + 1, end)
+        if stop < 0:
+            return -1
+        if kind == TIME:
+            out[0] = _time(at + 1, stop, digits)
+            return stop + 1 if out[0] >= 0 else -1
+        out[0], out[1] = at + 1, stop
+        return stop + 1
+    if kind == BOOL:
+        stop = _literal(at, end)
+        out[0] = 1 if byte == 116 else 0
+        return stop
+    if byte != _MINUS and not 48 <= byte <= 57:
+        return -1
+    if kind == FLOAT:
+        stop = _number(at, end)
+        out[0], out[1] = at, stop
+        return stop if stop - at <= _FLOAT_CHARACTERS else -1
+    out[0], stop = _integer(at, end)
+    return stop if least <= out[0] <= greatest else -1
+
+
+@njit(nogil=True, cache=True)
+def _record(
+    at, end, names, name_places, kinds, digits, least, greatest, nullable, there, numbers, begins, ends, row, stack, out
+):
+    """Take one record; tell whether it was what is expected."""
+    count = kinds.shape[0]
+    at = _space(at, end)
+    if at >= end or _byte(at) != _OBJECT:
+        return False
+    at = _space(at + 1, end)
+    expected, found, is_first = 0, 0, True
+    while True:
+        if at >= end:
+            return False
+        if _byte(at) == _END_OBJECT:
+            at += 1
+            break
+        if not is_first:
+            if _byte(at) != _COMMA:
+                return False
+            at = _space(at + 1, end)
+        is_first = False
+        if at >= end or _byte(at) != _QUOTE:
+            return False
+        stop = _text(at + 1, end)
+        if stop < 0:
+            return False
+        column = _field(at + 1, stop, names, name_places, expected)
+        at = _space(stop + 1, end)
+        if at >= end or _byte(at) != _COLON:
+            return False
+        at = _space(at + 1, end)
+        if at >= end:
+            return False
+        if column < 0:
+            at = _skip(at, end, stack)
+            if at < 0:
+                return False
+        else:
+            if there[column, row] != 2:
+                return False  # the same name twice
+            expected = column + 1
+            found += 1
+            if _byte(at) == 110:
+                at = _literal(at, end)
+                if at < 0 or not nullable[column]:
+                    return False
+                there[column, row] = 0
+            else:
+                at = _value(at, end, kinds[column], digits[column], least[column], greatest[column], out)
+                if at < 0:
+                    return False
+                there[column, row] = 1
+                numbers[column, row] = out[0]
+                begins[column, row] = out[0]
+                ends[column, row] = out[1]
+        at = _space(at, end)
+    if _space(at, end) != end:
+        return False
+    if found < count:
+        for column in range(count):
+            if there[column, row] == 2:
+                if not nullable[column]:
+                    return False
+                there[column, row] = 0
+    return True
+
+
+@njit(nogil=True, cache=True)
+def scan(
+    data, places, names, name_places, kinds, digits, least, greatest, nullable, taken, there, numbers, begins, ends
+):
+    """Take every record that is what is expected.
+
+    `taken` tells which were; `there`, by column and record, which values are not null (2: nothing is known); `numbers` holds whole numbers, times and truth
+    values, `begins` and `ends` where texts and decimal numbers lie. Columns of records that were not taken hold nothing.
+    """
+    stack = np.zeros(_DEPTH + 1, np.uint8)
+    out = np.zeros(2, np.int64)
+    base = data.ctypes.data
+    for row in range(taken.shape[0]):
+        taken[row] = _record(
+            base + places[row], base + places[row + 1], names, name_places, kinds, digits, least, greatest, nullable,
+            there, numbers, begins, ends, row, stack, out,
+        )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def gather(begins, ends, there, taken, content, places):
+    """Copy texts one after another; give how many bytes they are."""
+    size, count = 0, 0
+    places[0] = 0
+    for row in range(taken.shape[0]):
+        if taken[row]:
+            if there[row] == 1:
+                for at in range(begins[row], ends[row]):
+                    content[size] = _byte(at)
+                    size += 1
+            count += 1
+            places[count] = size
+    return size

@@ -1,0 +1,188 @@
+"""The compiled decoder gives what the reference gives, record for record, whatever the records are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from hindscan.history.decode import Decoder
+from hindscan.history.json_fast import FastJson, can_scan
+
+KINDS: dict[str, pa.DataType] = {
+    "i": pa.int64(),
+    "b": pa.int8(),
+    "u": pa.uint32(),
+    "s": pa.string(),
+    "us": pa.timestamp("us", "UTC"),
+    "ns": pa.timestamp("ns"),
+    "t": pa.bool_(),
+    "f": pa.float64(),
+}
+NUMBERS = [
+    "0", "-0", "1", "-1", "127", "128", "-128", "-129", "4294967295", "4294967296", "999999999999999999", "1000000000000000000", "9223372036854775807",
+    "9223372036854775808", "-9223372036854775808", "00", "01", "-", "+1", "1.", ".5", "1.0", "0.1", "-0.0", "1e3", "1E-2", "1e999", "2.2250738585072014e-308",
+    "0.1234567890123456789", "123456789012345678901234.5", "NaN", "Infinity", "0x1",
+]  # fmt: skip
+TIMES = [
+    "2018-01-01T00:00:00Z", "2018-01-01 00:00:00", "2018-02-29T00:00:00Z", "2016-02-29T23:59:59.999999Z", "2018-01-01T00:00:00.123456789Z", "1969-12-31T23:59:59Z",
+    "2199-12-31T23:59:59Z", "2200-01-01T00:00:00Z", "2018-01-01T00:00:00+02:00", "2018-01-01T00:00:00.1", "2018-01-01T00:00:00.", "2018-01-01T24:00:00Z", "2018-01-01",
+    "2018-01-01T00:00Z", "2018-13-01T00:00:00Z", "2018-04-31T00:00:00Z", "2018-01-01T00:00:60Z", "2018-01-01T00:00:00z", "2100-02-29T00:00:00Z", "2018/01/01T00:00:00Z",
+    "2018-01-01T00:00:00.12345Z ", "20180101T000000Z", "2018-1-01T00:00:00Z", "", "x",
+]  # fmt: skip
+TEXTS = [
+    '"a"',
+    '""',
+    '"é€😀"',
+    '"\\u00e9"',
+    '"\\n"',
+    '"a\\"b"',
+    '"tab\tin"',
+    '"' + "x" * 70 + '"',
+    '"\x7f"',
+    '"unclosed',
+    '"12345678"',
+    '"1234567\\\\"',
+    '"\\ud800"',
+]
+OTHERS = [
+    "null",
+    "true",
+    "false",
+    "nul",
+    "True",
+    "[]",
+    "{}",
+    "[1, 2]",
+    '{"a": [1, {"b": null}]}',
+    "[1,]",
+    "{,}",
+    "[" * 30 + "]" * 30,
+    '[[], {"x": {}}, ""]',
+    '{"a" 1}',
+]
+VALUES = st.sampled_from(NUMBERS + TEXTS + OTHERS + [json.dumps(time) for time in TIMES]) | st.integers(
+    -(10**20), 10**20
+).map(str)
+VALUES |= st.floats(allow_nan=False, allow_infinity=False).map(repr) | st.text(max_size=12).map(json.dumps)
+VALUES |= st.text(max_size=12).map(lambda text: json.dumps(text, ensure_ascii=False))
+SPACE = st.sampled_from(["", "", "", " ", "\n", "\t ", "\r\n"])
+NAMES = st.sampled_from([*KINDS, "extra", "ii", "", "\\u0069"])
+#: Values that fit the column most of the time, so that whole records do.
+FITTING: dict[str, st.SearchStrategy[str]] = {
+    "i": st.integers(-(1 << 63), (1 << 63) - 1).map(str),
+    "b": st.integers(-128, 127).map(str),
+    "u": st.integers(0, (1 << 32) - 1).map(str),
+    "s": st.text(max_size=20).map(lambda text: json.dumps(text, ensure_ascii=False)),
+    "us": st.sampled_from(TIMES[:2] + TIMES[6:7]).map(json.dumps) | st.integers(0, 10**15).map(str),
+    "ns": st.datetimes().map(lambda at: json.dumps(at.isoformat())) | st.integers(0, 10**18).map(str),
+    "t": st.booleans().map(json.dumps),
+    "f": st.floats(-1e6, 1e6).map(repr) | st.integers(-1000, 1000).map(str),
+    "extra": VALUES,
+}
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> bytes:
+    members = []
+    for name in draw(st.lists(st.sampled_from(list(FITTING)), max_size=9, unique=draw(st.integers(0, 4)) > 0)):
+        value = draw(FITTING[name] if draw(st.integers(0, 5)) else VALUES)
+        members.append(f'{draw(SPACE)}"{name}"{draw(SPACE)}:{draw(SPACE)}{value}{draw(SPACE)}')
+    if draw(st.integers(0, 5)) == 0:
+        members.append(f'"{draw(NAMES)}":{draw(VALUES)}')
+    text = f"{draw(SPACE)}{{{','.join(members)}{draw(SPACE)}}}{draw(SPACE)}"
+    content = text.encode("utf-8", "surrogatepass")
+    match draw(st.integers(0, 7)):
+        case 0 if content:
+            at = draw(st.integers(0, len(content) - 1))
+            return content[:at] + draw(st.binary(max_size=2)) + content[at + draw(st.integers(0, 2)) :]
+        case 1:
+            return content[: draw(st.integers(0, len(content)))]
+        case 2:
+            return content + draw(st.sampled_from([b" ", b"{}", b"x", b"\x00", b","]))
+    return content
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> pa.Schema:
+    names = draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, unique=True))
+    return pa.schema([pa.field(name, KINDS[name], nullable=draw(st.integers(0, 3)) > 0) for name in names])
+
+
+def both(schema: pa.Schema, records: list[bytes]) -> tuple[Any, Any]:
+    values = pa.array(records, pa.large_binary())
+    assert isinstance(values, pa.LargeBinaryArray)
+    reference = Decoder(schema, "json")
+    # A slice of a larger array: offsets need not begin at 0.
+    padded = pa.concat_arrays([pa.array([b"{}"], pa.large_binary()), values]).slice(1)
+    assert isinstance(padded, pa.LargeBinaryArray)
+    return FastJson(schema, reference.decode).decode(padded), reference.decode(values)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(schema=schemas(), records=st.lists(documents(), max_size=4))
+@example(schema=pa.schema([("s", pa.string())]), records=[b'{"s":"\xff"}', b'{"s":"ok"}'])
+@example(schema=pa.schema([("i", pa.int64())]), records=[b'{"i":1,"i":2}', b'{"i":3}', b"[]"])
+def test_the_compiled_decoder_gives_what_the_reference_gives(schema: pa.Schema, records: list[bytes]) -> None:
+    (table, bad), (expected, wrong) = both(schema, records)
+    assert bad == wrong
+    assert table.schema == expected.schema
+    assert table.to_pylist() == expected.to_pylist()
+    assert table.equals(expected)
+    table.validate(full=True)
+
+
+@pytest.mark.parametrize("value", NUMBERS + TEXTS + OTHERS + [json.dumps(time) for time in TIMES])
+@pytest.mark.parametrize("name", [*KINDS, "extra"])
+def test_every_odd_value_in_every_column(name: str, value: str) -> None:
+    schema = pa.schema([(column, kind) for column, kind in KINDS.items() if column == name] or [("i", pa.int64())])
+    records = [f'{{"{name}":{value}}}'.encode(), b'{"i":1}', f'{{"x":{value},"{name}":null}}'.encode()]
+    (table, bad), (expected, wrong) = both(schema, records)
+    assert bad == wrong
+    assert table.equals(expected)
+
+
+def test_plain_records_are_taken_without_the_reference() -> None:
+    def never(values: pa.LargeBinaryArray) -> Any:
+        pytest.fail(f"asked for {values.to_pylist()}")
+
+    schema = pa.schema(list(KINDS.items()))
+    record = {
+        "i": -5,
+        "b": 1,
+        "u": 2,
+        "s": "text",
+        "us": "2018-01-01T00:00:00.5Z",
+        "ns": 7,
+        "t": True,
+        "f": 1.5,
+        "x": [{"y": None}],
+    }
+    values = pa.array([json.dumps(record).encode(), b"{}"], pa.large_binary())
+    assert isinstance(values, pa.LargeBinaryArray)
+    table, bad = FastJson(schema, never).decode(values)
+    assert bad == []
+    assert table.drop_columns(["us", "ns"]).to_pylist() == [
+        {"i": -5, "b": 1, "u": 2, "s": "text", "t": True, "f": 1.5},
+        dict.fromkeys(["i", "b", "u", "s", "t", "f"]),
+    ]
+    assert table["us"].cast(pa.int64()).to_pylist() == [1514764800500000, None]
+
+
+def test_types_that_the_scanner_does_not_take_are_known() -> None:
+    assert can_scan(pa.schema(list(KINDS.items())))
+    for kind in (
+        pa.decimal128(9, 2),
+        pa.list_(pa.int64()),
+        pa.struct([("a", pa.int64())]),
+        pa.binary(),
+        pa.date32(),
+        pa.uint64(),
+        pa.float32(),
+    ):
+        assert not can_scan(pa.schema([("a", pa.int64()), ("b", kind)]))
+    assert not can_scan(pa.schema([]))
