@@ -199,6 +199,11 @@ def load_project(folder: Path | None = None, environment: Mapping[str, str] | No
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 _SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+#: Properties of a cluster that are hindscan's own, and what they may be.
+_OWN_PROPERTIES: dict[str, tuple[object, ...]] = {
+    "hindscan.reader": ("auto", "fast", "plain"),
+    "hindscan.mock": (True, False),
+}
 _SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "history", "triggers")
 
 
@@ -297,7 +302,19 @@ class _Reading:
             clusters[name] = {key: self._filled(("kafka", name, key), value) for key, value in flat.items()}
             if "bootstrap.servers" not in flat:
                 self.fault(("kafka", name), 'needs "bootstrap.servers"')
+            self._check_own(name, flat)
         return clusters
+
+    def _check_own(self, cluster: str, properties: ClusterSettings) -> None:
+        """Check the properties that are hindscan's, not librdkafka's."""
+        for key, value in properties.items():
+            if not key.startswith("hindscan."):
+                continue
+            allowed = _OWN_PROPERTIES.get(key)
+            if allowed is None:
+                self.fault(("kafka", cluster, key), f"no such property; there are {', '.join(_OWN_PROPERTIES)}")
+            elif value not in allowed:
+                self.fault(("kafka", cluster, key), f"must be one of {', '.join(map(repr, allowed))}, found {value!r}")
 
     def _named(self, section: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
         named: dict[str, dict[str, Any]] = {}

@@ -108,6 +108,8 @@ def test_a_missing_secret_is_an_error_that_names_it(tmp_path: Path) -> None:
         ('[compute]\ndask = "http://x"\n', "tcp://"),
         ("[kafka.default]\nacks = 1\n", "bootstrap.servers"),
         ("kafka = 1\n", "must be a table"),
+        ('[kafka.default]\n"hindscan.reader" = "quick"\n', "'auto', 'fast', 'plain', found 'quick'"),
+        ('[kafka.default]\n"hindscan.mork" = true\n', "no such property"),
         ("[compute]\nworker = 1\n", "no such setting"),
     ],
 )
