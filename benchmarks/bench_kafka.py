@@ -1,8 +1,8 @@
 """Ten million JSON bids of a topic: reading alone, and to the bidder aggregate; hindscan beside what people write, on one broker and in one run.
 
-Run it with `python benchmarks/bench_kafka.py [--bids N] [--repeats R] [--spark]`. It starts a real Kafka on loopback, fills a topic of 8 partitions (lz4), and prints messages a
-second, processor time a message and ratios. All answers are compared. The broker works on the same cores, as it does for the peers. ``--spark`` adds PySpark where it is
-installed (`pip install pyspark==4.*`), with its Kafka connector from Maven.
+Run it with `python benchmarks/bench_kafka.py [--bids N] [--repeats R] [--spark]`. It starts a real Kafka on loopback, fills a topic of 8 partitions (lz4), and prints
+messages a second, processor time a message, memory and ratios. All answers are compared. The broker works on the same cores, as it does for the peers. ``--spark`` adds
+PySpark where it is installed (`pip install pyspark==4.*`), with its Kafka connector from Maven.
 
 Only ratios of one run mean anything.
 """
