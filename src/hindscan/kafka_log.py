@@ -15,7 +15,6 @@ cluster whose settings say ``hindscan.mock = true`` is taken for one, and everyt
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -26,7 +25,6 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, though not as the typing rules want it
-    AdminClient,
     ConfigResource,
     OffsetSpec,
     ResourceType,
@@ -42,6 +40,7 @@ from hindscan.errors import (
     SourceMissing,
 )
 from hindscan.kafka import MOCK_TOPIC_ID, client_config, translated
+from hindscan.kafka_access import FORBIDDEN, Admin, opened
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -50,10 +49,6 @@ __all__ = ["Isolation", "RangeReader", "RawBatch", "TopicDescription", "TopicIns
 
 Isolation = Literal["read_committed", "read_uncommitted"]
 Config = Mapping[str, str | int | float | bool]
-
-_LOG = logging.getLogger("hindscan.kafka")
-# The client complains at length while a broker is away. Who wants to read it sets a handler; nobody finds it on standard error.
-_LOG.addHandler(logging.NullHandler())
 
 #: A request gets this long; with its retries every call ends within ten seconds.
 REQUEST_SECONDS: Final = 8.0
@@ -106,9 +101,10 @@ _MOVING: Final = frozenset(
         "UNKNOWN_LEADER_EPOCH",
     }
 )
+#: The client looks for the coordinator of the group that it is made to name and never joins: to have no right on that group is no matter.
+_NO_GROUP: Final = "GROUP_AUTHORIZATION_FAILED"
 #: librdkafka's own code for a request that nobody answered.
 _LOCAL_TIME_OUT: Final = -185
-_FORBIDDEN: Final = frozenset({"TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +167,7 @@ class TopicInspector:
 
     def __init__(self, config: Config, topic: str) -> None:
         self._config = config
-        self._admin = AdminClient(client_config(config), logger=_LOG)
+        self._admin = Admin(client_config(config))
         self.topic = topic
         self.is_mock = config.get("hindscan.mock") is True
 
@@ -191,8 +187,10 @@ class TopicInspector:
         deadline = time.monotonic() + timeout_seconds
         while True:
             try:
-                asked = self._admin.describe_topics(TopicCollection([self.topic]), request_timeout=timeout_seconds)
-                found = asked[self.topic].result(timeout_seconds + 1)
+                asked = self._admin.client.describe_topics(
+                    TopicCollection([self.topic]), request_timeout=timeout_seconds
+                )
+                found = self._admin.result(doing, asked[self.topic], timeout_seconds + 1)
                 break
             except (KafkaException, FutureTimeoutError) as fault:
                 if _name(fault) in _MISSING and time.monotonic() < deadline - timeout_seconds + 1:
@@ -236,12 +234,12 @@ class TopicInspector:
             remaining = max(deadline - time.monotonic(), 1.0)
             missing = []
             try:
-                answers = self._admin.list_offsets(request, isolation_level=level, request_timeout=remaining)
+                answers = self._admin.client.list_offsets(request, isolation_level=level, request_timeout=remaining)
             except KafkaException as fault:
                 raise self._error(doing, fault) from fault
             for place, answer in answers.items():
                 try:
-                    told = answer.result(remaining + 1)
+                    told = self._admin.result(doing, answer, remaining + 1)
                     found[place.partition] = TopicOffset(offset=told.offset, leader_epoch=told.leader_epoch)
                 except (KafkaException, FutureTimeoutError) as fault:
                     if _name(fault) not in _MOVING or time.monotonic() > deadline:
@@ -253,7 +251,7 @@ class TopicInspector:
 
     def _describe_mock(self, doing: str, timeout_seconds: float) -> TopicDescription:
         try:
-            metadata = self._admin.list_topics(timeout=timeout_seconds)
+            metadata = self._admin.metadata(doing, timeout_seconds)
         except KafkaException as fault:
             raise self._error(doing, fault) from fault
         if self.topic not in metadata.topics:
@@ -268,18 +266,18 @@ class TopicInspector:
 
     def _cluster_id(self, doing: str, timeout_seconds: float) -> str:
         try:
-            asked = self._admin.describe_cluster(request_timeout=timeout_seconds)
-            return str(asked.result(timeout_seconds + 1).cluster_id)
+            asked = self._admin.client.describe_cluster(request_timeout=timeout_seconds)
+            return str(self._admin.result(doing, asked, timeout_seconds + 1).cluster_id)
         except (KafkaException, FutureTimeoutError) as fault:
             raise self._error(doing, fault) from fault
 
     def _settings(self, doing: str, timeout_seconds: float) -> dict[str, Any]:
         resource = ConfigResource(ResourceType.TOPIC, self.topic)
         try:
-            asked = self._admin.describe_configs([resource], request_timeout=timeout_seconds)
-            found = asked[resource].result(timeout_seconds + 1)
+            asked = self._admin.client.describe_configs([resource], request_timeout=timeout_seconds)
+            found = self._admin.result(doing, asked[resource], timeout_seconds + 1)
         except (KafkaException, FutureTimeoutError) as fault:
-            if _name(fault) in _FORBIDDEN:
+            if _name(fault) in FORBIDDEN:
                 return {}
             raise self._error(doing, fault) from fault
         values = {name: entry.value for name, entry in found.items()}
@@ -300,7 +298,7 @@ class TopicInspector:
                 "Check the name in the project file, or create the topic.",
                 topic=self.topic,
             )
-        return translated(doing, error, self._config)
+        return translated(doing, error, self._config, f"DESCRIBE on topic {self.topic!r}")
 
 
 def _name(fault: BaseException) -> str:
@@ -344,7 +342,7 @@ class RangeReader:
         self._outage_seconds = outage_seconds
         self._inspector = TopicInspector(config, topic)
         settings = {**_FAST, **client_config(config), **_EXACT, "isolation.level": isolation}
-        self._consumer = Consumer(settings, logger=_LOG)
+        self._consumer = opened(Consumer, settings)
         #: Where the assigned partition goes on, and what was taken from the client beyond the last range.
         self._next: tuple[int, int] | None = None
         self._left: list[Message] = []
@@ -493,7 +491,9 @@ class RangeReader:
                 topic=self._topic,
                 partition=where.partition,
             )
-        raise translated(f"While reading {where}", error, self._config)
+        if name == _NO_GROUP:
+            return False
+        raise translated(f"While reading {where}", error, self._config, f"READ on topic {self._topic!r}")
 
     def _check_end(self, where: _Where) -> None:
         latest = self._inspector.offsets([where.partition], "latest", self._isolation)[where.partition].offset

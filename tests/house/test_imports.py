@@ -33,7 +33,7 @@ ANYWHERE = {"msgspec", "numpy", "pyarrow"}
 HOMES = {
     "alembic": {"runs"},
     "cloudpickle": {"jobs.code"},
-    "confluent_kafka": {"kafka", "kafka_group", "kafka_log", "kafka_writer"},
+    "confluent_kafka": {"kafka", "kafka_access", "kafka_group", "kafka_log", "kafka_writer"},
     "cyclopts": {"cli"},
     "dask": {"tasks"},
     "distributed": {"tasks"},

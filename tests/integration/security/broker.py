@@ -62,9 +62,7 @@ class Authority:
         certificate = self._sign(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, days=days)
         kept = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
         key_file, file = (self._folder / f"{name}-{id(key)}.{kind}.pem" for kind in ("key", "crt"))
-        key_file.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, kept)
-        )
+        key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, kept))
         file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return key_file, file
 
@@ -156,10 +154,12 @@ def _properties(authority: Authority) -> dict[str, str]:
     key, certificate = authority.issue("broker")
     keystore = key.with_suffix(".both.pem")
     keystore.write_bytes(key.read_bytes() + certificate.read_bytes())
-    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required user_{}=\"{}\";"
+    plain = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_{}="{}";'
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
     oauth = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;"
-    handler = "org.apache.kafka.common.security.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler"
+    handler = (
+        "org.apache.kafka.common.security.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler"
+    )
     return {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
@@ -187,7 +187,10 @@ def secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
     ways = {"PLAIN": "SASL_PLAINTEXT", "SCRAM": "SASL_SSL", "OAUTH": "SASL_PLAINTEXT", "MTLS": "SSL"}
     with KafkaCluster(settings=_properties(authority), listeners=ways) as cluster:
         secured = SecuredKafka(cluster, authority)
-        for way, mechanism in (("scram-256", ScramMechanism.SCRAM_SHA_256), ("scram-512", ScramMechanism.SCRAM_SHA_512)):
+        for way, mechanism in (
+            ("scram-256", ScramMechanism.SCRAM_SHA_256),
+            ("scram-512", ScramMechanism.SCRAM_SHA_512),
+        ):
             user = USERS[way]
             wanted = UserScramCredentialUpsertion(user, ScramCredentialInfo(mechanism, 4096), PASSWORDS[user].encode())
             secured.admin.alter_user_scram_credentials([wanted])[user].result(20)
