@@ -44,8 +44,8 @@ FORBIDDEN: Final[Mapping[str, tuple[str, str]]] = {
 }
 #: Looks at what was refused this often while an answer is waited for.
 _LOOK_SECONDS: Final = 0.2
-#: Metadata is asked for in two goes: a client that is refused is so twice within the first.
-_FIRST_SECONDS: Final = 2.0
+#: Metadata is asked for in goes of this length and twice as long each time, because what was refused can be looked at only in between.
+_FIRST_SECONDS: Final = 1.0
 
 
 class Refusals:
@@ -181,18 +181,16 @@ class Admin:
             Nobody answered.
         """
         self._refusals.forget()
-        first = min(timeout_seconds, _FIRST_SECONDS)
-        try:
-            return self.client.list_topics(timeout=first)
-        except KafkaException:
-            self._look(doing, last=timeout_seconds <= first)
-            if timeout_seconds <= first:
-                raise
-        try:
-            return self.client.list_topics(timeout=timeout_seconds - first)
-        except KafkaException:
-            self._look(doing, last=True)
-            raise
+        remaining, go = timeout_seconds, _FIRST_SECONDS
+        while True:
+            seconds = min(go, remaining)
+            remaining, go = remaining - seconds, 2 * go
+            try:
+                return self.client.list_topics(timeout=seconds)
+            except KafkaException:
+                self._look(doing, last=remaining <= 0)
+                if remaining <= 0:
+                    raise
 
     def _look(self, doing: str, *, last: bool) -> None:
         self.client.poll(0)
