@@ -114,7 +114,9 @@ def describe_topics(
             topic = admin.result(doing, answer, timeout_seconds + 1)
         except KafkaException as fault:
             if fault.args[0].name() not in NO_TOPIC:
-                raise translated(doing, fault.args[0], config, f"DESCRIBE on topic {name!r}") from fault
+                raise translated(
+                    doing, fault.args[0], config, f"DESCRIBE on topic {name!r}, which READ and WRITE include"
+                ) from fault
         else:
             found[name] = (str(topic.topic_id), len(topic.partitions))
     return found
@@ -170,7 +172,9 @@ def find_offsets(
         for place, answer in answers.items():
             found[place.partition] = admin.result(doing, answer, timeout_seconds + 1).offset
     except KafkaException as fault:
-        raise translated(doing, fault.args[0], config, f"DESCRIBE on topic {topic!r}") from fault
+        raise translated(
+            doing, fault.args[0], config, f"DESCRIBE on topic {topic!r}, which READ and WRITE include"
+        ) from fault
     if any(offset < 0 for offset in found.values()):
         ends = find_offsets(config, topic, partitions, "latest", timeout_seconds)
         return {partition: ends[partition] if offset < 0 else offset for partition, offset in found.items()}

@@ -100,7 +100,10 @@ def refused(doing: str, error: KafkaError, settings: Mapping[str, Any], right: s
         The right and the resource, such as ``READ on topic 'bids'``. Default: what `FORBIDDEN` says.
     """
     kind, operation = FORBIDDEN[error.name()]
-    needed = right if right is not None and f" on {kind}" in right else f"{operation} on the {kind}"
+    # An idempotent producer without a right on its topic is refused for want of one on the cluster, which it then would not need.
+    needed = (
+        right if right is not None and (f" on {kind}" in right or kind == "cluster") else f"{operation} on the {kind}"
+    )
     servers = settings.get("bootstrap.servers")
     return AccessRefused(
         f"{doing}: this client must have the right {needed}; the broker at {servers} refused: {error.str()}. "

@@ -298,7 +298,7 @@ class TopicInspector:
                 "Check the name in the project file, or create the topic.",
                 topic=self.topic,
             )
-        return translated(doing, error, self._config, f"DESCRIBE on topic {self.topic!r}")
+        return translated(doing, error, self._config, f"DESCRIBE on topic {self.topic!r}, which READ and WRITE include")
 
 
 def _name(fault: BaseException) -> str:

@@ -7,7 +7,7 @@ delivery is checked before a call returns. With `kafka` a user of confluent_kafk
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -177,12 +177,12 @@ class TopicWriter:
                     produce(topic, value, key, timestamp=milliseconds)
                     break
                 except BufferError:
-                    self._producer.poll(0.1)
+                    self._call(self._producer.poll, 0.1)
                     self._check()
                 except KafkaException as fault:
                     doing = f"While writing to topic {topic!r}"
                     raise translated(doing, fault.args[0], self._config, self._right) from fault
-        self._producer.poll(0)
+        self._call(self._producer.poll, 0)
         self._check()
 
     def flush(self) -> None:
@@ -195,7 +195,7 @@ class TopicWriter:
         HindscanError
             When the broker refused records.
         """
-        while self._producer.flush(1.0):
+        while self._call(self._producer.flush, 1.0):
             self._check()
         self._check()
 
@@ -213,14 +213,12 @@ class TopicWriter:
         self.flush()
         self._call(self._producer.abort_transaction, 60.0)
 
-    def _call(self, function: object, *arguments: float) -> None:
-        assert callable(function)
+    def _call(self, function: Callable[..., Any], *arguments: float) -> Any:
+        doing = f"While writing to topic {self.topic!r}"
         try:
-            function(*arguments)
+            return _called(function, *arguments)
         except KafkaException as fault:
-            doing = f"While writing transactions to topic {self.topic!r}"
-            self._producer.poll(0)
-            self._refusals.check(doing, self._config)
+            self._refusals.check(doing, self._config, enough=1)
             raise translated(doing, fault.args[0], self._config, self._right) from fault
 
     def _on_delivery(self, error: KafkaError | None, _message: Message) -> None:
@@ -232,6 +230,20 @@ class TopicWriter:
         if self._failures:
             doing = f"While writing to topic {self.topic!r} ({len(self._failures)} records not delivered)"
             raise translated(doing, self._failures[0], self._config, self._right)
+
+
+def _called(function: Callable[..., Any], *arguments: float) -> Any:
+    """Call a function of the client that runs its callbacks.
+
+    The client raises a fatal error in the midst of them, before it delivers what it could not send: what comes out then is an error of Python's, with
+    the true one as its cause.
+    """
+    try:
+        return function(*arguments)
+    except SystemError as fault:
+        if isinstance(fault.__cause__, KafkaException):
+            raise fault.__cause__ from fault
+        raise
 
 
 def send(
@@ -266,8 +278,11 @@ def send(
         on_delivery=lambda error, message: answers.append((error, message)),
     )
     deadline = time.monotonic() + _SEND_SECONDS
-    while client.flush(0.5) and time.monotonic() < deadline:
-        refusals.check(doing, config)
+    try:
+        while _called(client.flush, 0.5) and time.monotonic() < deadline:
+            refusals.check(doing, config)
+    except KafkaException as fault:
+        raise translated(doing, fault.args[0], config, f"WRITE on topic {topic!r}") from fault
     if not answers:
         raise BrokerUnavailable(
             f"{doing}: a broker must acknowledge it within {_SEND_SECONDS:g} s; none did.", topic=topic

@@ -91,7 +91,7 @@ class SecuredKafka:
     def __init__(self, cluster: KafkaCluster, authority: Authority) -> None:
         self.cluster = cluster
         self.authority = authority
-        self.admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
+        self.admin = AdminClient({"bootstrap.servers": cluster.bootstrap, "log_level": 0})
         self._milos_key, self._milos_certificate = authority.issue("milo", password=PASSWORDS["milo"])
 
     def settings(self, way: str, **changed: object) -> Settings:
@@ -123,7 +123,11 @@ class SecuredKafka:
 
     def grant(self, user: str, rights: Iterable[tuple[str, str, str]]) -> None:
         """Grant (kind of resource, its name, operation)."""
-        self._settle([self._binding(user, *right) for right in rights])
+        wanted = [self._binding(user, *right) for right in rights]
+        for asked in self.admin.create_acls(wanted).values():
+            asked.result(20)
+        # The controller has written them; the broker may hear of it a moment later.
+        until(lambda: set(wanted) <= set(self.granted(user)), f"rights of {user}")
 
     def revoke(self, user: str, rights: Iterable[tuple[str, str, str]] | None = None) -> None:
         """Take rights away; all of a user's, unless told which."""
@@ -137,12 +141,21 @@ class SecuredKafka:
                 for kind, name, operation in rights
             ]
         )  # fmt: skip
-        for asked in self.admin.delete_acls(filters).values():
-            asked.result(20)
+        gone = {one for asked in self.admin.delete_acls(filters).values() for one in asked.result(20)}
+        until(lambda: not gone & set(self.granted(user)), f"rights of {user} taken away")
 
-    def _settle(self, bindings: list[AclBinding]) -> None:
-        for asked in self.admin.create_acls(bindings).values():
-            asked.result(20)
+    def granted(self, user: str) -> list[AclBinding]:
+        """Ask the broker what a user may do."""
+        mine = AclBindingFilter(
+            ResourceType.ANY,
+            None,
+            ResourcePatternType.ANY,
+            f"User:{user}",
+            None,
+            AclOperation.ANY,
+            AclPermissionType.ANY,
+        )
+        return self.admin.describe_acls(mine).result(20)
 
     def _binding(self, user: str, kind: str, name: str, operation: str) -> AclBinding:
         return AclBinding(
