@@ -15,7 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, t
 )
 
 from hindscan.errors import BrokerUnavailable, HindscanError
-from hindscan.kafka_access import FORBIDDEN, Admin, refused
+from hindscan.kafka_access import FORBIDDEN, Admin, answered, refused
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -32,7 +32,12 @@ __all__ = [
 ]
 
 #: Names of the errors that mean nobody answered.
-_ABSENT = frozenset({"_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "_MSG_TIMED_OUT", "_TIMED_OUT_QUEUE"})
+_ABSENT = frozenset(
+    {
+        "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "_MSG_TIMED_OUT", "_TIMED_OUT_QUEUE",
+        "LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION",
+    }
+)  # fmt: skip
 
 #: Names of the errors that mean there is no such topic or partition.
 NO_TOPIC = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "UNKNOWN_TOPIC_ID"})
@@ -170,7 +175,7 @@ def find_offsets(
             request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout_seconds
         )
         for place, answer in answers.items():
-            found[place.partition] = admin.result(doing, answer, timeout_seconds + 1).offset
+            found[place.partition] = answered(admin.result(doing, answer, timeout_seconds + 1)).offset
     except KafkaException as fault:
         raise translated(
             doing, fault.args[0], config, f"DESCRIBE on topic {topic!r}, which READ and WRITE include"

@@ -19,15 +19,16 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, though not as the typing rules want it
     AdminClient,
     ClusterMetadata,
+    ListOffsetsResultInfo,
 )
 
 from hindscan.errors import AccessRefused, ConfigError
 
-__all__ = ["FORBIDDEN", "Admin", "Refusals", "opened", "refused"]
+__all__ = ["FORBIDDEN", "Admin", "Refusals", "answered", "opened", "refused"]
 
 _LOG = logging.getLogger("hindscan.kafka")
 # The client complains at length while a broker is away. Who wants to read it sets a handler; nobody finds it on standard error.
@@ -56,10 +57,13 @@ class Refusals:
 
     def __init__(self) -> None:
         self._said: list[str] = []
+        self._too_large = ""
 
     def __call__(self, error: KafkaError) -> None:
         """Hear an error of the client's connections."""
         text = error.str()
+        if "increase receive.message.max.bytes" in text:
+            self._too_large = text
         # A certificate that the broker does not take is told by the broker's alert, after the client believed to be connected.
         if error.name() in {"_AUTHENTICATION", "_SSL"} or (error.name() == "_TRANSPORT" and "SSL alert" in text):
             self._said.append(text)
@@ -67,6 +71,20 @@ class Refusals:
     def forget(self) -> None:
         """Begin anew: what was refused before says nothing of a new question."""
         self._said.clear()
+
+    def check_size(self, doing: str, settings: Mapping[str, Any]) -> None:
+        """Raise if an answer was larger than the client may take: it would be asked for again and again.
+
+        Raises
+        ------
+        ConfigError
+            With the setting that is too small.
+        """
+        if self._too_large:
+            raise ConfigError(
+                f"{doing}: the largest record must fit into `receive.message.max.bytes`; the broker at {settings.get('bootstrap.servers')} sent more: "
+                f"{self._too_large}. Raise it in [kafka.NAME]."
+            )
 
     def check(self, doing: str, settings: Mapping[str, Any], *, enough: int = 2) -> None:
         """Raise if the client was refused so many times.
@@ -131,6 +149,20 @@ def opened(kind: Callable[..., _Client], settings: Mapping[str, Any]) -> _Client
             f"While connecting to Kafka at {settings.get('bootstrap.servers')}: every property of the cluster must be librdkafka's and valid; "
             f"the client refused: {said}. Correct it in [kafka.NAME]."
         ) from fault
+
+
+def answered(told: ListOffsetsResultInfo) -> ListOffsetsResultInfo:
+    """Give what was told of an offset, if anything was.
+
+    Raises
+    ------
+    KafkaException
+        The partition has no leader that could be asked. The client says so by an invalid offset and no error: taken for an offset it would be less than
+        any other, and the log would look truncated.
+    """
+    if told.offset == OFFSET_INVALID:
+        raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+    return told
 
 
 class Admin:

@@ -40,7 +40,7 @@ from hindscan.errors import (
     SourceMissing,
 )
 from hindscan.kafka import MOCK_TOPIC_ID, client_config, translated
-from hindscan.kafka_access import FORBIDDEN, Admin, opened
+from hindscan.kafka_access import FORBIDDEN, Admin, Refusals, answered, opened
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -239,7 +239,7 @@ class TopicInspector:
                 raise self._error(doing, fault) from fault
             for place, answer in answers.items():
                 try:
-                    told = self._admin.result(doing, answer, remaining + 1)
+                    told = answered(self._admin.result(doing, answer, remaining + 1))
                     found[place.partition] = TopicOffset(offset=told.offset, leader_epoch=told.leader_epoch)
                 except (KafkaException, FutureTimeoutError) as fault:
                     if _name(fault) not in _MOVING or time.monotonic() > deadline:
@@ -341,8 +341,9 @@ class RangeReader:
         self._idle_seconds = idle_seconds
         self._outage_seconds = outage_seconds
         self._inspector = TopicInspector(config, topic)
+        self._refusals = Refusals()
         settings = {**_FAST, **client_config(config), **_EXACT, "isolation.level": isolation}
-        self._consumer = opened(Consumer, settings)
+        self._consumer = opened(Consumer, {**settings, "error_cb": self._refusals})
         #: Where the assigned partition goes on, and what was taken from the client beyond the last range.
         self._next: tuple[int, int] | None = None
         self._left: list[Message] = []
@@ -394,6 +395,8 @@ class RangeReader:
             The topic is not the one that was pinned, or is gone.
         CorruptData
             A checksum is wrong.
+        ConfigError
+            A record is larger than the cluster's settings let the client take.
         ReadIncomplete
             The broker answers, and nothing comes.
         BrokerUnavailable
@@ -410,6 +413,7 @@ class RangeReader:
         while True:
             messages, self._left = self._left or self._consumer.consume(CONSUME_MESSAGES, CONSUME_SECONDS), []
             if not messages:
+                self._refusals.check_size(f"While reading {where}", self._config)
                 if time.monotonic() >= probe_at:
                     self._probe(where, position, quiet_since)
                     probe_at = time.monotonic() + self._idle_seconds
@@ -478,10 +482,13 @@ class RangeReader:
                 topic=self._topic,
                 partition=where.partition,
             )
+        if name in _CORRUPT and message.topic() is None:
+            # No record, but an answer to the client itself, for example one larger than it may take: that is told to `error_cb`.
+            return False
         if name in _CORRUPT:
             raise CorruptData(
                 f"While reading {where}: every record must be whole, with the right checksum; the client refused one: {error}. Restore the partition "
-                "from a replica. If records are very large, check that `receive.message.max.bytes` allows them.",
+                "from a replica.",
                 topic=self._topic,
                 partition=where.partition,
             )

@@ -134,10 +134,14 @@ def whole_log(cluster: KafkaCluster, topic: str, partition: int = 0) -> list[Row
 
 
 def reader_of(
-    cluster: KafkaCluster, topic: str, isolation: Isolation = "read_committed", **options: Any
+    cluster: KafkaCluster,
+    topic: str,
+    isolation: Isolation = "read_committed",
+    kind: type[RangeReader] = RangeReader,
+    **options: Any,
 ) -> RangeReader:
     topic_id = TopicInspector(config_of(cluster), topic).describe(settings=False).topic_id
-    return RangeReader(config_of(cluster), topic, topic_id, isolation, **options)
+    return kind(config_of(cluster), topic, topic_id, isolation, **options)
 
 
 def offsets(reader: RangeReader, start: int, end: int, partition: int = 0) -> list[int]:
@@ -690,7 +694,9 @@ def mortal(tmp_path_factory: pytest.TempPathFactory, kafka_cluster: KafkaCluster
         yield cluster
 
 
-def test_a_flipped_byte_on_the_brokers_disk_is_corrupt_data(mortal: KafkaCluster) -> None:
+def test_a_flipped_byte_on_the_brokers_disk_is_corrupt_data(
+    mortal: KafkaCluster, range_reader: type[RangeReader]
+) -> None:
     create_topic(config_of(mortal), "flipped", partitions=1, settings={"retention.ms": "-1"})
     write(mortal, "flipped", [(b"k", b'{"price": 5005}', 1000)])
     mortal.stop()
@@ -699,11 +705,16 @@ def test_a_flipped_byte_on_the_brokers_disk_is_corrupt_data(mortal: KafkaCluster
     content[content.index(b"5005")] = ord("9")
     segment.write_bytes(content)
     mortal.restart()
-    with reader_of(mortal, "flipped") as reader, pytest.raises(CorruptData, match=r"offsets \[0, 1\) of flipped\[0\]"):
+    with (
+        reader_of(mortal, "flipped", kind=range_reader) as reader,
+        pytest.raises(CorruptData, match=r"offsets \[0, 1\) of flipped\[0\]"),
+    ):
         offsets(reader, 0, 1)
 
 
-def test_a_broker_that_is_killed_while_it_is_read_costs_time_and_no_record(mortal: KafkaCluster) -> None:
+def test_a_broker_that_is_killed_while_it_is_read_costs_time_and_no_record(
+    mortal: KafkaCluster, range_reader: type[RangeReader]
+) -> None:
     create_topic(config_of(mortal), "killed", partitions=1, settings={"retention.ms": "-1"})
     write(mortal, "killed", [(b"k", b'{"n": %d, "p": "%s"}' % (n, b"x" * 1000), 1000) for n in range(6000)])
     slow = {
@@ -714,7 +725,7 @@ def test_a_broker_that_is_killed_while_it_is_read_costs_time_and_no_record(morta
     }
     topic_id = TopicInspector(slow, "killed").describe(settings=False).topic_id
     found: list[int] = []
-    with RangeReader(slow, "killed", topic_id, "read_committed", idle_seconds=1.0) as reader:
+    with range_reader(slow, "killed", topic_id, "read_committed", idle_seconds=1.0) as reader:
         for number, batch in enumerate(reader.read(0, 0, 6000)):
             found += batch.offsets.tolist()
             if number == 0:
@@ -723,7 +734,7 @@ def test_a_broker_that_is_killed_while_it_is_read_costs_time_and_no_record(morta
     assert found == list(range(6000))
     mortal.kill()
     with (
-        RangeReader(slow, "killed", topic_id, "read_committed", idle_seconds=0.5, outage_seconds=2.0) as reader,
+        range_reader(slow, "killed", topic_id, "read_committed", idle_seconds=0.5, outage_seconds=2.0) as reader,
         pytest.raises(BrokerUnavailable),
     ):
         offsets(reader, 0, 6000)
