@@ -184,18 +184,20 @@ class TopicInspector:
         doing = f"While looking up topic {self.topic!r}"
         if self.is_mock:
             return self._describe_mock(doing, timeout_seconds)
-        deadline = time.monotonic() + timeout_seconds
+        deadline, seconds = time.monotonic() + timeout_seconds, timeout_seconds / 2
         while True:
             try:
-                asked = self._admin.client.describe_topics(
-                    TopicCollection([self.topic]), request_timeout=timeout_seconds
-                )
-                found = self._admin.result(doing, asked[self.topic], timeout_seconds + 1)
+                asked = self._admin.client.describe_topics(TopicCollection([self.topic]), request_timeout=seconds)
+                found = self._admin.result(doing, asked[self.topic], seconds + 1)
                 break
             except (KafkaException, FutureTimeoutError) as fault:
                 if _name(fault) in _MISSING and time.monotonic() < deadline - timeout_seconds + 1:
                     # Another broker may not have heard of a new topic yet.
                     time.sleep(0.1)
+                    continue
+                if _name(fault) == "_TIMED_OUT" and deadline - time.monotonic() > 1.0:
+                    self._look_around(doing, deadline - time.monotonic())
+                    seconds = max(deadline - time.monotonic(), 1.0)
                     continue
                 raise self._error(doing, fault) from fault
         return TopicDescription(
@@ -248,6 +250,13 @@ class TopicInspector:
             if missing:
                 time.sleep(0.1)
         return found
+
+    def _look_around(self, doing: str, timeout_seconds: float) -> None:
+        """Have the client learn which brokers there are: it asks the one that was the controller when it last looked, and waits for it if it died."""
+        try:
+            self._admin.metadata(doing, timeout_seconds)
+        except KafkaException as fault:
+            raise self._error(doing, fault) from fault
 
     def _describe_mock(self, doing: str, timeout_seconds: float) -> TopicDescription:
         try:

@@ -184,6 +184,6 @@ def test_a_cycle_and_a_homeless_library_are_seen(parse) -> None:
     )
     assert cycles(modules) == ["hindscan.jobs.a -> hindscan.jobs.b -> hindscan.jobs.a"]
     assert faults_of_libraries(modules) == [
-        "hindscan.runs.c:1 imports confluent_kafka, which lives in kafka, kafka_group, kafka_log, kafka_writer",
+        "hindscan.runs.c:1 imports confluent_kafka, which lives in kafka, kafka_access, kafka_group, kafka_log, kafka_writer",
         "hindscan.runs.c:1 imports leftpad, which has no home: name it here",
     ]
