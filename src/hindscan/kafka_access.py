@@ -13,6 +13,7 @@ Beside `kafka` one of the users of confluent_kafka; a foundation. ::
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -26,7 +27,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, t
     ListOffsetsResultInfo,
 )
 
-from hindscan.errors import AccessRefused, ConfigError
+from hindscan.errors import AccessRefused, ConfigError, ServiceUnavailable
 
 __all__ = ["FORBIDDEN", "Admin", "Refusals", "answered", "opened", "refused"]
 
@@ -43,6 +44,10 @@ FORBIDDEN: Final[Mapping[str, tuple[str, str]]] = {
     "TRANSACTIONAL_ID_AUTHORIZATION_FAILED": ("transactional id", "WRITE"),
     "CLUSTER_AUTHORIZATION_FAILED": ("cluster", "IDEMPOTENT_WRITE"),
 }
+#: How the client says that it could not reach whoever gives out tokens.
+_PROVIDER_AWAY: Final = re.compile(
+    r"acquire SASL OAUTHBEARER token: .*(connect|resolve|timed out|timeout)", re.IGNORECASE
+)
 #: Looks at what was refused this often while an answer is waited for.
 _LOOK_SECONDS: Final = 0.2
 #: Metadata is asked for in goes of this length and twice as long each time, because what was refused can be looked at only in between.
@@ -93,9 +98,17 @@ class Refusals:
         ------
         AccessRefused
             With what the broker, or the client of the broker, did not accept.
+        ServiceUnavailable
+            Whoever gives out tokens does not answer.
         """
         if len(self._said) >= enough:
             servers = settings.get("bootstrap.servers")
+            if _PROVIDER_AWAY.search(self._said[-1]):
+                raise ServiceUnavailable(
+                    f"{doing}: the provider of tokens for the broker at {servers} must answer; it did not: {self._said[-1]}. Check that it runs, and "
+                    "`sasl.oauthbearer.token.endpoint.url` in [kafka.NAME].",
+                    servers=servers,
+                )
             raise AccessRefused(
                 f"{doing}: the broker at {servers} must let this client in; it was refused: {self._said[-1]}. Check user, password, certificates, "
                 "`security.protocol` and `sasl.mechanism` of the cluster in [kafka.NAME].",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Producer
 
-from hindscan.errors import AccessRefused, ConfigError
+from hindscan.errors import AccessRefused, ConfigError, ServiceUnavailable
 from hindscan.kafka import translated
 from hindscan.kafka_access import FORBIDDEN, Refusals, answered, opened
 
@@ -40,6 +40,16 @@ def test_the_second_refusal_is_believed_and_the_last_look_believes_one(error: Ka
         refusals.check("While asking", SETTINGS)
     refusals.forget()
     refusals.check("While asking", SETTINGS, enough=1)
+
+
+@pytest.mark.parametrize(
+    "why", ["Failed to connect to h:1 after 0 ms", "Could not resolve host: h", "Operation timed out"]
+)
+def test_a_provider_of_tokens_that_does_not_answer_is_a_service_that_is_away(why: str) -> None:
+    refusals = Refusals()
+    refusals(said(KafkaError._AUTHENTICATION, f"Failed to acquire SASL OAUTHBEARER token: {why}"))
+    with pytest.raises(ServiceUnavailable, match="provider of tokens"):
+        refusals.check("While asking", SETTINGS, enough=1)
 
 
 def test_a_broker_that_is_away_is_no_refusal() -> None:

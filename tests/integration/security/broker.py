@@ -1,4 +1,4 @@
-"""One broker with four ways in (SASL/PLAIN, SCRAM, OAUTHBEARER, certificates) that lets nobody do anything unless it is granted.
+"""One broker with many ways in (SASL/PLAIN, SCRAM, OAUTHBEARER with and without a provider, certificates) that lets nobody do anything unless it is granted.
 
 Everything about security stands here once: users and their secrets, certificates made on the spot, rights. The way in without security belongs to
 the tests: there they are the super user.
@@ -10,10 +10,11 @@ import datetime as dt
 import ipaddress
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -33,11 +34,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from hindscan.testing import KafkaCluster
+from integration.security.provider import AUDIENCE, STALE, TokenProvider
 
 Settings = dict[str, Any]
 
 #: Who comes in which way; the name is the principal everywhere.
-USERS: Final = {"plain": "paula", "scram-256": "susi", "scram-512": "sven", "oauth": "olga", "mtls": "milo"}
+USERS: Final = {
+    "plain": "paula",
+    "scram-256": "susi",
+    "scram-512": "sven",
+    "oauth": "olga",
+    "oidc": "otto",
+    "mtls": "milo",
+}
 #: A secret that must never be seen again, wherever it is used.
 CANARY: Final = "canary-9d41c7e2"
 PASSWORDS: Final = {name: f"{CANARY}-{name}" for name in USERS.values()}
@@ -88,9 +97,10 @@ class Authority:
 class SecuredKafka:
     """A running broker, and how each user comes in."""
 
-    def __init__(self, cluster: KafkaCluster, authority: Authority) -> None:
+    def __init__(self, cluster: KafkaCluster, authority: Authority, provider: TokenProvider) -> None:
         self.cluster = cluster
         self.authority = authority
+        self._provider = provider
         self.admin = AdminClient({"bootstrap.servers": cluster.bootstrap, "log_level": 0})
         self._milos_key, self._milos_certificate = authority.issue("milo", password=PASSWORDS["milo"])
 
@@ -106,6 +116,11 @@ class SecuredKafka:
             "oauth": {
                 "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "OAUTHBEARER",
                 "enable.sasl.oauthbearer.unsecure.jwt": True, "sasl.oauthbearer.config": f"principal={user}",
+            },
+            "oidc": {
+                "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "OAUTHBEARER", "sasl.oauthbearer.method": "oidc",
+                "sasl.oauthbearer.client.id": user, "sasl.oauthbearer.client.secret": PASSWORDS[user],
+                "sasl.oauthbearer.token.endpoint.url": self._provider.url,
             },
             "mtls": {
                 "security.protocol": "SSL", "ssl.key.location": str(self._milos_key), "ssl.key.password": PASSWORDS[user],
@@ -163,7 +178,7 @@ class SecuredKafka:
         )
 
 
-def _properties(authority: Authority) -> dict[str, str]:
+def _properties(authority: Authority, provider: TokenProvider) -> dict[str, str]:
     key, certificate = authority.issue("broker")
     keystore = key.with_suffix(".both.pem")
     keystore.write_bytes(key.read_bytes() + certificate.read_bytes())
@@ -188,6 +203,11 @@ def _properties(authority: Authority) -> dict[str, str]:
         "listener.name.oauth.sasl.enabled.mechanisms": "OAUTHBEARER",
         "listener.name.oauth.oauthbearer.sasl.jaas.config": oauth,
         "listener.name.oauth.oauthbearer.sasl.server.callback.handler.class": handler,
+        "listener.name.oidc.sasl.enabled.mechanisms": "OAUTHBEARER",
+        "listener.name.oidc.oauthbearer.sasl.jaas.config": oauth,
+        "listener.name.oidc.oauthbearer.sasl.server.callback.handler.class": "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler",
+        "listener.name.oidc.sasl.oauthbearer.jwks.endpoint.url": provider.keys.as_uri(),
+        "listener.name.oidc.sasl.oauthbearer.expected.audience": AUDIENCE,
         "listener.name.mtls.ssl.client.auth": "required",
         "listener.name.mtls.ssl.principal.mapping.rules": "RULE:^CN=(.*?)$/$1/",
     }  # fmt: skip
@@ -197,9 +217,24 @@ def _properties(authority: Authority) -> dict[str, str]:
 def secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
     """Start the broker; its users exist and have no rights."""
     authority = Authority(folder)
-    ways = {"PLAIN": "SASL_PLAINTEXT", "SCRAM": "SASL_SSL", "OAUTH": "SASL_PLAINTEXT", "MTLS": "SSL"}
-    with KafkaCluster(settings=_properties(authority), listeners=ways) as cluster:
-        secured = SecuredKafka(cluster, authority)
+    ways = {
+        "PLAIN": "SASL_PLAINTEXT",
+        "SCRAM": "SASL_SSL",
+        "OAUTH": "SASL_PLAINTEXT",
+        "OIDC": "SASL_PLAINTEXT",
+        "MTLS": "SSL",
+    }
+    with (
+        TokenProvider(folder, {**PASSWORDS, STALE: PASSWORDS["otto"]}) as provider,
+        pytest.MonkeyPatch.context() as patch,
+        ExitStack() as stack,
+    ):
+        # A broker takes keys only from where its own command line allows.
+        allowed = "-Dorg.apache.kafka.sasl.oauthbearer.allowed"
+        patch.setenv("JAVA_TOOL_OPTIONS", f"{allowed}.urls={provider.keys.as_uri()} {allowed}.files={provider.keys}")
+        cluster = stack.enter_context(KafkaCluster(settings=_properties(authority, provider), listeners=ways))
+        patch.undo()
+        secured = SecuredKafka(cluster, authority, provider)
         for way, mechanism in (
             ("scram-256", ScramMechanism.SCRAM_SHA_256),
             ("scram-512", ScramMechanism.SCRAM_SHA_512),

@@ -68,7 +68,7 @@ def site(secured: SecuredKafka, tmp_path: Path) -> Iterator[Callable[..., Site]]
         bids, closed, group = f"bids-{number}", f"closed-{number}", f"site-{number}"
         settings = secured.settings(way)
         # Secrets come from the environment; here they stand in the file under names that a test's environment fills in.
-        secrets = {name: value for name, value in settings.items() if name.endswith("password")}
+        secrets = {name: value for name, value in settings.items() if name.endswith(("password", "secret"))}
         plain = {name: value for name, value in settings.items() if name not in secrets}
         (tmp_path / "hindscan.toml").write_text(
             f"""

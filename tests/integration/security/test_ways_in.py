@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from hindscan.data import Data
-from hindscan.errors import AccessRefused, ConfigError
+from hindscan.errors import AccessRefused, ConfigError, ServiceUnavailable
 from hindscan.events.event import Event
 from hindscan.events.kafka import KafkaListener
 from hindscan.events.received import Received
@@ -22,6 +22,7 @@ from hindscan.kafka_writer import send
 from hindscan.plans.cut import cut
 from integration.security.broker import CANARY, USERS, Authority, SecuredKafka, Settings, until
 from integration.security.conftest import Site
+from integration.security.provider import STALE
 
 pytestmark = pytest.mark.kafka
 
@@ -110,13 +111,21 @@ def is_refused_in_time(settings: Settings, what: str, *names: str) -> None:
         ("scram-256", {"sasl.password": f"{CANARY}-wrong"}, "invalid credentials with SASL mechanism SCRAM-SHA-256"),
         ("scram-512", {"sasl.mechanism": "SCRAM-SHA-256"}, "invalid credentials with SASL mechanism SCRAM-SHA-256"),
         ("scram-512", {"sasl.mechanism": "PLAIN"}, "supported mechanisms: SCRAM-SHA"),
+        ("oidc", {"sasl.oauthbearer.client.secret": f"{CANARY}-wrong"}, "invalid_client"),
+        ("oidc", {"sasl.oauthbearer.client.id": STALE}, "unexpired token"),
         ("oauth", {"sasl.mechanism": "PLAIN", "sasl.username": "a", "sasl.password": f"{CANARY}-wrong"}, "OAUTHBEARER"),
     ],
 )
-def test_a_wrong_user_password_or_mechanism_is_refused_by_name_within_ten_seconds(
+def test_a_wrong_user_password_token_or_mechanism_is_refused_by_name_within_ten_seconds(
     secured: SecuredKafka, way: str, changed: Settings, what: str
 ) -> None:
     is_refused_in_time(secured.settings(way) | changed, what)
+
+
+def test_a_provider_of_tokens_that_is_away_is_a_service_that_is_away(secured: SecuredKafka) -> None:
+    settings = secured.settings("oidc") | {"sasl.oauthbearer.token.endpoint.url": "http://127.0.0.1:1/token"}
+    with pytest.raises(ServiceUnavailable, match=r"provider of tokens.*127\.0\.0\.1:1"):
+        questions(settings)["ask"]()
 
 
 def test_however_the_talk_begins_the_refusal_is_heard(secured: SecuredKafka) -> None:
