@@ -96,6 +96,10 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     history_tables: dict[str, dict[str, Any]] = {}
     trigger_tables: dict[str, dict[str, Any]] = {}
 
+    def __repr__(self) -> str:
+        # The generated one would show the clusters' secrets, and a value that is logged or stands in a traceback is shown so.
+        return f"Project({str(self.root)!r})"
+
     @property
     def artefacts(self) -> Path:
         """Folder of partials and results, absolute."""
@@ -204,6 +208,10 @@ _OWN_PROPERTIES: dict[str, tuple[object, ...]] = {
     "hindscan.reader": ("auto", "fast", "plain"),
     "hindscan.mock": (True, False),
 }
+#: librdkafka's properties whose values are secrets: passwords, the secret of an OAuth client, keys written out.
+_SECRET_PROPERTY = re.compile(r"(password|passphrase|secret|\.key\.pem)$")
+#: The password of a database URL.
+_URL_PASSWORD = re.compile(r"://[^/@:]*:([^/@]+)@")
 _SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "history", "triggers")
 
 
@@ -213,6 +221,8 @@ class _Reading:
     def __init__(self, *, root: Path, file: Path, text: str, env: Mapping[str, str]) -> None:
         self.root, self.file, self.text, self.env = root, file, text, env
         self.faults: list[str] = []
+        #: Fields that an environment variable has set: a secret may stand there, for that is where secrets come from.
+        self.overridden: set[tuple[str, ...]] = set()
 
     def fault(self, field: tuple[str, ...], message: str) -> None:
         line = _line_of(self.text, field)
@@ -242,7 +252,7 @@ class _Reading:
         )
         self._check(("history",), project.history_tables, lambda: project.histories)
         self._check(("triggers",), project.trigger_tables, lambda: project.triggers)
-        self._check_numbers(project)
+        self._check_values(project, tables)
         if self.faults:
             listed = "\n".join(f"  {fault}" for fault in self.faults)
             raise ConfigError(
@@ -265,7 +275,8 @@ class _Reading:
                     self.fault(tuple(parts), f"{variable} reaches into what is no table")
                     break
             else:
-                table[parts[-1]] = _value_of(raw)
+                table[parts[-1]] = raw if _SECRET_PROPERTY.search(parts[-1]) else _value_of(raw)
+                self.overridden.add(tuple(parts))
 
     def _settings(self, kind: type[_T], section: str, table: dict[str, Any] | None) -> _T:
         good: dict[str, Any] = {}
@@ -280,13 +291,16 @@ class _Reading:
                 self.fault((section, key), f"{str(error).lower()}, found {value!r}")
         return kind(**good)
 
-    def _check_numbers(self, project: Project) -> None:
+    def _check_values(self, project: Project, tables: dict[str, dict[str, Any]]) -> None:
         for section, field in (("compute", "workers"), ("compute", "runs"), ("compute", "max_bytes")):
             value = getattr(getattr(project, section), field)
             if value < 1:
                 self.fault((section, field), f"must be at least 1, found {value}")
         if not 0 <= project.serve.port <= 65_535:
             self.fault(("serve", "port"), f"must be 0 to 65535, found {project.serve.port}")
+        password = _URL_PASSWORD.search(str(tables["store"].get("url", "")))
+        if password:
+            self._demand_reference(("store", "url"), password[1], "its password ")
         dask = project.compute.dask
         if dask != "local" and not dask.startswith(("tcp://", "tls://")):
             self.fault(("compute", "dask"), f'must be "local" or tcp://HOST:PORT or tls://HOST:PORT, found {dask!r}')
@@ -300,6 +314,9 @@ class _Reading:
             # TOML reads an unquoted `bootstrap.servers = ...` as nested tables; both spellings mean the property.
             flat = _flattened(settings)
             clusters[name] = {key: self._filled(("kafka", name, key), value) for key, value in flat.items()}
+            for key, value in flat.items():
+                if _SECRET_PROPERTY.search(key):
+                    self._demand_reference(("kafka", name, key), str(value))
             if "bootstrap.servers" not in flat:
                 self.fault(("kafka", name), 'needs "bootstrap.servers"')
             self._check_own(name, flat)
@@ -356,6 +373,11 @@ class _Reading:
     def _known_clusters(self) -> dict[str, ClusterSettings]:
         document = tomllib.loads(self.text)
         return {name: {"bootstrap.servers": "unknown"} for name in document.get("kafka", {})}
+
+    def _demand_reference(self, field: tuple[str, ...], value: str, what: str = "") -> None:
+        """A secret in the file would be in its history, in backups and on screens; what stands there is not repeated."""
+        if field not in self.overridden and not _SECRET.fullmatch(value):
+            self.fault(field, f"{what}is a secret and must be written ${{NAME}}, to be taken from the environment")
 
     def _filled(self, field: tuple[str, ...], value: Any) -> Any:
         """Put secrets in the place of ``${NAME}``."""

@@ -35,6 +35,7 @@ what was required, what was found (value and ids), what to do next. The docstrin
     │   ├── CorruptPartial                  a stored partial whose digest is wrong (recomputed)
     │   ├── RunCancelled                    somebody cancelled
     │   └── TimeLimitExceeded               the declared limit passed
+    ├── AccessRefused                   1   a broker does not let this client in, or do what it asks
     ├── StoreError                      1   what we remember
     │   ├── StoreTooNew                     written by a newer hindscan
     │   └── Fenced                          another owner took the run over
@@ -49,6 +50,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AccessRefused",
     "BadPartial",
     "BadRecord",
     "BrokerUnavailable",
@@ -237,6 +239,12 @@ class RunCancelled(ExecutionError):
 
 class TimeLimitExceeded(ExecutionError):
     """The run took longer than its limit."""
+
+
+class AccessRefused(HindscanError):
+    """A service knows this client and refuses it."""
+
+    status = 502
 
 
 class StoreError(HindscanError):

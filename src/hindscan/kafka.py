@@ -2,7 +2,7 @@
 
 The rest of the package speaks of clusters by a mapping of librdkafka properties and gets back hindscan's own values and errors, so that
 nothing else depends on the client's classes, codes or habits. Only this module and those beside it import confluent_kafka: `kafka_log`
-reads exact ranges, `kafka_group` listens as a member of a group, `kafka_writer` writes.
+reads exact ranges, `kafka_group` listens as a member of a group, `kafka_writer` writes; `kafka_access` is about being let in.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, though not as the typing rules want it
-    AdminClient,
     OffsetSpec,
 )
 
 from hindscan.errors import BrokerUnavailable, HindscanError
+from hindscan.kafka_access import FORBIDDEN, Admin, answered, refused
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -32,7 +32,12 @@ __all__ = [
 ]
 
 #: Names of the errors that mean nobody answered.
-_ABSENT = frozenset({"_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "_MSG_TIMED_OUT", "_TIMED_OUT_QUEUE"})
+_ABSENT = frozenset(
+    {
+        "_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "_MSG_TIMED_OUT", "_TIMED_OUT_QUEUE",
+        "LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION",
+    }
+)  # fmt: skip
 
 #: Names of the errors that mean there is no such topic or partition.
 NO_TOPIC = frozenset({"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "UNKNOWN_TOPIC_ID"})
@@ -60,10 +65,12 @@ def ping(config: Mapping[str, str | int | float | bool], timeout_seconds: float)
     ------
     BrokerUnavailable
         When no broker answered in time.
+    AccessRefused
+        When it does not let this client in.
     """
     servers = config.get("bootstrap.servers")
     try:
-        AdminClient(client_config(config)).list_topics(timeout=timeout_seconds)
+        Admin(client_config(config)).metadata("While connecting to Kafka", timeout_seconds)
     except KafkaException as fault:
         raise BrokerUnavailable(
             f"While connecting to Kafka: a broker at {servers} must answer within {timeout_seconds:g} s; "
@@ -74,9 +81,8 @@ def ping(config: Mapping[str, str | int | float | bool], timeout_seconds: float)
 
 def is_mock(config: Mapping[str, str | int | float | bool], timeout_seconds: float = 10.0) -> bool:
     """Tell whether this is the broker inside confluent-kafka, which answers no question about topics' settings or ids."""
-    return (AdminClient(client_config(config)).list_topics(timeout=timeout_seconds).cluster_id or "").startswith(
-        "mockCluster"
-    )
+    metadata = Admin(client_config(config)).metadata("While connecting to Kafka", timeout_seconds)
+    return (metadata.cluster_id or "").startswith("mockCluster")
 
 
 def describe_topics(
@@ -93,22 +99,29 @@ def describe_topics(
     ------
     BrokerUnavailable
         When no broker answered in time.
+    AccessRefused
+        When it does not let this client in, or lets it know nothing of a topic.
     """
-    client = AdminClient(client_config(config))
+    admin = Admin(client_config(config))
     found: dict[str, tuple[str, int]] = {}
+    doing = "While asking for topics"
     try:
-        if is_mock(config, timeout_seconds):
-            known = client.list_topics(timeout=timeout_seconds).topics
+        metadata = admin.metadata(doing, timeout_seconds)
+        if (metadata.cluster_id or "").startswith("mockCluster"):
+            known = metadata.topics
             return {name: (MOCK_TOPIC_ID, len(known[name].partitions)) for name in topics if name in known}
-        answers = client.describe_topics(TopicCollection(list(topics)), request_timeout=timeout_seconds)
+        answers = admin.client.describe_topics(TopicCollection(list(topics)), request_timeout=timeout_seconds)
     except KafkaException as fault:
-        raise translated("While asking for topics", fault.args[0], config) from fault
+        raise translated(doing, fault.args[0], config) from fault
     for name, answer in answers.items():
+        doing = f"While asking for topic {name!r}"
         try:
-            topic = answer.result(timeout=timeout_seconds + 1)
+            topic = admin.result(doing, answer, timeout_seconds + 1)
         except KafkaException as fault:
             if fault.args[0].name() not in NO_TOPIC:
-                raise translated(f"While asking for topic {name!r}", fault.args[0], config) from fault
+                raise translated(
+                    doing, fault.args[0], config, f"DESCRIBE on topic {name!r}, which READ and WRITE include"
+                ) from fault
         else:
             found[name] = (str(topic.topic_id), len(topic.partitions))
     return found
@@ -153,30 +166,49 @@ def find_offsets(
         wanted = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     else:
         wanted = OffsetSpec.for_timestamp(-(-at // 1000))
-    client = AdminClient(client_config(config))
+    admin = Admin(client_config(config))
     request = {TopicPartition(topic, partition): wanted for partition in range(partitions)}
     found: dict[int, int] = {}
+    doing = f"While asking for offsets of topic {topic!r}"
     try:
-        answers = client.list_offsets(
+        answers = admin.client.list_offsets(
             request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout_seconds
         )
         for place, answer in answers.items():
-            found[place.partition] = answer.result(timeout=timeout_seconds + 1).offset
+            found[place.partition] = answered(admin.result(doing, answer, timeout_seconds + 1)).offset
     except KafkaException as fault:
-        raise translated(f"While asking for offsets of topic {topic!r}", fault.args[0], config) from fault
+        raise translated(
+            doing, fault.args[0], config, f"DESCRIBE on topic {topic!r}, which READ and WRITE include"
+        ) from fault
     if any(offset < 0 for offset in found.values()):
         ends = find_offsets(config, topic, partitions, "latest", timeout_seconds)
         return {partition: ends[partition] if offset < 0 else offset for partition, offset in found.items()}
     return found
 
 
-def translated(doing: str, error: KafkaError, config: Mapping[str, str | int | float | bool]) -> HindscanError:
-    """Give the error of ours that says what the client's error means, for the caller to raise."""
+def translated(
+    doing: str, error: KafkaError, config: Mapping[str, str | int | float | bool], right: str | None = None
+) -> HindscanError:
+    """Give the error of ours that says what the client's error means, for the caller to raise.
+
+    Parameters
+    ----------
+    doing : str
+        What was being done.
+    error : KafkaError
+        What the client said.
+    config : Mapping[str, str | int | float | bool]
+        The cluster's properties.
+    right : str, optional
+        What had to be granted for it, such as ``READ on topic 'bids'``.
+    """
     servers = config.get("bootstrap.servers")
+    if error.name() in FORBIDDEN:
+        return refused(doing, error, config, right)
     if error.name() in _ABSENT:
         return BrokerUnavailable(
-            f"{doing}: a broker at {servers} must answer; it did not: {error}. Check that the broker runs and that "
-            "`bootstrap.servers` names it.",
+            f"{doing}: a broker at {servers} must answer; it did not: {error}. Check that the broker runs, that "
+            "`bootstrap.servers` names it, and that `security.protocol` is that of its port.",
             servers=servers,
         )
     return HindscanError(

@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
+from confluent_kafka import KafkaError
 
-from hindscan.errors import HindscanError
+from hindscan.errors import ConfigError, HindscanError
+from hindscan.kafka_access import Refusals
 from hindscan.kafka_fetch import Event, RawBatch, Taken, settings_of
 
 if TYPE_CHECKING:
@@ -67,6 +69,10 @@ class _Message(ctypes.Structure):
         ("offset", ctypes.c_int64),
         ("private", ctypes.c_void_p),
     )
+
+
+#: A function that hears errors of a client's connections: client, code, reason, nothing.
+_ON_ERROR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
 def is_loaded() -> bool:
@@ -119,7 +125,9 @@ def _library() -> Any:
         ("conf_set_log_cb", None, pointer, pointer),
         ("conf_destroy", None, pointer),
         ("new", pointer, ctypes.c_int, pointer, text, ctypes.c_size_t),
+        ("conf_set_error_cb", None, pointer, _ON_ERROR),
         ("destroy", None, pointer),
+        ("poll", ctypes.c_int, pointer, ctypes.c_int),
         ("queue_new", pointer, pointer),
         ("queue_destroy", None, pointer),
         ("topic_new", pointer, pointer, text, pointer),
@@ -174,6 +182,8 @@ class FastClient:
         self._messages = np.zeros(_QUEUE_MESSAGES, np.int64)
         self._state = np.zeros(4, np.int64)
         self._batch_bytes = _BATCH_BYTES
+        self.refusals = Refusals()
+        self._hears = _ON_ERROR(self._hear)  # kept: the library has only its address
         self._client = self._opened(settings_of(config, isolation))
         library = _library()
         self._queue = library.rd_kafka_queue_new(self._client)
@@ -202,6 +212,8 @@ class FastClient:
         offsets, times = np.empty(_BATCH_RECORDS, np.int64), np.empty(_BATCH_RECORDS, np.int64)
         why = self._drain(end, values, places, there, offsets, times)
         count = int(self._state[_RECORDS])
+        if why == _IDLE:
+            _library().rd_kafka_poll(self._client, 0)  # lets `_hear` be called, in this thread
         if why == _FULL and count == 0:
             # The next record alone is larger than the buffer.
             self._batch_bytes = self._front().len
@@ -227,25 +239,26 @@ class FastClient:
             library.rd_kafka_destroy(self._client)
             self._client = None
 
+    def _hear(self, _client: int, code: int, reason: bytes, _nothing: int) -> None:
+        """Hear an error of the connections, as the plain client's ``error_cb`` does."""
+        self.refusals(KafkaError(code, reason.decode("utf-8", "replace")))
+
     def _opened(self, settings: Config) -> Any:
         library = _library()
         said = ctypes.create_string_buffer(512)
         properties = library.rd_kafka_conf_new()
         # What the client complains of while a broker is away belongs on nobody's standard error.
         library.rd_kafka_conf_set_log_cb(properties, None)
+        library.rd_kafka_conf_set_error_cb(properties, self._hears)
         for name, value in settings.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             if library.rd_kafka_conf_set(properties, name.encode(), text.encode(), said, len(said)):
                 library.rd_kafka_conf_destroy(properties)
-                raise HindscanError(
-                    f"While connecting to Kafka: its client must know the property {name!r}; it said: {said.value.decode()}."
-                )
+                raise _not_valid(settings, said.value)
         client = library.rd_kafka_new(_RD_KAFKA_CONSUMER, properties, said, len(said))
         if not client:
             library.rd_kafka_conf_destroy(properties)
-            raise HindscanError(
-                f"While connecting to Kafka: its client must accept the settings; it said: {said.value.decode()}."
-            )
+            raise _not_valid(settings, said.value)
         return client
 
     def _stop(self) -> None:
@@ -289,10 +302,18 @@ class FastClient:
             code=message.err,
             offset=int(message.offset) if message.offset >= 0 else None,
             text=said or library.rd_kafka_err2str(message.err).decode(),
+            of_topic=bool(message.topic),
         )
         library.rd_kafka_message_destroy(int(self._messages[self._state[_AT]]))
         self._state[_AT] += 1
         return event
+
+
+def _not_valid(settings: Config, said: bytes) -> ConfigError:
+    return ConfigError(
+        f"While connecting to Kafka at {settings.get('bootstrap.servers')}: every property of the cluster must be librdkafka's and valid; the client refused: "
+        f"{said.decode('utf-8', 'replace')}. Correct it in [kafka.NAME]."
+    )
 
 
 def _filled(buffer: _Array, count: int) -> _Array:

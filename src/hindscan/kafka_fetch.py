@@ -13,7 +13,6 @@ or a record that lies beyond. It leaves nothing out, adds nothing, and waits for
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -23,17 +22,14 @@ import pyarrow as pa
 from confluent_kafka import Consumer, TopicPartition
 
 from hindscan.kafka import client_config
+from hindscan.kafka_access import Refusals, opened
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-__all__ = ["LOG", "Client", "Event", "PlainClient", "RawBatch", "Taken", "settings_of"]
+__all__ = ["Client", "Event", "PlainClient", "RawBatch", "Taken", "settings_of"]
 
 Config = Mapping[str, str | int | float | bool]
-
-LOG = logging.getLogger("hindscan.kafka")
-# The client complains at length while a broker is away. Who wants to read it sets a handler; nobody finds it on standard error.
-LOG.addHandler(logging.NullHandler())
 
 #: Messages taken from the client at once, and how long it may wait for that many: at 0.2 s it was seen to wait to the full.
 CONSUME_MESSAGES: Final = 10_000
@@ -111,6 +107,8 @@ class Event:
     code: int
     offset: int | None
     text: str
+    #: Said of the topic, and not of the client's connections.
+    of_topic: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +124,9 @@ class Taken:
 
 class Client(Protocol):
     """One connection that reads one partition at a time."""
+
+    #: What brokers did not accept of it; looked at while nothing comes.
+    refusals: Refusals
 
     def begin(self, partition: int, offset: int) -> None:
         """Turn to a partition, from this offset on; what was fetched before is forgotten."""
@@ -155,7 +156,8 @@ class PlainClient:
 
     def __init__(self, config: Config, topic: str, isolation: str) -> None:
         self._topic = topic
-        self._consumer = Consumer(settings_of(config, isolation), logger=LOG)
+        self.refusals = Refusals()
+        self._consumer = opened(Consumer, {**settings_of(config, isolation), "error_cb": self.refusals})
         #: Taken from the client, and not given yet.
         self._left: list[Message] = []
 
@@ -191,4 +193,4 @@ class PlainClient:
 def _event(message: Message) -> Event:
     error = message.error()
     assert error is not None
-    return Event(code=error.code(), offset=message.offset(), text=str(error))
+    return Event(code=error.code(), offset=message.offset(), text=str(error), of_topic=message.topic() is not None)

@@ -16,6 +16,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, Kafka
 
 from hindscan.errors import DataLost, Fenced, ReadIncomplete, SourceMissing
 from hindscan.kafka import NO_TOPIC, client_config, translated
+from hindscan.kafka_access import FORBIDDEN, opened
 
 __all__ = ["GroupConsumer", "Heard", "records_between"]
 
@@ -42,15 +43,7 @@ _LISTENING_DEFAULTS: Mapping[str, str | int | float | bool] = {
 }
 _FENCED = frozenset({"FENCED_INSTANCE_ID", "_FENCED", "_FATAL"})
 _OUT_OF_RANGE = frozenset({"_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE"})
-_REFUSED = frozenset(
-    {
-        "TOPIC_AUTHORIZATION_FAILED",
-        "GROUP_AUTHORIZATION_FAILED",
-        "CLUSTER_AUTHORIZATION_FAILED",
-        "SASL_AUTHENTICATION_FAILED",
-        "_AUTHENTICATION",
-    }
-)
+_REFUSED = frozenset({*FORBIDDEN, "SASL_AUTHENTICATION_FAILED", "_AUTHENTICATION"})
 
 #: Silence after which a range is given up.
 _IDLE_SECONDS: Final = 30.0
@@ -108,7 +101,7 @@ class GroupConsumer:
         if instance_id is not None:
             membership["group.instance.id"] = instance_id
         settings = {**_LISTENING_DEFAULTS, **client_config(config), **_LISTENING, **membership}
-        self._consumer = Consumer(settings, logger=_LOG)
+        self._consumer: Consumer = opened(Consumer, settings)
         self._consumer.subscribe(
             list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
@@ -202,7 +195,8 @@ class GroupConsumer:
                 topic=message.topic(),
             )
         if name in _REFUSED:
-            raise translated(f"While listening in group {self._group!r}", error, self._config)
+            right = f"READ on {f'group {self._group!r}' if name.startswith('GROUP') else f'topic {message.topic()!r}'}"
+            raise translated(f"While listening in group {self._group!r}", error, self._config, right)
         # What remains passes (a broker that went away, a group that is moving): librdkafka goes on trying by itself.
         _LOG.info("group %s: %s", self._group, error)
 
@@ -248,7 +242,7 @@ def records_between(
         **client_config(config), "group.id": "hindscan-reader", "enable.auto.commit": False, "enable.partition.eof": True,
         "auto.offset.reset": "error", "isolation.level": "read_committed", "check.crcs": True, "fetch.wait.max.ms": 10,
     }  # fmt: skip
-    consumer = Consumer(settings)
+    consumer = opened(Consumer, settings)
     try:
         consumer.assign([TopicPartition(topic, partition, starts[partition]) for partition in open_ranges])
         quiet_since = time.monotonic()
@@ -263,8 +257,10 @@ def records_between(
                 continue
             quiet_since = time.monotonic()
             error, partition, offset = message.error(), message.partition(), message.offset()
+            if error is not None and error.name() == "GROUP_AUTHORIZATION_FAILED":
+                continue  # of a group that is named because the client demands one, and never joined
             if error is not None and error.name() != "_PARTITION_EOF":
-                raise translated(f"While reading topic {topic!r}", error, config)
+                raise translated(f"While reading topic {topic!r}", error, config, f"READ on topic {topic!r}")
             if partition not in open_ranges or offset is None:
                 continue
             if offset >= open_ranges[partition]:

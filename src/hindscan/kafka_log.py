@@ -24,7 +24,6 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, though not as the typing rules want it
-    AdminClient,
     ConfigResource,
     OffsetSpec,
     ResourceType,
@@ -41,7 +40,8 @@ from hindscan.errors import (
     UsageError,
 )
 from hindscan.kafka import MOCK_TOPIC_ID, client_config, translated
-from hindscan.kafka_fetch import LOG, Client, Event, PlainClient, RawBatch
+from hindscan.kafka_access import FORBIDDEN, Admin, answered
+from hindscan.kafka_fetch import Client, Event, PlainClient, RawBatch
 
 __all__ = ["Isolation", "RangeReader", "RawBatch", "TopicDescription", "TopicInspector", "TopicOffset", "make_client"]
 
@@ -74,9 +74,10 @@ _MOVING: Final = frozenset(
         "UNKNOWN_LEADER_EPOCH",
     }
 )
+#: The client looks for the coordinator of the group that it is made to name and never joins: to have no right on that group is no matter.
+_NO_GROUP: Final = "GROUP_AUTHORIZATION_FAILED"
 #: librdkafka's own code for a request that nobody answered.
 _LOCAL_TIME_OUT: Final = -185
-_FORBIDDEN: Final = frozenset({"TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +116,7 @@ class TopicInspector:
 
     def __init__(self, config: Config, topic: str) -> None:
         self._config = config
-        self._admin = AdminClient(client_config(config), logger=LOG)
+        self._admin = Admin(client_config(config))
         self.topic = topic
         self.is_mock = config.get("hindscan.mock") is True
 
@@ -132,16 +133,20 @@ class TopicInspector:
         doing = f"While looking up topic {self.topic!r}"
         if self.is_mock:
             return self._describe_mock(doing, timeout_seconds)
-        deadline = time.monotonic() + timeout_seconds
+        deadline, seconds = time.monotonic() + timeout_seconds, timeout_seconds / 2
         while True:
             try:
-                asked = self._admin.describe_topics(TopicCollection([self.topic]), request_timeout=timeout_seconds)
-                found = asked[self.topic].result(timeout_seconds + 1)
+                asked = self._admin.client.describe_topics(TopicCollection([self.topic]), request_timeout=seconds)
+                found = self._admin.result(doing, asked[self.topic], seconds + 1)
                 break
             except (KafkaException, FutureTimeoutError) as fault:
                 if _name(fault) in _MISSING and time.monotonic() < deadline - timeout_seconds + 1:
                     # Another broker may not have heard of a new topic yet.
                     time.sleep(0.1)
+                    continue
+                if _name(fault) == "_TIMED_OUT" and deadline - time.monotonic() > 1.0:
+                    self._look_around(doing, deadline - time.monotonic())
+                    seconds = max(deadline - time.monotonic(), 1.0)
                     continue
                 raise self._error(doing, fault) from fault
         return TopicDescription(
@@ -180,12 +185,12 @@ class TopicInspector:
             remaining = max(deadline - time.monotonic(), 1.0)
             missing = []
             try:
-                answers = self._admin.list_offsets(request, isolation_level=level, request_timeout=remaining)
+                answers = self._admin.client.list_offsets(request, isolation_level=level, request_timeout=remaining)
             except KafkaException as fault:
                 raise self._error(doing, fault) from fault
             for place, answer in answers.items():
                 try:
-                    told = answer.result(remaining + 1)
+                    told = answered(self._admin.result(doing, answer, remaining + 1))
                     found[place.partition] = TopicOffset(offset=told.offset, leader_epoch=told.leader_epoch)
                 except (KafkaException, FutureTimeoutError) as fault:
                     if _name(fault) not in _MOVING or time.monotonic() > deadline:
@@ -195,9 +200,16 @@ class TopicInspector:
                 time.sleep(0.1)
         return found
 
+    def _look_around(self, doing: str, timeout_seconds: float) -> None:
+        """Have the client learn which brokers there are: it asks the one that was the controller when it last looked, and waits for it if it died."""
+        try:
+            self._admin.metadata(doing, timeout_seconds)
+        except KafkaException as fault:
+            raise self._error(doing, fault) from fault
+
     def _describe_mock(self, doing: str, timeout_seconds: float) -> TopicDescription:
         try:
-            metadata = self._admin.list_topics(timeout=timeout_seconds)
+            metadata = self._admin.metadata(doing, timeout_seconds)
         except KafkaException as fault:
             raise self._error(doing, fault) from fault
         if self.topic not in metadata.topics:
@@ -212,18 +224,18 @@ class TopicInspector:
 
     def _cluster_id(self, doing: str, timeout_seconds: float) -> str:
         try:
-            asked = self._admin.describe_cluster(request_timeout=timeout_seconds)
-            return str(asked.result(timeout_seconds + 1).cluster_id)
+            asked = self._admin.client.describe_cluster(request_timeout=timeout_seconds)
+            return str(self._admin.result(doing, asked, timeout_seconds + 1).cluster_id)
         except (KafkaException, FutureTimeoutError) as fault:
             raise self._error(doing, fault) from fault
 
     def _settings(self, doing: str, timeout_seconds: float) -> dict[str, Any]:
         resource = ConfigResource(ResourceType.TOPIC, self.topic)
         try:
-            asked = self._admin.describe_configs([resource], request_timeout=timeout_seconds)
-            found = asked[resource].result(timeout_seconds + 1)
+            asked = self._admin.client.describe_configs([resource], request_timeout=timeout_seconds)
+            found = self._admin.result(doing, asked[resource], timeout_seconds + 1)
         except (KafkaException, FutureTimeoutError) as fault:
-            if _name(fault) in _FORBIDDEN:
+            if _name(fault) in FORBIDDEN:
                 return {}
             raise self._error(doing, fault) from fault
         values = {name: entry.value for name, entry in found.items()}
@@ -244,7 +256,7 @@ class TopicInspector:
                 "Check the name in the project file, or create the topic.",
                 topic=self.topic,
             )
-        return translated(doing, error, self._config)
+        return translated(doing, error, self._config, f"DESCRIBE on topic {self.topic!r}, which READ and WRITE include")
 
 
 def _name(fault: BaseException) -> str:
@@ -378,6 +390,8 @@ class RangeReader:
             The topic is not the one that was pinned, or is gone.
         CorruptData
             A checksum is wrong.
+        ConfigError
+            A record is larger than the cluster's settings let the client take.
         ReadIncomplete
             The broker answers, and nothing comes.
         BrokerUnavailable
@@ -403,7 +417,9 @@ class RangeReader:
             if len(batch) or taken.event is not None:
                 # After the yield: what the caller does with a batch is no silence of the broker.
                 quiet_since, probe_at = time.monotonic(), time.monotonic() + self._idle_seconds
-            elif time.monotonic() >= probe_at:
+                continue
+            self._client.refusals.check_size(f"While reading {where}", self._config)
+            if time.monotonic() >= probe_at:
                 self._probe(where, position, quiet_since)
                 probe_at = time.monotonic() + self._idle_seconds
 
@@ -426,10 +442,13 @@ class RangeReader:
                 topic=self._topic,
                 partition=where.partition,
             )
+        if name in _CORRUPT and not event.of_topic:
+            # No record, but an answer to the client itself, for example one larger than it may take: that is told to `error_cb`.
+            return False
         if name in _CORRUPT:
             raise CorruptData(
                 f"While reading {where}: every record must be whole, with the right checksum; the client refused one: {event.text}. Restore the partition "
-                "from a replica. If records are very large, check that `receive.message.max.bytes` allows them.",
+                "from a replica.",
                 topic=self._topic,
                 partition=where.partition,
             )
@@ -439,7 +458,9 @@ class RangeReader:
                 topic=self._topic,
                 partition=where.partition,
             )
-        raise translated(f"While reading {where}", error, self._config)
+        if name == _NO_GROUP:
+            return False
+        raise translated(f"While reading {where}", error, self._config, f"READ on topic {self._topic!r}")
 
     def _check_end(self, where: _Where) -> None:
         latest = self._inspector.offsets([where.partition], "latest", self._isolation)[where.partition].offset

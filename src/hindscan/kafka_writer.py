@@ -6,13 +6,12 @@ delivery is checked before a call returns. With `kafka` a user of confluent_kafk
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Self
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, though not as the typing rules want it
-    AdminClient,
     ConfigResource,
     NewTopic,
     OffsetSpec,
@@ -21,13 +20,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, t
 
 from hindscan.errors import BrokerUnavailable, Conflict
 from hindscan.kafka import client_config, translated
+from hindscan.kafka_access import Admin, Refusals, opened
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["TopicWriter", "create_topic", "producer", "send"]
-
-_LOG = logging.getLogger("hindscan.kafka")
 
 #: Nothing is lost, doubled or reordered by a retry, and a key goes where the Java client would put it.
 _SAFE_PRODUCER: Mapping[str, str | int | float | bool] = {
@@ -44,10 +42,9 @@ _SAFE_PRODUCER: Mapping[str, str | int | float | bool] = {
 _SEND_SECONDS: Final = 15.0
 
 
-def producer(config: Mapping[str, str | int | float | bool]) -> Producer:
-    """Make a producer that keeps order and doubles nothing; `config` may override each of its settings."""
-    # The client tells at length of what it goes on trying by itself; who wants to read it sets a handler.
-    return Producer({**_SAFE_PRODUCER, **client_config(config)}, logger=_LOG)
+def producer(config: Mapping[str, str | int | float | bool], **own: Any) -> Producer:
+    """Make a producer that keeps order and doubles nothing; `config` may override each of its settings, `own` are its callbacks."""
+    return opened(Producer, {**_SAFE_PRODUCER, **client_config(config), **own})
 
 
 def create_topic(
@@ -85,30 +82,35 @@ def create_topic(
     ------
     BrokerUnavailable
         When the broker does not answer.
+    AccessRefused
+        When it refuses; a topic that this client may not even see counts as one that is to be created.
     Conflict
         When the topic exists with other settings or with records.
     """
     doing = f"While creating topic {name!r}"
-    admin = AdminClient(client_config(config))
+    admin = Admin(client_config(config))
+    client = admin.client
+    right = "CREATE"
     try:
-        metadata = admin.list_topics(timeout=timeout_seconds)
+        metadata = admin.metadata(doing, timeout_seconds)
         if name not in metadata.topics:
             topic = NewTopic(name, partitions, config={**settings, **(tuning or {})})
-            admin.create_topics([topic], request_timeout=timeout_seconds)[name].result()
+            client.create_topics([topic], request_timeout=timeout_seconds)[name].result()
             return True
+        right = "DESCRIBE_CONFIGS"
         found: dict[str, str] = {}
         if not (metadata.cluster_id or "").startswith("mockCluster"):
             resource = ConfigResource(ResourceType.TOPIC, name)
-            answer = admin.describe_configs([resource], request_timeout=timeout_seconds)[resource].result()
+            answer = client.describe_configs([resource], request_timeout=timeout_seconds)[resource].result()
             found = {key: entry.value for key, entry in answer.items() if key in settings}
         there = [TopicPartition(name, number) for number in metadata.topics[name].partitions]
         first, last = (
-            admin.list_offsets(dict.fromkeys(there, spec), request_timeout=timeout_seconds)
+            client.list_offsets(dict.fromkeys(there, spec), request_timeout=timeout_seconds)
             for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
         )
         records = sum(last[at].result().offset - first[at].result().offset for at in there)
     except KafkaException as fault:
-        raise translated(doing, fault.args[0], config) from fault
+        raise translated(doing, fault.args[0], config, f"{right} on topic {name!r}") from fault
     faults = [f"{key} = {value}" for key, value in found.items() if value != settings[key]]
     faults += [f"{records} offsets in use"] if records else []
     if faults:
@@ -140,14 +142,17 @@ class TopicWriter:
         self.topic = topic
         self._config = config
         self._failures: list[KafkaError] = []
-        own: dict[str, object] = {
+        self._refusals = Refusals()
+        self._right = f"WRITE on topic {topic!r}"
+        own: dict[str, Any] = {
             # One callback a record would cost more than the record.
             "delivery.report.only.error": True,
             "on_delivery": self._on_delivery,
+            "error_cb": self._refusals,
         }
         if transactional_id is not None:
             own["transactional.id"] = transactional_id
-        self._producer = producer({**config, **own})  # type: ignore[dict-item]
+        self._producer = producer(config, **own)
         if transactional_id is not None:
             self._call(self._producer.init_transactions, 60.0)
 
@@ -172,11 +177,12 @@ class TopicWriter:
                     produce(topic, value, key, timestamp=milliseconds)
                     break
                 except BufferError:
-                    self._producer.poll(0.1)
+                    self._call(self._producer.poll, 0.1)
                     self._check()
                 except KafkaException as fault:
-                    raise translated(f"While writing to topic {topic!r}", fault.args[0], self._config) from fault
-        self._producer.poll(0)
+                    doing = f"While writing to topic {topic!r}"
+                    raise translated(doing, fault.args[0], self._config, self._right) from fault
+        self._call(self._producer.poll, 0)
         self._check()
 
     def flush(self) -> None:
@@ -189,7 +195,7 @@ class TopicWriter:
         HindscanError
             When the broker refused records.
         """
-        while self._producer.flush(1.0):
+        while self._call(self._producer.flush, 1.0):
             self._check()
         self._check()
 
@@ -207,22 +213,37 @@ class TopicWriter:
         self.flush()
         self._call(self._producer.abort_transaction, 60.0)
 
-    def _call(self, function: object, *arguments: float) -> None:
-        assert callable(function)
+    def _call(self, function: Callable[..., Any], *arguments: float) -> Any:
+        doing = f"While writing to topic {self.topic!r}"
         try:
-            function(*arguments)
+            return _called(function, *arguments)
         except KafkaException as fault:
-            doing = f"While writing transactions to topic {self.topic!r}"
-            raise translated(doing, fault.args[0], self._config) from fault
+            self._refusals.check(doing, self._config, enough=1)
+            raise translated(doing, fault.args[0], self._config, self._right) from fault
 
     def _on_delivery(self, error: KafkaError | None, _message: Message) -> None:
         if error is not None:
             self._failures.append(error)
 
     def _check(self) -> None:
+        self._refusals.check(f"While writing to topic {self.topic!r}", self._config)
         if self._failures:
             doing = f"While writing to topic {self.topic!r} ({len(self._failures)} records not delivered)"
-            raise translated(doing, self._failures[0], self._config)
+            raise translated(doing, self._failures[0], self._config, self._right)
+
+
+def _called(function: Callable[..., Any], *arguments: float) -> Any:
+    """Call a function of the client that runs its callbacks.
+
+    The client raises a fatal error in the midst of them, before it delivers what it could not send: what comes out then is an error of Python's, with
+    the true one as its cause.
+    """
+    try:
+        return function(*arguments)
+    except SystemError as fault:
+        if isinstance(fault.__cause__, KafkaException):
+            raise fault.__cause__ from fault
+        raise
 
 
 def send(
@@ -246,7 +267,9 @@ def send(
         It was not acknowledged.
     """
     answers: list[tuple[KafkaError | None, Message]] = []
-    client = producer(config)
+    doing = f"While sending a record to topic {topic!r}"
+    refusals = Refusals()
+    client = producer(config, error_cb=refusals)
     client.produce(
         topic,
         value=value,
@@ -254,15 +277,19 @@ def send(
         headers=list(headers),
         on_delivery=lambda error, message: answers.append((error, message)),
     )
-    client.flush(_SEND_SECONDS)
-    doing = f"While sending a record to topic {topic!r}"
+    deadline = time.monotonic() + _SEND_SECONDS
+    try:
+        while _called(client.flush, 0.5) and time.monotonic() < deadline:
+            refusals.check(doing, config)
+    except KafkaException as fault:
+        raise translated(doing, fault.args[0], config, f"WRITE on topic {topic!r}") from fault
     if not answers:
         raise BrokerUnavailable(
             f"{doing}: a broker must acknowledge it within {_SEND_SECONDS:g} s; none did.", topic=topic
         )
     error, message = answers[0]
     if error is not None:
-        raise translated(doing, error, config)
+        raise translated(doing, error, config, f"WRITE on topic {topic!r}")
     partition, offset = message.partition(), message.offset()
     assert partition is not None
     assert offset is not None

@@ -181,16 +181,28 @@ class KafkaCluster:
         Where logs and data go; kept afterwards. By default a throw-away folder, removed at the end.
     settings : Mapping[str, str] | None
         Broker properties to override, such as ``{"log.retention.ms": "1000"}``.
+    listeners : Mapping[str, str] | None
+        More ways in, each on a port of its own: names and the protocols they speak, such as ``{"SAFE": "SASL_SSL"}``. What is demanded
+        of who comes that way is said by settings that begin with ``listener.name.safe.``. `bootstrap` stays without security.
 
     Attributes
     ----------
     bootstrap : str
         The value for `bootstrap.servers`: all nodes, whether they live or not.
+    bootstraps : dict[str, str]
+        The same for each name of `listeners`.
     folder : Path
         One folder per node, with `broker.log` in it.
     """
 
-    def __init__(self, nodes: int = 1, folder: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        nodes: int = 1,
+        folder: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        *,
+        listeners: Mapping[str, str] | None = None,
+    ) -> None:
         if nodes < 1:
             raise UsageError(
                 f"While starting a Kafka cluster: at least 1 node is required; {nodes} was asked for. Ask for 1 or 3."
@@ -204,8 +216,14 @@ class KafkaCluster:
         self._owned = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="hindscan-kafka-")) if folder is None else folder
         self._settings = dict(settings or {})
-        self._ports = _free_ports(nodes * 2)
-        self.bootstrap = ",".join(f"127.0.0.1:{self._ports[node]}" for node in range(nodes))
+        self._protocols = dict(listeners or {})
+        free = _free_ports(nodes * (2 + len(self._protocols)))
+        self._ports = free[: nodes * 2]
+        self._more_ports = {
+            name: free[nodes * number : nodes * (number + 1)] for number, name in enumerate(self._protocols, 2)
+        }
+        self.bootstrap = _addresses(self._ports[:nodes])
+        self.bootstraps = {name: _addresses(ports) for name, ports in self._more_ports.items()}
         self._keepers: dict[int, _Keeper] = {}
 
     def __enter__(self) -> Self:
@@ -280,14 +298,20 @@ class KafkaCluster:
         ]
 
     def _properties(self, node: int) -> dict[str, str]:
-        port, quorum = self._ports[node], self._ports[self.nodes :]
+        quorum = self._ports[self.nodes :]
+        protocols = {"PLAINTEXT": "PLAINTEXT", **self._protocols}
+        ways = {"PLAINTEXT": self._ports, **self._more_ports}
+        open_ways = ",".join(f"{name}://127.0.0.1:{ports[node]}" for name, ports in ways.items())
         copies = str(min(3, self.nodes))
         return {
             "process.roles": "broker,controller",
             "node.id": str(node),
             "controller.quorum.voters": ",".join(f"{voter}@127.0.0.1:{p}" for voter, p in enumerate(quorum)),
-            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{quorum[node]}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+            "listeners": f"{open_ways},CONTROLLER://127.0.0.1:{quorum[node]}",
+            "advertised.listeners": open_ways,
+            "listener.security.protocol.map": ",".join(
+                f"{name}:{protocol}" for name, protocol in {**protocols, "CONTROLLER": "PLAINTEXT"}.items()
+            ),
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self._home(node) / "data"),
             "auto.create.topics.enable": "false",
@@ -414,6 +438,10 @@ def _free_ports(count: int) -> list[int]:
             probe.bind(("127.0.0.1", 0))
             ports.append(int(probe.getsockname()[1]))
         return ports
+
+
+def _addresses(ports: list[int]) -> str:
+    return ",".join(f"127.0.0.1:{port}" for port in ports)
 
 
 def _listens(port: int) -> bool:

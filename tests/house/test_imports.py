@@ -33,7 +33,15 @@ ANYWHERE = {"msgspec", "numpy", "pyarrow"}
 HOMES = {
     "alembic": {"runs"},
     "cloudpickle": {"jobs.code"},
-    "confluent_kafka": {"kafka", "kafka_fast", "kafka_fetch", "kafka_group", "kafka_log", "kafka_writer"},
+    "confluent_kafka": {
+        "kafka",
+        "kafka_access",
+        "kafka_fast",
+        "kafka_fetch",
+        "kafka_group",
+        "kafka_log",
+        "kafka_writer",
+    },
     "cyclopts": {"cli"},
     "dask": {"tasks"},
     "distributed": {"tasks"},
@@ -187,6 +195,6 @@ def test_a_cycle_and_a_homeless_library_are_seen(parse) -> None:
     )
     assert cycles(modules) == ["hindscan.jobs.a -> hindscan.jobs.b -> hindscan.jobs.a"]
     assert faults_of_libraries(modules) == [
-        "hindscan.runs.c:1 imports confluent_kafka, which lives in kafka, kafka_fast, kafka_fetch, kafka_group, kafka_log, kafka_writer",
+        "hindscan.runs.c:1 imports confluent_kafka, which lives in kafka, kafka_access, kafka_fast, kafka_fetch, kafka_group, kafka_log, kafka_writer",
         "hindscan.runs.c:1 imports leftpad, which has no home: name it here",
     ]

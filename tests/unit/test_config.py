@@ -45,6 +45,42 @@ def faults_of(folder: Path, text: str, **env: str) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize(
+    "property_",
+    ["sasl.password", "ssl.key.password", "ssl.keystore.password", "sasl.oauthbearer.client.secret", "ssl.key.pem",
+     "sasl.oauthbearer.assertion.private.key.passphrase", "sasl.oauthbearer.assertion.private.key.pem"],
+)  # fmt: skip
+@pytest.mark.parametrize("written", ["hush-hush", "pre-${SECRET}", "${SECRET}-post", ""])
+def test_a_secret_that_stands_in_the_file_is_refused_and_not_repeated(
+    tmp_path: Path, property_: str, written: str
+) -> None:
+    text = f'[kafka.prod]\n"bootstrap.servers" = "b:1"\n"{property_}" = "{written}"\n'
+    [fault] = faults_of(tmp_path, text)
+    assert fault.startswith(f"hindscan.toml:3: kafka.prod.{property_}: is a secret")
+    assert "hush" not in fault
+    assert project(tmp_path, text.replace(f'"{written}"', '"${SECRET}"')).clusters["prod"][property_] == "hush"
+
+
+def test_the_password_of_the_stores_url_is_a_secret_too(tmp_path: Path) -> None:
+    [fault] = faults_of(tmp_path, '[store]\nurl = "postgresql+psycopg://me:hush-hush@db/runs"\n')
+    assert fault == (
+        "hindscan.toml:2: store.url: its password is a secret and must be written ${NAME}, to be taken from the environment"
+    )
+    filled = project(tmp_path, '[store]\nurl = "postgresql+psycopg://me:${SECRET}@db/runs"\n')
+    assert filled.store.url == "postgresql+psycopg://me:hush@db/runs"
+
+
+def test_a_secret_may_come_as_an_override_and_is_taken_as_it_is(tmp_path: Path) -> None:
+    text = '[kafka.prod]\n"bootstrap.servers" = "b:1"\n'
+    for secret in ("12345", "true", '"quoted"', "[1]", "a=b"):
+        found = project(tmp_path, text, HINDSCAN_KAFKA__PROD__SASL_PASSWORD=secret)
+        assert found.clusters["prod"]["sasl.password"] == secret
+
+
+def test_a_project_that_is_shown_shows_no_secret(tmp_path: Path) -> None:
+    assert "hush" not in repr(project(tmp_path))
+
+
 def test_what_is_written_is_what_is_had(tmp_path: Path) -> None:
     (tmp_path / "hindscan.toml").write_text(GOOD)
     loaded = load_project(tmp_path, {"SECRET": "hush"})

@@ -230,10 +230,26 @@ def _events_in(place: str, options: Options) -> Iterator[tuple[str, Any]]:
             yield f"line {number}", error if isinstance(error, InvalidEvent) else InvalidEvent(str(error))
 
 
-def doctor(*, options: Options = DEFAULTS) -> int:
-    """Check project, store, artefacts, jobs, brokers, workers and versions; say what to do. Exit code 1 if something is wrong, 3 if a service cannot be reached."""
+def doctor(
+    *,
+    acls: Annotated[bool, Parameter(negative="")] = False,
+    principal: str = "hindscan",
+    options: Options = DEFAULTS,
+) -> int:
+    """Check project, store, artefacts, jobs, brokers, workers and versions; say what to do. Exit code 1 if something is wrong, 3 if a service cannot be reached.
+
+    Parameters
+    ----------
+    acls : bool
+        Instead, print the least rights that the project needs on its Kafka clusters, and the lines for kafka-acls.sh that grant them. Connects to nothing.
+    principal : str
+        Whom these lines grant them.
+    """
     from hindscan.diagnosis import diagnose
 
+    if acls:
+        _print_rights(options, principal)
+        return 0
     findings = list(diagnose(options.load()))
     if options.json:
         print_document(
@@ -249,3 +265,22 @@ def doctor(*, options: Options = DEFAULTS) -> int:
         )
     unreachable = [f for f in findings if not f.ok and f.unreachable]
     return ServiceUnavailable.exit_code if unreachable else int(any(not f.ok for f in findings))
+
+
+def _print_rights(options: Options, principal: str) -> None:
+    """Print rights and, ready to be run, the commands that grant them; those that may be left out apart."""
+    from hindscan.rights import acl_commands, needed_rights
+
+    project = options.load()
+    rights = needed_rights(project)
+    apart = [[right for right in rights if right.needed is needed] for needed in (True, False)]
+    needed, optional = (acl_commands(project, some, principal) for some in apart)
+    if options.json:
+        commands = {"needed": needed, "optional": optional}
+        print_document({"principal": f"User:{principal}", "rights": rights, "commands": commands})
+        return
+    rows = [(r.cluster, r.kind, r.name, r.operation, "" if r.needed else "optional", r.purpose) for r in rights]
+    print_table(("cluster", "resource", "name", "right", "", "what for"), rows)
+    for heading, lines in (("needed", needed), ("optional: run those that you need", optional)):
+        if lines:
+            print(f"\n# {heading}", *lines, sep="\n")

@@ -103,9 +103,10 @@ def numbers(count: int, first: int = 0, **more: Any) -> list[tuple[bytes, bytes,
 class Transactions:
     """Writes transactions to one partition; one left open needs a name of its own."""
 
-    def __init__(self, cluster: KafkaCluster, topic: str) -> None:
+    def __init__(self, cluster: KafkaCluster, topic: str, key: Callable[[], bytes | None] = lambda: None) -> None:
         self._config = {**config_of(cluster), "linger.ms": 0}
         self._topic = topic
+        self._key = key
         self._n = 0
         self._producers: dict[str, confluent_kafka.Producer] = {}
 
@@ -119,13 +120,16 @@ class Transactions:
         producer.begin_transaction()
         for _ in range(count):
             value = json.dumps({"n": self._n, "tx": "commit" if end == "commit" else "abort"})
-            producer.produce(self._topic, value.encode(), partition=0, timestamp=1000 + self._n)
+            producer.produce(self._topic, value.encode(), self._key(), partition=0, timestamp=1000 + self._n)
             self._n += 1
         assert producer.flush(30) == 0
+        self.finish(name, end)
+
+    def finish(self, name: str, end: str) -> None:
         if end == "commit":
-            producer.commit_transaction(30)
+            self._producers[name].commit_transaction(30)
         elif end == "abort":
-            producer.abort_transaction(30)
+            self._producers[name].abort_transaction(30)
 
 
 def whole_log(cluster: KafkaCluster, topic: str, partition: int = 0) -> list[Row]:
@@ -154,7 +158,10 @@ def whole_log(cluster: KafkaCluster, topic: str, partition: int = 0) -> list[Row
 
 
 def reader_of(
-    cluster: KafkaCluster, topic: str, isolation: Isolation = "read_committed", **options: Any
+    cluster: KafkaCluster,
+    topic: str,
+    isolation: Isolation = "read_committed",
+    **options: Any,
 ) -> RangeReader:
     topic_id = TopicInspector(config_of(cluster), topic).describe(settings=False).topic_id
     return RangeReader(reading(cluster), topic, topic_id, isolation, **options)

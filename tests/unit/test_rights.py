@@ -1,0 +1,68 @@
+"""The least rights of a project, read off its file."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from hindscan.config import load_project
+from hindscan.rights import acl_commands, needed_rights
+
+TEXT = """
+[serve]
+group = "site one"
+[kafka.default]
+"bootstrap.servers" = "a:1,b:2"
+[kafka.prod]
+"bootstrap.servers" = "p:1"
+"sasl.password" = "${SECRET}"
+[history.files]
+parquet = "data"
+[history.bids]
+topic = "prod:bids"
+[history.same]
+topic = "prod:bids"
+[triggers.one]
+on = ["kafka:closed", "http"]
+job = "j"
+[triggers.two]
+on = "kafka:prod:closed"
+job = "j"
+"""
+
+
+def test_each_topic_and_group_is_named_once_with_what_it_is_for(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text(TEXT)
+    rights = needed_rights(load_project(tmp_path, {"SECRET": "hush"}))
+    assert [(r.cluster, r.kind, r.name, r.operation) for r in rights if r.needed] == [
+        ("default", "group", "site one", "READ"),
+        ("default", "topic", "closed", "READ"),
+        ("prod", "group", "site one", "READ"),
+        ("prod", "topic", "bids", "READ"),
+        ("prod", "topic", "closed", "READ"),
+    ]
+    assert [(r.cluster, r.name, r.operation) for r in rights if not r.needed] == [
+        ("default", "closed", "WRITE"),
+        ("prod", "bids", "CREATE"),
+        ("prod", "bids", "DESCRIBE_CONFIGS"),
+        ("prod", "bids", "WRITE"),
+        ("prod", "closed", "WRITE"),
+    ]
+    assert all(right.purpose for right in rights)
+
+
+def test_a_project_without_kafka_needs_none(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text('[history.files]\nparquet = "data"\n')
+    assert needed_rights(load_project(tmp_path, {})) == ()
+
+
+def test_a_line_is_ready_for_a_shell_and_holds_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text(TEXT)
+    project = load_project(tmp_path, {"SECRET": "hush"})
+    first, *others = acl_commands(project, needed_rights(project), "CN=site, O=us")
+    assert shlex.split(first) == [
+        "kafka-acls.sh", "--bootstrap-server", "a:1,b:2", "--command-config", "admin.properties", "--add", "--allow-principal",
+        "User:CN=site, O=us", "--operation", "Read", "--group", "site one",
+    ]  # fmt: skip
+    assert "hush" not in "".join(others)
+    assert any("--operation DescribeConfigs --topic bids" in line for line in others)
