@@ -12,8 +12,8 @@ from hindscan.errors import BrokerUnavailable
 from hindscan.history.snapshot import Window
 from hindscan.kafka_log import RangeReader, TopicInspector
 from hindscan.testing import KafkaCluster
-from integration.history.test_kafka import config_of, history, read, wait_until
 from integration.history.conftest import FastReader
+from integration.history.test_kafka import config_of, history, read, wait_until
 from integration.history.test_range_readers import SMALL, wide
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
