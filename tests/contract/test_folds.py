@@ -91,7 +91,7 @@ def test_a_history_that_grows_is_worked_on_from_the_last_checkpoint(any_executor
     more = make_site(tmp_path / "more", SLICES + 3)
     pq.write_table(
         pq.read_table(more.root / "numbers").slice(SLICES * ROWS),
-        site.root / "numbers" / "numbers2.parquet",
+        site.root / "numbers" / "zebra.parquet",
         row_group_size=ROWS,
     )
     plan = site.plan("running", folder=folder)

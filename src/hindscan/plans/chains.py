@@ -4,9 +4,8 @@ Keeps promises 6, 7 and 8 for jobs with ``order="partition"``. What such a job c
 and on nothing else; so the slices of a partition are a chain, and a run works through each chain from its front, through different chains in parallel.
 
 **What a partition is.** Of a topic: a partition, in the order of offsets. Of Parquet: the whole history, because files know of no partitions, so there is one
-chain. With a `time` column its files are put in the order of their times, as their statistics have them (paths do not sort by time: ``month=10`` comes before
-``month=2``); files that overlap in time have no order and are refused. Without a `time` column the order is that of the paths. Within a file the order is that
-of its rows.
+chain. With a `time` column its files are put in the order of their times, as their statistics have them, whatever they are called; files that overlap in time have
+no order and are refused. Without a `time` column the order is that of the paths, numbers in them taken as numbers. Within a file the order is that of its rows.
 
 **What is stored.** After each slice its partial, as for any job, and its checkpoint: the state it leaves, in the same store and as atomically. The checkpoint is written
 first, so a partial that is there has its checkpoint, unless somebody removed it.
