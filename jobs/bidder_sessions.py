@@ -20,7 +20,11 @@ def nobody() -> pa.Table:
 
 
 @hs.job(history="bids", order="partition", state=nobody)
-def bidder_sessions(bids: hs.Data, state: hs.Data, gap_minutes: Minutes = 30) -> tuple[pa.Table, pa.Table]:
+def bidder_sessions(
+    bids: hs.Data,
+    state: hs.Data,  # noqa: ARG001 (the query names it)
+    gap_minutes: Minutes = 30,
+) -> tuple[pa.Table, pa.Table]:
     """Sessions of every bidder: how many, how many bids, the longest in seconds.
 
     One row per bidder, ordered by bidder. The history must have all bids of a bidder in one partition, in the order of time: files do, and a topic
@@ -43,9 +47,8 @@ def bidder_sessions(bids: hs.Data, state: hs.Data, gap_minutes: Minutes = 30) ->
         """,
         gap=gap_minutes,
     )
-    return ended(sessions.filter(pc.invert(sessions["is_open"]))), sessions.filter(sessions["is_open"]).drop(
-        ["is_open"]
-    )
+    going_on = sessions.filter(sessions["is_open"]).drop(["is_open"])
+    return ended(sessions.filter(pc.invert(sessions["is_open"]))), going_on
 
 
 def ended(sessions: pa.Table) -> pa.Table:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
 import hindscan as hs
 
@@ -19,7 +18,11 @@ def no_prices() -> pa.Table:
 
 
 @hs.job(history="bids", order="partition", state=no_prices, combine="concat")
-def price_jumps(bids: hs.Data, state: hs.Data, least: Cents = 50_000) -> tuple[pa.Table, pa.Table]:
+def price_jumps(
+    bids: hs.Data,
+    state: hs.Data,  # noqa: ARG001 (the query names it)
+    least: Cents = 50_000,
+) -> tuple[pa.Table, pa.Table]:
     """Bids that raised the price of their auction by at least so much over the bid before, in the order of their partition.
 
     One row per such bid. Right wherever the bids of one auction lie in one partition: in files, and in a topic whose key is the auction.
@@ -30,14 +33,14 @@ def price_jumps(bids: hs.Data, state: hs.Data, least: Cents = 50_000) -> tuple[p
             SELECT 0 AS place, auction, NULL AS bidder, price, NULL AS date_time FROM state
             UNION ALL
             SELECT row_number() OVER () AS place, auction, bidder, price, date_time FROM bids
+        ), raised AS (
+            SELECT *, price - lag(price) OVER in_order AS jump, lead(place) OVER in_order IS NULL AS is_last
+            FROM placed WINDOW in_order AS (PARTITION BY auction ORDER BY place)
         )
-        SELECT place, auction, bidder, date_time, price,
-               price - lag(price) OVER in_order AS jump, lead(place) OVER in_order IS NULL AS is_last
-        FROM placed WINDOW in_order AS (PARTITION BY auction ORDER BY place)
-        QUALIFY is_last OR (place > 0 AND jump >= $least) ORDER BY place, auction
+        SELECT *, place > 0 AND coalesce(jump >= $least, false) AS is_jump
+        FROM raised WHERE is_jump OR is_last ORDER BY place, auction
         """,
         least=least,
     )
-    jumped = pc.and_kleene(pc.greater(found["place"], 0), pc.greater_equal(found["jump"], least))
-    rows = found.filter(jumped).select(["auction", "bidder", "date_time", "price", "jump"])
-    return rows, found.filter(found["is_last"]).select(["auction", "price"])
+    jumps = found.filter(found["is_jump"]).select(["auction", "bidder", "date_time", "price", "jump"])
+    return jumps, found.filter(found["is_last"]).select(["auction", "price"])
