@@ -222,3 +222,21 @@ def counting(numbers, state, how: str = "", bad: int = 3, folder: str = ""):
         "sum": state["sum"],
         "at": {"n": n},
     }
+
+
+@hs.job(history="numbers", order="partition", state=lambda: {"partition": -1, "sum": 0}, combine="concat")
+def offsets(numbers, state, bad: int = -1):
+    """Sums of the offsets of a partition, over a topic."""
+    rows = numbers.arrow()
+    partition, offset = rows["partition"][0].as_py(), rows["offset"].to_pylist()
+    if bad in offset and partition == 0:
+        raise LookupError(f"offset {bad} of partition {partition} is bad")
+    after = {"partition": partition, "sum": state["sum"] + sum(offset)}
+    return {"partition": partition, "from": offset[0], "sum": after["sum"], "closed": False}, after
+
+
+@offsets.close
+def summed(state, open_ended: int = -1):
+    if state["partition"] == open_ended:
+        raise LookupError("no end")
+    return {"partition": state["partition"], "from": -1, "sum": state["sum"], "closed": True}

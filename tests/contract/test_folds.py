@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from contract.running import ROWS, Site, make_site, pids, until
+from contract.test_execution import Unreliable
+from hindscan.data import Proof, Source, TableSource
 from hindscan.errors import BadPartial, JobFailed, RunCancelled, WorkerDied
+from hindscan.history.snapshot import KafkaPin, KafkaSlice, PartitionPin, Snapshot, Window
+from hindscan.plans.make import make_plan
 from hindscan.progress import SliceFailed, SliceFinished, TaskLost
 from hindscan.tasks.dask import DaskExecutor
+from hindscan.tasks.execution import execute
 from hindscan.tasks.executor import Executor, InlineExecutor
 from hindscan.tasks.threads import ThreadsExecutor
 
@@ -21,8 +29,6 @@ SLICES = 14
 OTHERS = {"threads": lambda: ThreadsExecutor(2), "distributed": lambda: DaskExecutor(2)}
 MAKERS = {
     "inline": InlineExecutor,
-    "threads-1": lambda: ThreadsExecutor(1),
-    "threads-5": lambda: ThreadsExecutor(5),
     **OTHERS,
 }
 
@@ -68,7 +74,7 @@ def computed(site: Site) -> list[int]:
 
 def test_each_slice_gets_what_the_one_before_it_left_whoever_does_the_work(any_executor: Executor, site: Site):
     digests = set()
-    for grouping in (None, 1, 3, 100):
+    for grouping in (None, 1, 3):
         done = site.run(any_executor, "running", fresh=True, slices_per_task=grouping, folder=str(site.root / "marks"))
         assert computed(site) == list(range(SLICES))
         assert site.partials.read(done.finished).to_pylist() == expected(site)
@@ -154,10 +160,9 @@ def test_a_slice_that_raises_stops_what_comes_after_it_and_fails_by_name(any_exe
     assert site.plan("running", bad=6, folder=folder).stages[0].reused == set(range(6))
 
 
-@pytest.mark.parametrize("grouping", [1, 5])
-def test_a_worker_that_dies_costs_the_slice_it_was_at(executor: Executor, site: Site, grouping: int):
+def test_a_worker_that_dies_costs_the_slice_it_was_at(executor: Executor, site: Site):
     facts, folder = [], str(site.root / "marks")
-    done = site.run(executor, "counting", how="die once", folder=folder, facts=facts, slices_per_task=grouping)
+    done = site.run(executor, "counting", how="die once", folder=folder, facts=facts, slices_per_task=5)
     assert done.computed == SLICES
     assert done.retried == 3  # slices 3, 8 and 13 died once
     assert [row["before"] for row in site.partials.read(done.finished).to_pylist()] == list(range(SLICES))
@@ -211,3 +216,114 @@ def test_a_history_without_rows_gives_the_columns_the_job_always_has(site: Site)
     with pytest.raises(JobFailed, match="index out of bounds"):
         # This job looks at its first row; that it was called shows that the step over no rows is what is computed.
         site.run(InlineExecutor(), "running")
+
+
+class Numbered(msgspec.Struct, frozen=True, kw_only=True):
+    """A reader of a topic without a broker: the rows of a partition are its offsets."""
+
+    def open(self, slices: Sequence[KafkaSlice]) -> Source:
+        rows = [(s.partition, offset) for s in slices for offset in range(s.start, s.end)]
+        return Proven(pa.table({"partition": [p for p, _ in rows], "offset": [o for _, o in rows]}))
+
+    def identity(self) -> dict[str, object]:
+        return {}
+
+
+class Proven(TableSource):
+    def proofs(self) -> list[Proof]:
+        return [Proof(slice=0, records=self._table.num_rows)]
+
+
+def topic_of(*ends: int) -> KafkaPin:
+    pinned = tuple(
+        PartitionPin(partition=p, start=0, end=end, log_start=0, high_watermark=end) for p, end in enumerate(ends)
+    )
+    schema = base64.b64encode(
+        pa.schema({"partition": pa.int64(), "offset": pa.int64()}).serialize().to_pybytes()
+    ).decode()
+    return KafkaPin(
+        cluster="default", cluster_id="c", topic="t", topic_id="i", isolation="read_committed", partitions=pinned, format="json",
+        schema=schema, schema_from="declared",
+    )  # fmt: skip
+
+
+def folded(
+    site: Site,
+    executor: Executor,
+    pin: KafkaPin,
+    *,
+    fresh: bool = False,
+    grouping: int | None = None,
+    **parameters: object,
+):
+    """Run `offsets` over a topic of slices of ten offsets."""
+    spec, code = site.packed("offsets")
+    plan = make_plan(
+        spec,
+        {p.name: p.default for p in spec.parameters} | parameters,
+        Snapshot(pins={"numbers": pin}, window=Window(), pinned_at=0),
+        identities={"numbers": {}},
+        slice_rows={"numbers": 10},
+        existing=site.partials.has,
+        fresh=fresh,
+    )
+    return plan, lambda: execute(
+        plan, run="run", code=code, readers={"numbers": Numbered()}, partials=site.partials, executor=executor, observe=lambda _: None,
+        stop=threading.Event(), slices_per_task=grouping,
+    )  # fmt: skip
+
+
+ENDS = (35, 0, 60, 8)
+
+
+def offsets_oracle(*ends: int) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    for partition, end in enumerate(ends):
+        for start in range(0, end, 10):
+            stop = min(end, start + 10)
+            found.append({"partition": partition, "from": start, "sum": sum(range(stop)), "closed": False})
+        if end:
+            found.append({"partition": partition, "from": -1, "sum": sum(range(end)), "closed": True})
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_partitions_are_folded_each_on_its_own_whatever_is_lost_and_in_whatever_order(site: Site, seed: int):
+    _, run = folded(site, Unreliable(seed), topic_of(*ENDS), fresh=seed % 2 == 0, grouping=(None, 1, 2, 3, 9)[seed])
+    assert site.partials.read(run().finished).to_pylist() == offsets_oracle(*ENDS)
+    plan, run = folded(site, InlineExecutor(), topic_of(35, 15, 60, 12))
+    assert {s.position for s in plan.stages[0].slices if s.position not in plan.stages[0].reused} == {4, 5, 12, 13}
+    done = run()
+    assert done.computed == 4
+    assert site.partials.read(done.finished).to_pylist() == offsets_oracle(35, 15, 60, 12)
+
+
+def test_a_failure_stops_its_own_partition_and_the_others_are_kept(site: Site):
+    _, run = folded(site, InlineExecutor(), topic_of(*ENDS), bad=20)
+    with pytest.raises(JobFailed, match="offset 20 of partition 0 is bad"):
+        run()
+    plan, _ = folded(site, InlineExecutor(), topic_of(*ENDS), bad=20)
+    done = {(s.partition, s.start) for s in plan.stages[0].slices if s.position in plan.stages[0].reused}
+    assert done == {(0, 0), (0, 10), *((2, start) for start in range(0, 60, 10)), (3, 0)}
+
+
+def test_a_close_that_raises_is_named_by_its_partition(site: Site):
+    _, run = folded(site, InlineExecutor(), topic_of(*ENDS), open_ended=2)
+    with pytest.raises(JobFailed, match=r"LookupError: no end(.|\n)*While closing partition 2 of job offsets"):
+        run()
+    assert folded(site, InlineExecutor(), topic_of(*ENDS), open_ended=2)[0].reused_count == 11
+
+
+def test_checkpoints_that_are_damaged_in_several_partitions_are_all_made_again(site: Site):
+    plan, run = folded(site, InlineExecutor(), topic_of(*ENDS))
+    wanted = site.partials.read_meta(run().finished).digest
+    (stage,) = plan.stages
+    for chain in (stage.chains[0], stage.chains[1]):
+        path = site.partials.path(chain.after(chain.first + 1))
+        path.write_bytes(path.read_bytes()[:-100])
+        site.partials.remove(stage.keys[chain.first + 2])
+    for key in (stage.combined, stage.finished):
+        site.partials.remove(key)
+    done = folded(site, InlineExecutor(), topic_of(*ENDS))[1]()
+    assert [one.position for one in done.stages[0].slices] == [1, 2, 5, 6]
+    assert site.partials.read_meta(done.finished).digest == wanted

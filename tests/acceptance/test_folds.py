@@ -1,0 +1,172 @@
+"""Ordered jobs as a user types them: what window functions over the whole history say, over files and over a topic, whoever is killed meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+from acceptance.command import CHECKOUT, hindscan, same_rows
+
+if TYPE_CHECKING:
+    from hindscan.testing import KafkaCluster
+
+JUMPS = ("run", "price_jumps", "-p", "least=60000", "--json")
+SESSIONS = ("run", "bidder_sessions", "-p", "gap_minutes=45", "--json")
+
+#: Bids with their place in the order that counts: `part` and `place` within it.
+FROM_FILES = """
+    SELECT 0 AS part, row_number() OVER (ORDER BY year, month, file_row_number) AS place, auction, bidder, price, date_time
+    FROM read_parquet('{data}/bids/**/*.parquet', hive_partitioning = true, file_row_number = true)
+"""
+
+
+def jumps_oracle(bids: str, connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    return connection.sql(
+        f"""
+        SELECT auction, bidder, date_time, price, jump FROM (
+            SELECT *, price - lag(price) OVER (PARTITION BY part, auction ORDER BY place) AS jump FROM ({bids})
+        ) WHERE jump >= 60000 ORDER BY part, place
+        """
+    ).to_arrow_table()
+
+
+def sessions_oracle(bids: str, connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    return connection.sql(
+        f"""
+        WITH gaps AS (
+            SELECT *, lag(date_time) OVER (PARTITION BY part, bidder ORDER BY place) AS before FROM ({bids})
+        ), begun AS (
+            SELECT *, count(*) FILTER (before IS NULL OR date_time - before > INTERVAL 45 MINUTES)
+                   OVER (PARTITION BY part, bidder ORDER BY place ROWS UNBOUNDED PRECEDING) AS session FROM gaps
+        ), sessions AS (
+            SELECT bidder, count(*) AS bids, max(date_time) - min(date_time) AS long FROM begun GROUP BY part, bidder, session
+        )
+        SELECT bidder, count(*) AS sessions, sum(bids)::BIGINT AS bids, max(epoch_us(long)) // 1000000 AS longest
+        FROM sessions GROUP BY bidder ORDER BY bidder
+        """
+    ).to_arrow_table()
+
+
+ORACLES = {JUMPS: jumps_oracle, SESSIONS: sessions_oracle}
+
+
+def engine() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+@pytest.mark.parametrize("job", ORACLES, ids=lambda job: job[1])
+def test_a_fold_over_files_is_what_window_functions_say_and_grows_with_the_history(
+    job: tuple[str, ...], sample: Path
+) -> None:
+    held_back = sample / "data" / "bids" / "year=2019" / "month=12"
+    shutil.move(held_back, sample / "later")
+    with engine() as connection:
+        first = hindscan(*job, project=sample).document
+        wanted = ORACLES[job](FROM_FILES.format(data=sample / "data"), connection)
+        assert wanted.num_rows > 100
+        same_rows(pq.read_table(first["result"]["path"]), wanted)
+        shutil.move(sample / "later", held_back)
+        grown = hindscan(*job, "--workers", "5", project=sample).document
+        same_rows(
+            pq.read_table(grown["result"]["path"]), ORACLES[job](FROM_FILES.format(data=sample / "data"), connection)
+        )
+    assert first["slices"] == {"total": 35, "reused": 0, "computed": 35}
+    assert grown["slices"] == {"total": 36, "reused": 35, "computed": 1}
+    planned = hindscan("plan", *job[1:], "--fresh", project=sample).document
+    assert (planned["chains"], planned["longest_slices"], planned["stages"][0]["chains"]) == (1, 36, 1)
+
+
+@pytest.mark.parametrize("job", ORACLES, ids=lambda job: job[1])
+def test_check_finds_no_difference_between_cuts(job: tuple[str, ...], sample: Path) -> None:
+    assert hindscan("check", *job[1:], project=sample).document["differences"] == []
+
+
+@pytest.fixture(scope="module")
+def topic_site(tmp_path_factory: pytest.TempPathFactory, kafka_cluster: KafkaCluster) -> tuple[Path, dict[str, str]]:
+    """The committed sample, and its bids in a topic of five partitions whose key is the auction, with transactions in between."""
+    from hindscan.generate import generate_auctions
+
+    project = tmp_path_factory.mktemp("folds")
+    for name in ("data", "jobs"):
+        shutil.copytree(CHECKOUT / name, project / name)
+    text = (CHECKOUT / "hindscan.toml").read_text()
+    (project / "hindscan.toml").write_text(text.replace('topic = "bids"', 'topic = "folded-bids"\nslice_rows = 3000'))
+    cluster = {"bootstrap.servers": kafka_cluster.bootstrap}
+    generate_auctions("kafka:folded-bids", source=str(project / "data"), kafka=cluster, partitions=5, aborted=20)
+    return project, {"HINDSCAN_KAFKA__DEFAULT__BOOTSTRAP_SERVERS": f'"{kafka_cluster.bootstrap}"'}
+
+
+@pytest.fixture(scope="module")
+def consumed(topic_site: tuple[Path, dict[str, str]], kafka_cluster: KafkaCluster) -> pa.Table:
+    """What a plain consumer reads, with partition and offset."""
+    rows = []
+    settings = {
+        "bootstrap.servers": kafka_cluster.bootstrap,
+        "group.id": "oracle",
+        "enable.partition.eof": True,
+        "isolation.level": "read_committed",
+    }
+    consumer = Consumer(settings)
+    consumer.assign([TopicPartition("folded-bids", number, OFFSET_BEGINNING) for number in range(5)])
+    ended: set[int] = set()
+    while len(ended) < 5:
+        message = consumer.poll(30)
+        assert message is not None, "the broker is silent"
+        if message.error():
+            ended.add(message.partition() or 0)
+            continue
+        rows.append({**json.loads(message.value() or b""), "part": message.partition(), "place": message.offset()})
+    consumer.close()
+    with engine() as connection:
+        connection.register("read", pa.Table.from_pylist(rows))
+        return connection.sql("SELECT * REPLACE (date_time::TIMESTAMPTZ AS date_time) FROM read").to_arrow_table()
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("job", ORACLES, ids=lambda job: job[1])
+@pytest.mark.parametrize(("workers", "grouping"), [(1, None), (2, 1), (5, 3)])
+def test_a_fold_over_a_topic_is_what_window_functions_say_of_what_a_consumer_read(
+    job: tuple[str, ...],
+    workers: int,
+    grouping: int | None,
+    topic_site: tuple[Path, dict[str, str]],
+    consumed: pa.Table,
+) -> None:
+    project, env = topic_site
+    env = env | ({"HINDSCAN_COMPUTE__SLICES_PER_TASK": str(grouping)} if grouping else {})
+    options = ("--fresh", "--history", "bids=bids_log", "--workers", str(workers))
+    document = hindscan(*job, *options, project=project, **env).document
+    assert consumed.num_rows == 120_000
+    with engine() as connection:
+        same_rows(
+            pq.read_table(document["result"]["path"]),
+            ORACLES[job]("FROM consumed", connection.register("consumed", consumed)),
+        )
+    assert document["slices"]["computed"] == document["slices"]["total"] >= 40
+
+
+@pytest.mark.kafka
+def test_a_topic_gives_each_partition_a_chain_and_a_second_run_computes_nothing(
+    topic_site: tuple[Path, dict[str, str]],
+) -> None:
+    project, env = topic_site
+    hindscan(*JUMPS, "--history", "bids=bids_log", project=project, **env)
+    planned = hindscan("plan", *JUMPS[1:], "--history", "bids=bids_log", project=project, **env).document
+    assert planned["stages"][0]["chains"] == 5
+    assert (planned["chains"], planned["longest_slices"], planned["reused"]) == (0, 0, planned["slices"])
+    again = hindscan(*JUMPS, "--history", "bids=bids_log", project=project, **env).document
+    assert again["slices"]["computed"] == 0
