@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -137,8 +137,7 @@ def consumed(topic_site: tuple[Path, dict[str, str]], kafka_cluster: KafkaCluste
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("job", ORACLES, ids=lambda job: job[1])
-@pytest.mark.parametrize(("workers", "grouping"), [(1, None), (2, 1), (5, 3)])
+@pytest.mark.parametrize(("job", "workers", "grouping"), [(JUMPS, 1, None), (SESSIONS, 2, 1), (JUMPS, 5, 3)])
 def test_a_fold_over_a_topic_is_what_window_functions_say_of_what_a_consumer_read(
     job: tuple[str, ...],
     workers: int,
@@ -170,3 +169,83 @@ def test_a_topic_gives_each_partition_a_chain_and_a_second_run_computes_nothing(
     assert (planned["chains"], planned["longest_slices"], planned["reused"]) == (0, 0, planned["slices"])
     again = hindscan(*JUMPS, "--history", "bids=bids_log", project=project, **env).document
     assert again["slices"]["computed"] == 0
+
+
+#: A job that says when it is called, and takes its time.
+MARKED = """
+import os, time
+import hindscan as hs
+
+@hs.job(history="bids", order="partition", state=lambda: {"bids": 0, "top": 0}, combine="concat")
+def marked(bids, state, folder: str, seconds: float = 0.0):
+    with open(os.path.join(folder, "calls"), "a") as calls:
+        calls.write(f"{state['bids']}\\n")
+    time.sleep(seconds)
+    prices = bids.arrow(["price"])["price"].to_pylist()
+    after = {"bids": state["bids"] + len(prices), "top": max([state["top"], *prices])}
+    return dict(after), after
+"""
+
+
+@pytest.fixture
+def marked(sample: Path) -> tuple[Path, tuple[str, ...]]:
+    (sample / "jobs" / "marked.py").write_text(MARKED)
+    (sample / "marks").mkdir()
+    return sample, ("run", "marked", "-p", f"folder={sample / 'marks'}", "--json")
+
+
+def calls(project: Path) -> list[int]:
+    """Give how many bids had come before each call, in the order of calls."""
+    file = project / "marks" / "calls"
+    return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def right(project: Path, document: dict[str, dict[str, str]]) -> None:
+    """Compare with running figures over the whole history, at the ends of the slices."""
+    found = pq.read_table(document["result"]["path"]).to_pylist()
+    with engine() as connection:
+        query = f"""
+            SELECT bids, top FROM (
+                SELECT place AS bids, max(price) OVER (ORDER BY place) AS top FROM ({FROM_FILES.format(data=project / "data")})
+            ) WHERE bids IN ({", ".join(str(row["bids"]) for row in found)}) ORDER BY bids
+        """
+        wanted = [{"bids": bids, "top": top} for bids, top in connection.execute(query).fetchall()]
+    assert found == wanted
+    assert found[-1]["bids"] == 120_000
+
+
+@pytest.mark.parametrize("fault", ["partials.writing:14", "partials.written:13", "partials.written:14"])
+def test_workers_that_die_again_and_again_cost_a_slice_each(fault: str, marked: tuple[Path, tuple[str, ...]]) -> None:
+    """Each life of the worker ends at its thirteenth or fourteenth write: two of them to a slice, checkpoint and partial."""
+    project, command = marked
+    document = hindscan(*command, project=project, HINDSCAN_FAULT=fault).document
+    right(project, document)
+    assert document["slices"] == {"total": 36, "reused": 0, "computed": 36}
+    made = calls(project)
+    deaths = len(made) - len(set(made))
+    assert len(set(made)) == 36
+    # The partial was there in the last case, so nothing at all was done twice.
+    assert deaths == 0 if fault == "partials.written:14" else 4 <= deaths <= 6
+
+
+def test_a_run_that_is_killed_is_gone_on_with_from_its_last_checkpoint(marked: tuple[Path, tuple[str, ...]]) -> None:
+    project, command = marked
+    slow = (*command, "-p", "seconds=0.05")
+    program = [sys.executable, "-m", "hindscan", *slow, "--project", str(project)]
+    for least in (8, 16):
+        process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while len(calls(project)) < least:
+                assert process.poll() is None, "it must be at work"
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.02)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    document = hindscan(*slow, project=project).document
+    right(project, document)
+    made = calls(project)
+    assert len(set(made)) == 36
+    assert len(made) <= 36 + 2
+    assert document["slices"]["reused"] >= 14
+    assert document["slices"]["total"] == document["slices"]["reused"] + document["slices"]["computed"] == 36
