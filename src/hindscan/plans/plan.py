@@ -72,6 +72,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     #: Of an ordered job: all slices, partition by partition; their partials, each partition's followed by what its close gives, are what is combined.
     chains: tuple[Chain, ...] = ()
 
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """Keys of the checkpoints, each by the key of the partial that it is stored with; empty unless the job is ordered."""
+        return {self.keys[at]: chain.after(at) for chain in self.chains for at in range(chain.first, chain.last)}
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A run, decided."""

@@ -301,8 +301,7 @@ class _StageWork:
         self._nodes = {node.key: node for level in stage.levels for node in level if len(node.children) > 1}
         #: By position of their slices.
         self._chains = {position: chain for chain in stage.chains for position in range(chain.first, chain.last)}
-        #: Key of the checkpoint that is stored with a slice's partial, by the key of that.
-        self._states = {stage.keys[position]: chain.after(position) for position, chain in self._chains.items()}
+        self._states = stage.checkpoints
 
     def owns(self, key: str) -> bool:
         """Tell whether a partial is one of this stage."""
