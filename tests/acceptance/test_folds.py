@@ -90,9 +90,8 @@ def test_a_fold_over_files_is_what_window_functions_say_and_grows_with_the_histo
     assert (planned["chains"], planned["longest_slices"], planned["stages"][0]["chains"]) == (1, 36, 1)
 
 
-@pytest.mark.parametrize("job", ORACLES, ids=lambda job: job[1])
-def test_check_finds_no_difference_between_cuts(job: tuple[str, ...], sample: Path) -> None:
-    assert hindscan("check", *job[1:], project=sample).document["differences"] == []
+def test_check_finds_no_difference_between_cuts(sample: Path) -> None:
+    assert hindscan("check", *SESSIONS[1:], project=sample).document["differences"] == []
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def topic_site(tmp_path_factory: pytest.TempPathFactory, kafka_cluster: KafkaClu
     for name in ("data", "jobs"):
         shutil.copytree(CHECKOUT / name, project / name)
     text = (CHECKOUT / "hindscan.toml").read_text()
-    (project / "hindscan.toml").write_text(text.replace('topic = "bids"', 'topic = "folded-bids"\nslice_rows = 3000'))
+    (project / "hindscan.toml").write_text(text.replace('topic = "bids"', 'topic = "folded-bids"\nslice_rows = 6000'))
     cluster = {"bootstrap.servers": kafka_cluster.bootstrap}
     generate_auctions("kafka:folded-bids", source=str(project / "data"), kafka=cluster, partitions=5, aborted=20)
     return project, {"HINDSCAN_KAFKA__DEFAULT__BOOTSTRAP_SERVERS": f'"{kafka_cluster.bootstrap}"'}
@@ -137,7 +136,7 @@ def consumed(topic_site: tuple[Path, dict[str, str]], kafka_cluster: KafkaCluste
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize(("job", "workers", "grouping"), [(JUMPS, 1, None), (SESSIONS, 2, 1), (JUMPS, 5, 3)])
+@pytest.mark.parametrize(("job", "workers", "grouping"), [(JUMPS, 5, None), (SESSIONS, 2, 3)])
 def test_a_fold_over_a_topic_is_what_window_functions_say_of_what_a_consumer_read(
     job: tuple[str, ...],
     workers: int,
@@ -155,7 +154,7 @@ def test_a_fold_over_a_topic_is_what_window_functions_say_of_what_a_consumer_rea
             pq.read_table(document["result"]["path"]),
             ORACLES[job]("FROM consumed", connection.register("consumed", consumed)),
         )
-    assert document["slices"]["computed"] == document["slices"]["total"] >= 40
+    assert document["slices"]["computed"] == document["slices"]["total"] >= 20
 
 
 @pytest.mark.kafka
@@ -214,7 +213,7 @@ def right(project: Path, document: dict[str, dict[str, str]]) -> None:
     assert found[-1]["bids"] == 120_000
 
 
-@pytest.mark.parametrize("fault", ["partials.writing:14", "partials.written:13", "partials.written:14"])
+@pytest.mark.parametrize("fault", ["partials.written:13", "partials.written:14"])
 def test_workers_that_die_again_and_again_cost_a_slice_each(fault: str, marked: tuple[Path, tuple[str, ...]]) -> None:
     """Each life of the worker ends at its thirteenth or fourteenth write: two of them to a slice, checkpoint and partial."""
     project, command = marked

@@ -240,3 +240,9 @@ def summed(state, open_ended: int = -1):
     if state["partition"] == open_ended:
         raise LookupError("no end")
     return {"partition": state["partition"], "from": -1, "sum": state["sum"], "closed": True}
+
+
+@hs.job(history="numbers", order="partition", state=nothing_yet, combine="concat")
+def passing(numbers, state):
+    """Hand the state on as it came."""
+    return {"n": number(numbers), "columns": len(state.schema)}, state

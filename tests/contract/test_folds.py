@@ -197,6 +197,11 @@ def test_a_cancelled_run_keeps_its_checkpoints(executor: Executor, site: Site):
     assert site.plan("counting", how="sleep", bad=4, folder=folder).stages[0].reused == {0, 1, 2, 3}
 
 
+def test_a_state_may_be_handed_on_as_it_came(site: Site):
+    done = site.run(InlineExecutor(), "passing", slices_per_task=3)
+    assert site.partials.read(done.finished).to_pylist() == [{"n": n, "columns": 3} for n in range(SLICES)]
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [

@@ -71,8 +71,9 @@ def from_state(table: pa.Table) -> pa.Table | dict[str, Any]:
         else:
             kind = np.dtype(form["type"])
             flat = column.flatten().to_numpy(zero_copy_only=False)
-            array = flat.view(kind) if kind.kind in "mM" else flat.astype(kind)
-            state[name] = array.reshape(form["shape"]).copy()
+            # Copied in both cases: what the function writes to must not be the checkpoint.
+            array = flat.view(kind).copy() if kind.kind in "mM" else flat.astype(kind)
+            state[name] = array.reshape(form["shape"])
     return state
 
 
