@@ -170,11 +170,8 @@ def _restaged(stage: Stage, groups: Sequence[Sequence[Slice]], how: str) -> Stag
     keys = tuple(digest_of(["check", stage.finished, len(groups), position]) for position in range(len(groups)))
     chains, leaves = stage.chains, keys
     if chains:
-        home = {s.position: chain for chain in chains for s in stage.slices[chain.first : chain.last]}
-        parts = [
-            (chain.name, tuple(s for s, group in zip(slices, groups, strict=True) if home[group[0].position] is chain))
-            for chain in chains
-        ]
+        homes = list(zip(slices, groups, strict=True))
+        parts = [(c.name, tuple(s for s, group in homes if c.first <= group[0].position < c.last)) for c in chains]
         close = None if chains[0].close is None else (lambda state: digest_of(["close", state]))
         keys, chains = link(parts, keys, start=stage.finished, close=close)
         leaves = leaves_of(keys, chains)

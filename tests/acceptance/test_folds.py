@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,13 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from acceptance.command import CHECKOUT, hindscan, same_rows
+from hindscan.config import load_project
+from hindscan.planning import ask, pin, prepare
+from hindscan.progress import Fact, SliceFinished
+from hindscan.runs.partials import Partials
+from hindscan.tasks.dask import DaskExecutor
+from hindscan.tasks.execution import execute
+from hindscan.workshop import open_workshop
 
 if TYPE_CHECKING:
     from hindscan.testing import KafkaCluster
@@ -248,3 +256,31 @@ def test_a_run_that_is_killed_is_gone_on_with_from_its_last_checkpoint(marked: t
     assert len(made) <= 36 + 2
     assert document["slices"]["reused"] >= 14
     assert document["slices"]["total"] == document["slices"]["reused"] + document["slices"]["computed"] == 36
+
+
+@pytest.mark.kafka
+def test_workers_of_dask_fold_partitions_beside_each_other(
+    topic_site: tuple[Path, dict[str, str]], consumed: pa.Table, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, env = topic_site
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    project = load_project(folder)
+    facts: list[Fact] = []
+    with open_workshop(project) as workshop, DaskExecutor(3) as executor:
+        spec, code = workshop.job("price_jumps")
+        request = ask(project, spec, {"least": 60_000}, histories={"bids": "bids_log"})
+        prepared = prepare(project, spec, request, pin(project, spec, request), frozenset(), workers=3)
+        partials = Partials(tmp_path)
+        done = execute(
+            prepared.plan, run="run", code=code, readers=prepared.readers, partials=partials, executor=executor, observe=facts.append,
+            stop=threading.Event(), slices_per_task=1,
+        )  # fmt: skip
+        found = partials.read(done.finished)
+    with engine() as connection:
+        same_rows(found, jumps_oracle("FROM consumed", connection.register("consumed", consumed)))
+    order = [(fact.slice, fact.worker) for fact in facts if isinstance(fact, SliceFinished)]
+    assert len({worker for _, worker in order}) == 3
+    for chain in prepared.plan.stages[0].chains:
+        mine = [position for position, _ in order if chain.first <= position < chain.last]
+        assert mine == list(range(chain.first, chain.last))
