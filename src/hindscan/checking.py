@@ -2,7 +2,8 @@
 
 The engine may cut history anywhere and combine in a tree, so `combine` must be associative and `finish` must not care how often it was
 called. This is tried, not proven: the job runs over
-the same pinned rows cut in 1, 2 and 7 pieces, each in partials of its own, and the results are compared row by row, floats to 1e-9.
+the same pinned rows cut in 1, 2 and 7 pieces, each in partials of its own, and the results are compared row by row, floats to 1e-9. An ordered job is
+cut so in each of its partitions: what it finds must not depend on where one call ends and the next begins.
 
 ::
 
@@ -24,6 +25,7 @@ import msgspec
 
 from hindscan.history.snapshot import DrawSlice, KafkaPin, Reader, Slice
 from hindscan.planning import Prepared, pin, prepare
+from hindscan.plans.chains import leaves_of, link
 from hindscan.plans.combine import flat, tree
 from hindscan.plans.keys import digest_of
 from hindscan.runs.partials import Partials
@@ -68,7 +70,8 @@ def check_job(project: Project, spec: JobSpec, code: Code, request: RunRequest) 
         A run fails.
     """
     snapshot = pin(project, spec, request)
-    prepared = prepare(_finest(project, snapshot.pins), spec, request, snapshot, frozenset(), workers=1)
+    finest = _finest(project, snapshot.pins, each_partition=spec.order is not None)
+    prepared = prepare(finest, spec, request, snapshot, frozenset(), workers=1)
     checked = Checked()
     wanted: pa.Table | None = None
     with tempfile.TemporaryDirectory(prefix="hindscan-check-") as folder, ThreadsExecutor(1) as executor:
@@ -110,12 +113,13 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _finest(project: Project, pins: dict[str, Any]) -> Project:
-    """Give the project with slices small enough to make seven pieces of almost anything."""
+def _finest(project: Project, pins: dict[str, Any], *, each_partition: bool) -> Project:
+    """Give the project with slices small enough to make seven pieces of almost anything, or of each of its partitions."""
     tables = {}
     for name, table in project.history_tables.items():
         ends = [p.end - p.start for pinned in pins.values() if isinstance(pinned, KafkaPin) for p in pinned.partitions]
-        rows = max(1, sum(ends) // (4 * max(PIECES))) if "topic" in table and ends else 1
+        pieces = max(PIECES) * (len(ends) if each_partition else 1)
+        rows = max(1, sum(ends) // (4 * pieces)) if "topic" in table and ends else 1
         tables[name] = {**table, "slice_rows": rows}
     return msgspec.structs.replace(project, history_tables=tables)
 
@@ -138,6 +142,8 @@ def _recut(prepared: Prepared, pieces: int) -> tuple[Plan, dict[str, Reader]]:
     stages: list[Stage] = []
     for stage in prepared.plan.stages:
         groups = _groups(stage.slices, pieces)
+        if stage.chains:
+            groups = tuple(group for c in stage.chains for group in _groups(stage.slices[c.first : c.last], pieces))
         if stage.table is not None:
             readers[stage.table] = _Grouped(reader=readers[stage.table], pieces=groups)
         how = prepared.plan.job.calibrate_combine if stage.step == "calibrate" else prepared.plan.job.combine
@@ -162,13 +168,21 @@ def _restaged(stage: Stage, groups: Sequence[Sequence[Slice]], how: str) -> Stag
         else:
             slices.append(msgspec.structs.replace(first, position=position))
     keys = tuple(digest_of(["check", stage.finished, len(groups), position]) for position in range(len(groups)))
+    chains, leaves = stage.chains, keys
+    if chains:
+        homes = list(zip(slices, groups, strict=True))
+        parts = [(c.name, tuple(s for s, group in homes if c.first <= group[0].position < c.last)) for c in chains]
+        close = None if chains[0].close is None else (lambda state: digest_of(["close", state]))
+        keys, chains = link(parts, keys, start=stage.finished, close=close)
+        leaves = leaves_of(keys, chains)
     levels = (
-        (flat if how == "concat" else tree)(keys, lambda children: digest_of(["node", *children]))
-        if len(keys) > 1
+        (flat if how == "concat" else tree)(leaves, lambda children: digest_of(["node", *children]))
+        if len(leaves) > 1
         else ()
     )
-    combined = levels[-1][0].key if levels else (keys[0] if keys else stage.combined)
+    combined = levels[-1][0].key if levels else (leaves[0] if leaves else stage.combined)
     finished = combined if stage.finished == stage.combined else digest_of(["finished", combined])
     return msgspec.structs.replace(
-        stage, slices=tuple(slices), keys=keys, reused=frozenset(), levels=levels, combined=combined, finished=finished
-    )
+        stage, slices=tuple(slices), keys=keys, reused=frozenset(), levels=levels, combined=combined, finished=finished,
+        chains=chains,
+    )  # fmt: skip

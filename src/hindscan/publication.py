@@ -64,13 +64,22 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
 def _records(stage: Stage, done: StageDone, partials: Partials) -> list[SliceRecord]:
     """Tell of each slice how it went; a reused one brings the proof it was stored with."""
     computed = {one.position: one for one in done.slices}
+    checkpoints = stage.checkpoints
     records = []
     for s, key in zip(stage.slices, stage.keys, strict=True):
         one = computed.get(s.position)
         if one is None:
             meta = partials.read_meta(key)
             records.append(
-                SliceRecord(stage=stage.step, slice=s, key=key, reused=True, digest=meta.digest, proof=meta.proof)
+                SliceRecord(
+                    stage=stage.step,
+                    slice=s,
+                    key=key,
+                    checkpoint=checkpoints.get(key),
+                    reused=True,
+                    digest=meta.digest,
+                    proof=meta.proof,
+                )
             )
         else:
             records.append(
@@ -78,6 +87,7 @@ def _records(stage: Stage, done: StageDone, partials: Partials) -> list[SliceRec
                     stage=stage.step,
                     slice=s,
                     key=key,
+                    checkpoint=checkpoints.get(key),
                     reused=False,
                     digest=one.digest,
                     seconds=one.seconds,

@@ -59,6 +59,7 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
         "history": spec.history,
         "tables": spec.tables,
         "combine": spec.combine,
+        "order": spec.order,
         "file": spec.file,
         "parameters": msgspec.to_builtins(json_schema(spec)),
     }

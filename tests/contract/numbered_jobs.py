@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 import hindscan as hs
 
@@ -161,3 +162,87 @@ def fit(numbers):
 @hs.simulation(history="numbers", calibrate=fit, block_size=1000, draws=600_000)
 def draw(block, model, scale: float = 2.0):
     return block.rng.normal(model["mean"], scale * (model["grid"].sum() / 15), block.size)
+
+
+def nothing_yet():
+    return pa.table(
+        {"last": pa.array([], pa.int64()), "total": pa.array([], pa.float64()), "rows": pa.array([], pa.int64())}
+    )
+
+
+@hs.job(history="numbers", order="partition", state=nothing_yet, combine="concat")
+def running(numbers, state, bad: int = -1, folder: str = ""):
+    """Running sums, which come out differently in every order, and the row before each slice."""
+    n = number(numbers)
+    if folder:
+        with Path(folder, "computed").open("a") as computed:
+            computed.write(f"{n} ")
+    if n == bad:
+        raise LookupError(f"slice {n} is bad")
+    rows = numbers.arrow()
+    before = state.arrow().to_pylist() or [{"last": -1, "total": 0.0, "rows": 0}]
+    total = before[0]["total"]
+    for x in rows["x"].to_pylist():
+        total = total * 0.75 + x
+    last = rows["i"][-1].as_py()
+    after = pa.table({"last": [last], "total": [total], "rows": [before[0]["rows"] + rows.num_rows]})
+    # By SQL too: the state is a table like any other.
+    seen = numbers.sql("SELECT count(*) AS rows, (SELECT max(last) FROM state) AS before FROM numbers").to_pylist()[0]
+    return {"n": n, "before": before[0]["last"], "by_sql": seen["before"], "total": total}, after
+
+
+@running.close
+def ended(state):
+    return state.sql("SELECT -1::BIGINT AS n, last AS before, last AS by_sql, total FROM state")
+
+
+@hs.job(
+    history="numbers", order="partition", state=lambda: {"seen": [], "sum": np.zeros(2), "at": None}, combine="concat"
+)
+def counting(numbers, state, how: str = "", bad: int = 3, folder: str = ""):
+    """State in a dict, and every way to go wrong."""
+    n = number(numbers)
+    once = Path(folder, f"once-{n}")
+    if how == "die" and n == bad:
+        os._exit(9)
+    if how == "die once" and n % 5 == 3 and not once.exists():
+        once.touch()
+        os._exit(9)
+    if how == "sleep":
+        mark(folder)
+        time.sleep(60.0 if n == bad else 0.0)
+    if how == "no pair":
+        return {"n": n}
+    if how == "other form":
+        return {"n": n}, {"seen": []}
+    state["sum"][n % 2] += n
+    seen = [*state["seen"], n]
+    return {"n": n, "before": len(state["seen"]), "even": state["sum"][0]}, {
+        "seen": seen,
+        "sum": state["sum"],
+        "at": {"n": n},
+    }
+
+
+@hs.job(history="numbers", order="partition", state=lambda: {"partition": -1, "sum": 0}, combine="concat")
+def offsets(numbers, state, bad: int = -1):
+    """Sums of the offsets of a partition, over a topic."""
+    rows = numbers.arrow()
+    partition, offset = rows["partition"][0].as_py(), rows["offset"].to_pylist()
+    if bad in offset and partition == 0:
+        raise LookupError(f"offset {bad} of partition {partition} is bad")
+    after = {"partition": partition, "sum": state["sum"] + sum(offset)}
+    return {"partition": partition, "from": offset[0], "sum": after["sum"], "closed": False}, after
+
+
+@offsets.close
+def summed(state, open_ended: int = -1):
+    if state["partition"] == open_ended:
+        raise LookupError("no end")
+    return {"partition": state["partition"], "from": -1, "sum": state["sum"], "closed": True}
+
+
+@hs.job(history="numbers", order="partition", state=nothing_yet, combine="concat")
+def passing(numbers, state):
+    """Hand the state on as it came."""
+    return {"n": number(numbers), "columns": len(state.schema)}, state

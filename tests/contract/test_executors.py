@@ -19,7 +19,7 @@ import pytest
 from contract.running import Site, alive, make_site, pids, receipts, until
 from hindscan.errors import ServiceUnavailable, WorkerDied
 from hindscan.tasks.dask import DaskExecutor
-from hindscan.tasks.executor import Executor, InlineExecutor, Lost
+from hindscan.tasks.executor import Executor, InlineExecutor, Lost, Work
 from hindscan.tasks.task import Receipt
 from hindscan.tasks.threads import ThreadsExecutor
 
@@ -58,6 +58,32 @@ def test_every_task_has_one_outcome(any_executor: Executor, site: Site):
     assert sorted(found, key=int) == [str(i) for i in range(SLICES)]
     assert all(isinstance(r, Receipt) and [d.position for d in r.done] == [int(t)] for t, r in found.items())
     assert all(site.partials.has(r.done[0].key) for r in found.values())
+
+
+class InTurn:
+    """Works of which each is there only when the one before it has its outcome."""
+
+    def __init__(self, works: list[Work]) -> None:
+        self.works = works
+        self.may_begin = 1
+
+    def __iter__(self) -> Iterator[Work]:
+        return self
+
+    def __next__(self) -> Work:
+        if not self.works or not self.may_begin:
+            raise StopIteration
+        self.may_begin -= 1
+        return self.works.pop(0)
+
+
+def test_who_has_no_task_now_is_asked_again_after_an_outcome(any_executor: Executor, site: Site):
+    in_turn = InTurn(site.works("echo"))
+    found = []
+    for outcome in any_executor.run(in_turn, threading.Event()):
+        found.append(outcome.id)
+        in_turn.may_begin += 1
+    assert found == [str(i) for i in range(SLICES)]
 
 
 def test_tasks_are_done_elsewhere(executor: Executor, site: Site):

@@ -60,6 +60,31 @@ def test_an_average_of_averages_is_found(folder: Path) -> None:
     assert any("average" in difference for difference in found.differences)
 
 
+FOLD = """
+import hindscan as hs
+
+@hs.job(history="bids", order="partition", state=lambda: {{"bids": 0, "calls": 0}}, combine="concat")
+def counted(bids: hs.Data, state):
+    after = {{"bids": state["bids"] + bids.arrow(["price"]).num_rows, "calls": state["calls"] + 1}}
+    return bids.sql("SELECT price AS top FROM bids WHERE false"), after
+
+@counted.close
+def ended(state):
+    return {{"top": state["{told}"]}}
+"""
+
+
+@pytest.mark.parametrize(("told", "differences"), [("bids", 0), ("calls", 2)])
+def test_a_fold_that_tells_how_often_it_was_called_is_found(folder: Path, told: str, differences: int) -> None:
+    (folder / "jobs" / "counted.py").write_text(FOLD.format(told=told))
+    project = load_project(folder)
+    with open_workshop(project) as workshop:
+        spec, code = workshop.job("counted")
+        found = check_job(project, spec, code, ask(project, spec, {}))
+    assert found.rows == {"1": 1, "2": 1, "7": 1}
+    assert len(found.differences) == differences
+
+
 @given(st.integers(0, 40), st.integers(1, 9))
 def test_pieces_hold_every_slice_once_and_in_order(slices: int, pieces: int) -> None:
     groups = _groups(list(range(slices)), pieces)  # type: ignore[arg-type]

@@ -91,6 +91,7 @@ def plan(
             "slices": len(s.slices),
             "reused": len(s.reused),
             "rows": sum(x.rows for x in s.slices),
+            "chains": len(s.chains) or None,
         }
         for s in prepared.plan.stages
     ]
@@ -98,6 +99,7 @@ def plan(
         "job": job, "parameters": request.parameters, "slices": cost.slices, "tasks": cost.tasks, "rows": cost.rows, "bytes": cost.bytes,
         "reused": cost.reused, "rows_to_read": cost.rows_to_read, "bytes_to_read": cost.bytes_to_read,
         "table_bytes": cost.table_bytes, "memory_bytes": cost.worker_bytes, "executor": kind_of_executor(project.compute, prepared),
+        "chains": cost.chains, "longest_slices": cost.longest_slices, "longest_bytes": cost.longest_bytes,
         "seed": prepared.plan.seed, "draws": prepared.plan.draws, "stages": stages,
     }  # fmt: skip
     if options.json:
@@ -105,13 +107,18 @@ def plan(
         return
     print(f"{job} with {', '.join(f'{name}={value}' for name, value in request.parameters.items()) or 'no parameters'}")
     print_table(
-        ("step", "table", "slices", "reused", "rows"),
+        ("step", "table", "slices", "reused", "rows", "chains"),
         [tuple("" if v is None else v for v in s.values()) for s in stages],
     )
     print(
         f"to read: {human_count(cost.rows_to_read)} rows, {human_bytes(cost.bytes_to_read)} in {cost.tasks} tasks on {document['executor']}; "
         f"a worker needs about {human_bytes(cost.worker_bytes)}"
     )
+    if cost.chains:
+        print(
+            f"in order: {cost.chains} partitions beside each other; the longest has {cost.longest_slices} slices "
+            f"({human_bytes(cost.longest_bytes)}) to compute one after another"
+        )
     for caveat in [c for p in snapshot.pins.values() for c in getattr(p, "caveats", ())]:
         print(f"note: {caveat}")
 

@@ -4,8 +4,8 @@ Keeps the declaring half of promise 12: `job` and `simulation` turn functions in
 data. Everything that can be wrong with a declaration is found here, all of it at once, when the decorator runs: what a step may take is
 decided by its signature alone. The digests of the steps, and the code that travels, are added by `jobs.code.bundle`.
 
-A step's first parameter is what it works on (for a simulation two: the block and, if there is a calibration, the model). Each other
-parameter is a broadcast table if `tables` has its name, else a parameter of the job.
+A step's first parameter is what it works on (for a simulation two: the block and, if there is a calibration, the model; for an ordered job two:
+the slice and the state; `state=` itself works on nothing). Each other parameter is a broadcast table if `tables` has its name, else a parameter of the job.
 
 ::
 
@@ -39,6 +39,9 @@ _CALIBRATION: dict[StepName, StepName] = {
     "finish": "calibrate_finish",
 }
 
+#: What a step of an ordered job works on, where it is not one thing.
+_ORDERED: dict[str, tuple[str, ...]] = {"slice": ("the slice", "the state"), "start": (), "close": ("the state",)}
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 
 
@@ -70,6 +73,8 @@ class Job:
         self._own: dict[StepName, Function] = {"slice": function}
         if calibrate is not None and self.calibration is None:
             self._own["calibrate"] = calibrate
+        if self.options.get("state") is not None:
+            self._own["start"] = self.options["state"]
         functools.update_wrapper(self, function)
         _declared(self, whole=False)  # raises what is wrong while the user looks at the decorator
 
@@ -87,6 +92,10 @@ class Job:
     def finish(self, function: Function) -> Function:
         """Declare how the combined table becomes the result; called once."""
         return self._with_step("finish", function)
+
+    def close(self, function: Function) -> Function:
+        """Declare what an ordered job gives for the state that a partition ends with: one more partial of that partition."""
+        return self._with_step("close", function)
 
     def _with_step(self, step: StepName, function: Function) -> Function:
         before = self._own
@@ -115,7 +124,8 @@ class Job:
         """The functions, by step name; those of the calibration job as it is now."""
         if self.calibration is None:
             return dict(self._own)
-        return self._own | {_CALIBRATION[step]: made for step, made in self.calibration.steps.items()}
+        steps = self.calibration.steps.items()
+        return self._own | {_CALIBRATION[step]: made for step, made in steps if step in _CALIBRATION}
 
     @property
     def tables(self) -> dict[str, str]:
@@ -128,6 +138,8 @@ def job(
     history: str,
     tables: Mapping[str, str] | None = None,
     combine: Literal["concat"] | None = None,
+    order: Literal["partition"] | None = None,
+    state: Function | None = None,
     name: str | None = None,
     max_bytes: int | None = None,
     max_slices: int | None = None,
@@ -143,6 +155,13 @@ def job(
         Broadcast tables, given whole to each call: name of the function's parameter to name of the history.
     combine : "concat", optional
         Several partials are concatenated in slice order. Default: the job's own `combine`, or one slice only.
+    order : "partition", optional
+        The slices of one partition are computed one after another, in the order of their offsets (files of a Parquet history: of their times), and
+        partitions in parallel. The function then gets a state as its second parameter and returns a pair: its partial, and the
+        state for the next slice. Default: slices know nothing of each other.
+    state : callable, optional
+        With `order`: gives the state a partition begins with, a table or a dict of arrays and JSON values. A table comes as `hs.Data`, which SQL can
+        name, too. Takes parameters and broadcast tables by name, as any step does.
     name : str, optional
         Name of the job. Default: the function's.
     max_bytes, max_slices : int, optional
@@ -156,7 +175,7 @@ def job(
         The decorator.
     """
     options = {
-        "history": history, "tables": tables, "combine": combine, "name": name,
+        "history": history, "tables": tables, "combine": combine, "order": order, "state": state, "name": name,
         "max_bytes": max_bytes, "max_slices": max_slices, "time_limit": time_limit,
     }  # fmt: skip
     return lambda function: Job(kind="scan", function=function, options=options)
@@ -223,8 +242,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
     parameters: dict[str, Parameter] = {}
     leading: dict[str, tuple[str, ...]] = {}
     for step, function in declared.steps.items():
-        count = 2 if step == "slice" and declared.kind == "simulation" and "calibrate" in declared.steps else 1
-        seen = _Signature(step, function, count, tables, faults)
+        seen = _Signature(step, function, _works_on(declared, step), tables, faults)
         steps[step] = Step(digest="", parameters=tuple(seen.parameters), tables=tuple(seen.tables))
         leading[step] = seen.leading
         for name, parameter in seen.parameters.items():
@@ -246,6 +264,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         history = own
     faults += _faulty_tables(tables, table, steps if whole else None)
     faults += _faulty_options(declared, history, table)
+    faults += _faulty_order(declared, leading.get("slice", ()))
     if faults:
         raise JobDefinitionError(
             f"Declaring the job {declared.name!r}: {'; '.join(faults)}. Change the declaration, then load it again.",
@@ -266,6 +285,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         steps=steps,
         combine=combine,
         calibrate_combine=typing.cast("Any", _combined(declared, "calibrate_combine", calibrated)),
+        order=options.get("order"),
         **{key: options[key] for key in ("block_size", "draws") if key in options},
         max_bytes=options["max_bytes"],
         max_slices=options["max_slices"],
@@ -279,6 +299,15 @@ def _combined(declared: Job, step: StepName, option: str | None) -> Literal["fun
     if step in declared.steps:
         return "function"
     return "concat" if option == "concat" else "none"
+
+
+def _works_on(declared: Job, step: str) -> tuple[str, ...]:
+    """Say what a step is given before its named parameters."""
+    if declared.options.get("order") and step in _ORDERED:
+        return _ORDERED[step]
+    if step == "slice" and declared.kind == "simulation" and "calibrate" in declared.steps:
+        return ("the block", "the model")
+    return () if step == "start" else ("what it works on",)
 
 
 def _declaration(parameter: Parameter) -> str:
@@ -317,10 +346,27 @@ def _faulty_options(declared: Job, history: object, table: str | None) -> Iterat
         yield f"time_limit= must be a positive number of seconds, and is {limit!r}"
 
 
+def _faulty_order(declared: Job, leading: tuple[str, ...]) -> Iterator[str]:
+    options, calibration = declared.options, declared.calibration
+    order, state = options.get("order"), options.get("state")
+    if order not in (None, "partition"):
+        yield f"order= must be 'partition' or left out, and is {order!r}"
+    if (order is None) != (state is None):
+        yield "order= and state= belong together: the state is what one slice of a partition leaves to the next"
+    if order is None and "close" in declared.steps:
+        yield f"@{declared.name}.close is for ordered jobs: it gets the state a partition ends with; say order='partition' and state="
+    if len(leading) == 2 and leading[1] in declared.tables:
+        yield f"`{leading[1]}` in tables= is the second parameter, which gets the state"
+    if calibration is not None and calibration.options.get("order") is not None:
+        yield f"its calibration {calibration.name!r} is an ordered job, and slices of a calibration know nothing of each other"
+
+
 class _Signature:
     """What one step's function takes."""
 
-    def __init__(self, step: str, function: object, leading: int, tables: Mapping[str, str], faults: list[str]) -> None:
+    def __init__(
+        self, step: str, function: object, leading: tuple[str, ...], tables: Mapping[str, str], faults: list[str]
+    ) -> None:
         self.leading: tuple[str, ...] = ()
         self.parameters: dict[str, Parameter] = {}
         self.tables: list[str] = []
@@ -340,11 +386,12 @@ class _Signature:
             if one.kind in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL, one.VAR_KEYWORD)
         ]
         named = [one for one in taken if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-        first = [one for one in named[:leading] if one.kind is not one.KEYWORD_ONLY]
+        first = [one for one in named[: len(leading)] if one.kind is not one.KEYWORD_ONLY]
         self.leading = tuple(one.name for one in first)
-        if len(first) < leading:
-            wanted = "the block and the model" if leading == 2 else "what it works on"
-            faults.append(f"{step} must take {wanted} first, and takes ({', '.join(one.name for one in named)})")
+        if len(first) < len(leading):
+            faults.append(
+                f"{step} must take {' and '.join(leading)} first, and takes ({', '.join(one.name for one in named)})"
+            )
         namespace = getattr(inspect.unwrap(function), "__globals__", {})
         notes = _documented(function)
         for one in named[len(first) :]:

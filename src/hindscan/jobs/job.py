@@ -20,8 +20,9 @@ import msgspec
 
 __all__ = ["Code", "JobSpec", "Parameter", "Step", "StepName"]
 
-#: What can be called: once per slice, per node of the tree, once at the end; the same three for a simulation's model.
-StepName = Literal["slice", "combine", "finish", "calibrate", "calibrate_combine", "calibrate_finish"]
+#: What can be called: once per slice, per node of the tree, once at the end; the same three for a simulation's model; at the two ends of a
+#: partition of an ordered job.
+StepName = Literal["slice", "combine", "finish", "calibrate", "calibrate_combine", "calibrate_finish", "start", "close"]
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +66,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     combine: Literal["function", "concat", "statistics", "none"]
     #: The same for the calibration.
     calibrate_combine: Literal["function", "concat", "none"] = "none"
+    #: "partition": the slices of a partition are computed one after another, each with the state its predecessor left.
+    order: Literal["partition"] | None = None
     #: Draws per stream of a simulation.
     block_size: int = 65_536
     #: Draws if the run names none.

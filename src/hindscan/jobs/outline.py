@@ -202,7 +202,7 @@ def _declares_step(decorator: ast.expr) -> bool:
     if isinstance(decorator, ast.Call):
         name = ast.unparse(decorator.func).rpartition(".")[2]
         return name in ("job", "simulation")
-    return isinstance(decorator, ast.Attribute) and decorator.attr in ("combine", "finish")
+    return isinstance(decorator, ast.Attribute) and decorator.attr in ("combine", "finish", "close")
 
 
 def _acts(node: ast.stmt, own: set[str]) -> bool:

@@ -7,7 +7,7 @@ Grouping slices into tasks is scheduling, decided anew at each run from estimate
 
 ::
 
-    Plan -> cost -> refuse_over -> group -> tasks
+    Plan -> cost -> refuse_over -> group, group_in_order -> tasks
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import pyarrow as pa
 
 from hindscan.errors import PlanRefused
 from hindscan.history.snapshot import DrawPin, DrawSlice, KafkaPin, ParquetPin, Slice
+from hindscan.plans.chains import runs_of
 from hindscan.plans.cut import cut_whole
 from hindscan.plans.plan import Plan, Stage
 
-__all__ = ["Cost", "Limits", "cost_of", "group", "refuse_over"]
+__all__ = ["Cost", "Limits", "cost_of", "group", "group_in_order", "refuse_over"]
 
 #: Tasks for each worker: enough that an unlucky one does not leave the others idle for long, few enough that small runs stay small.
 TASKS_PER_WORKER: Final = 4
@@ -69,8 +70,13 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     bytes_to_read: int
     #: Bytes of the broadcast tables, which are read once by each worker.
     table_bytes: int
-    #: What one worker needs at most.
+    #: What one worker needs at most; the state of an ordered job is not known and not in it.
     worker_bytes: int
+    #: Of an ordered job: partitions with something to compute, and the most slices and bytes that must be computed one after another. More
+    #: workers than chains do not help, and no number of workers is done before the longest chain is.
+    chains: int = 0
+    longest_slices: int = 0
+    longest_bytes: int = 0
 
 
 def cost_of(plan: Plan, *, workers: int, slices_per_task: int | None = None) -> Cost:
@@ -87,10 +93,15 @@ def cost_of(plan: Plan, *, workers: int, slices_per_task: int | None = None) -> 
     """
     to_do = [(stage, [s for s in stage.slices if s.position not in stage.reused]) for stage in plan.stages]
     table_bytes = sum(_bytes_in_memory(plan, name, cut_whole(plan.snapshot.pins[name])) for name in plan.job.tables)
+    chains = [
+        [s for s in stage.slices[chain.first : chain.last] if s.position not in stage.reused]
+        for stage in plan.stages
+        for chain in stage.chains
+    ]
     largest = max((_slice_memory(plan, stage, s) for stage, slices in to_do for s in slices), default=0)
     return Cost(
         slices=plan.slice_count,
-        tasks=sum(len(group(slices, workers=workers, slices_per_task=slices_per_task)) for _, slices in to_do),
+        tasks=sum(_task_count(stage, slices, workers, slices_per_task, plan.fresh) for stage, slices in to_do),
         rows=plan.rows,
         bytes=plan.bytes,
         reused=plan.reused_count,
@@ -98,7 +109,16 @@ def cost_of(plan: Plan, *, workers: int, slices_per_task: int | None = None) -> 
         bytes_to_read=sum(s.bytes for _, slices in to_do for s in slices),
         table_bytes=table_bytes,
         worker_bytes=largest * _WORKING_COPIES + table_bytes,
+        chains=sum(bool(chain) for chain in chains),
+        longest_slices=max(map(len, chains), default=0),
+        longest_bytes=max((sum(s.bytes for s in chain) for chain in chains), default=0),
     )
+
+
+def _task_count(stage: Stage, slices: Sequence[Slice], workers: int, slices_per_task: int | None, fresh: bool) -> int:
+    if not stage.chains:
+        return len(group(slices, workers=workers, slices_per_task=slices_per_task))
+    return sum(map(len, group_in_order(stage, [s.position for s in slices], slices_per_task, fresh=fresh)))
 
 
 def refuse_over(plan: Plan, cost: Cost, limits: Limits) -> None:
@@ -149,14 +169,52 @@ def group(slices: Sequence[Slice], *, workers: int, slices_per_task: int | None 
     """
     if slices_per_task is not None:
         return [tuple(slices[i : i + slices_per_task]) for i in range(0, len(slices), slices_per_task)]
-    weights = [_weight(s) for s in slices]
-    total = sum(weights)
+    total = sum(_weight(s) for s in slices)
     least = min(TASK_BYTES_LEAST, total // max(1, workers))
-    aim = min(TASK_BYTES_MOST, max(least, total // max(1, workers * TASKS_PER_WORKER)))
+    return _grouped(slices, min(TASK_BYTES_MOST, max(least, total // max(1, workers * TASKS_PER_WORKER))))
+
+
+def group_in_order(
+    stage: Stage, positions: Sequence[int], slices_per_task: int | None = None, *, fresh: bool = False
+) -> list[list[tuple[Slice, ...]]]:
+    """Group the slices of an ordered job into lines of tasks: those of a line are done one after another, lines beside each other.
+
+    Parameters
+    ----------
+    stage : Stage
+        With chains.
+    positions : sequence of int
+        What is to be computed, ascending.
+    slices_per_task : int, optional
+        Exactly so many, for tests.
+    fresh : bool
+        Nothing that exists may be used, so what a lost task had stored cannot be told from what was there before: a task is one slice, and
+        no more than that is lost with it.
+
+    Returns
+    -------
+    list of list of tuple of Slice
+        Tasks stay small: nothing is gained by larger ones, because only one of a line is at work at a time. `TASK_BYTES_LEAST` make one.
+    """
+    wanted = set(positions)
+    lines: list[list[tuple[Slice, ...]]] = []
+    for chain in stage.chains:
+        for run in runs_of([position for position in range(chain.first, chain.last) if position in wanted]):
+            slices = stage.slices[run[0] : run[-1] + 1]
+            size = slices_per_task or (1 if fresh else None)
+            lines.append(
+                _grouped(slices, TASK_BYTES_LEAST) if size is None else group(slices, workers=1, slices_per_task=size)
+            )
+    return lines
+
+
+def _grouped(slices: Sequence[Slice], aim: int) -> list[tuple[Slice, ...]]:
+    """Put neighbours together until they weigh about the aim."""
     tasks: list[tuple[Slice, ...]] = []
     open_task: list[Slice] = []
     weight = 0
-    for s, w in zip(slices, weights, strict=True):
+    for s in slices:
+        w = _weight(s)
         # A slice joins only while the task stays nearer to the aim with it than without.
         if open_task and (weight + w / 2 > aim or len(open_task) >= TASK_SLICES_MOST):
             tasks.append(tuple(open_task))

@@ -26,7 +26,17 @@ from hindscan.history.snapshot import DrawPin, DrawSlice, KafkaPin, KafkaSlice, 
 from hindscan.jobs.job import Step
 from hindscan.plans.cut import Known, cut_whole
 
-__all__ = ["READER_VERSION", "digest_of", "empty_key", "finish_key", "node_key", "slice_keys", "table_digest"]
+__all__ = [
+    "READER_VERSION",
+    "close_key",
+    "digest_of",
+    "empty_key",
+    "finish_key",
+    "node_key",
+    "slice_keys",
+    "start_key",
+    "table_digest",
+]
 
 #: Meaning of what hindscan hands to a step. Raised only when the same slice would give other rows, never for speed or looks: it recomputes everything.
 READER_VERSION: Final = 1
@@ -145,6 +155,16 @@ def node_key(
 def finish_key(combined: str, *, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:
     """Give the key of a finished table: the finishing step over one combined table."""
     return digest_of({"kind": "finish", "combined": combined, **_seen(step, parameters, tables)})
+
+
+def start_key(*, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:
+    """Give the key that stands for the state a partition of an ordered job begins with; nothing is stored under it."""
+    return digest_of({"kind": "start", **_seen(step, parameters, tables)})
+
+
+def close_key(state: str, *, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:
+    """Give the key of what the closing step makes of the state that a partition ends with."""
+    return digest_of({"kind": "close", "state": state, **_seen(step, parameters, tables)})
 
 
 def table_digest(pin: Pin, reader: Mapping[str, object], *, known: Known | None = None) -> str:

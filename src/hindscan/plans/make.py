@@ -1,8 +1,8 @@
 """Making a plan: job, parameters and snapshot in, every slice, key and tree node out.
 
 Keeps promises 7 and 8. A pure function: which partials exist comes in as a value or a question, nothing is read, and the same input gives the same plan in
-every process. A scan has one stage. A simulation with a model has two: the calibration, a scan of its own, and the draws, whose keys cover the
-key of the finished model.
+every process. A scan has one stage; where it is ordered, its slices are linked to chains (`plans.chains`). A simulation with a model has two: the
+calibration, a scan of its own, and the draws, whose keys cover the key of the finished model.
 
 ::
 
@@ -19,10 +19,20 @@ import msgspec
 from hindscan.errors import JobDefinitionError, ParameterError
 from hindscan.history.snapshot import DrawPin, Pin, Slice, Snapshot
 from hindscan.jobs.job import JobSpec, Step
+from hindscan.plans.chains import in_order, leaves_of, link, needed
 from hindscan.plans.combine import flat, tree
 from hindscan.plans.cut import DRAWS_PER_SLICE, Known, cut
-from hindscan.plans.keys import digest_of, empty_key, finish_key, node_key, slice_keys, table_digest
-from hindscan.plans.plan import Node, Plan, Stage
+from hindscan.plans.keys import (
+    close_key,
+    digest_of,
+    empty_key,
+    finish_key,
+    node_key,
+    slice_keys,
+    start_key,
+    table_digest,
+)
+from hindscan.plans.plan import Chain, Node, Plan, Stage
 
 __all__ = ["SLICE_ROWS", "default_seed", "make_plan"]
 
@@ -60,6 +70,9 @@ class _Steps(msgspec.Struct, frozen=True, kw_only=True):
     combine: Step | None
     finish: Step | None
     how: _How
+    #: Of an ordered job.
+    start: Step | None = None
+    close: Step | None = None
 
 
 def make_plan(
@@ -190,6 +203,8 @@ def _scan_steps(job: JobSpec) -> _Steps | None:
         combine=_combine_step(how, job.steps.get(combine)),
         finish=job.steps.get(finish),
         how=how,
+        start=job.steps.get("start"),
+        close=job.steps.get("close"),
     )
 
 
@@ -230,36 +245,61 @@ def _stage(
     model: str | None,
 ) -> Stage:
     parameters, tables = given.parameters, given.tables
-    keys = slice_keys(
-        slices, pin=pin, step=steps.each, reader=reader, model=model, parameters=parameters, tables=tables
-    )
-    levels = _levels(job, steps, keys, given)
-    root = levels[-1][0].key if levels else None
-    only = keys[0] if keys else None
+
+    def keys_of(cut_slices: tuple[Slice, ...]) -> tuple[str, ...]:
+        return slice_keys(
+            cut_slices, pin=pin, step=steps.each, reader=reader, model=model, parameters=parameters, tables=tables
+        )
+
     empty = empty_key(pin=pin, step=steps.each, reader=reader, parameters=parameters, tables=tables)
-    combined = root or only or empty
+    chains: tuple[Chain, ...] = ()
+    if steps.start is None:
+        keys = leaves = keys_of(slices)
+        to_do = {position for position, key in enumerate(keys) if not given.exists(key)}
+    else:
+        parts = in_order(pin, slices, job=job.name)
+        slices = tuple(s for _, of_part in parts for s in of_part)
+        start = start_key(step=steps.start, parameters=parameters, tables=tables)
+        keys, chains = link(parts, keys_of(slices), start=start, close=_closing(steps.close, given))
+        leaves, empty = leaves_of(keys, chains), digest_of([empty, start])
+        to_do = {position for chain in chains for position in needed(chain, keys, given.exists)}
+    levels = _levels(job, steps, leaves, given)
+    combined = levels[-1][0].key if levels else leaves[0] if leaves else empty
     return Stage(
         step=steps.name,
         table=table,
         slices=slices,
         keys=keys,
-        reused=frozenset(position for position, key in enumerate(keys) if given.exists(key)),
+        reused=frozenset(range(len(keys))) - to_do,
         levels=levels,
         combined=combined,
         finished=combined
         if steps.finish is None
         else finish_key(combined, step=steps.finish, parameters=parameters, tables=tables),
+        chains=chains,
     )
 
 
+def _closing(step: Step | None, given: _Given) -> Callable[[str], str] | None:
+    if step is None:
+        return None
+    return lambda state: close_key(state, step=step, parameters=given.parameters, tables=given.tables)
+
+
 def _levels(job: JobSpec, steps: _Steps, keys: tuple[str, ...], given: _Given) -> tuple[tuple[Node, ...], ...]:
+    """Build the tree over what is combined: the keys of partials, in order."""
     if len(keys) < 2:
         return ()
     step = steps.combine
     if step is None:
         decorator = f"@{job.name}.combine" if steps.name == "slice" else "the calibration's combine"
+        found = (
+            f"is cut into {len(keys)} slices"
+            if steps.start is None
+            else f"gives {len(keys)} partials, closing ones included"
+        )
         raise JobDefinitionError(
-            f"Planning job {job.name}: its history is cut into {len(keys)} slices, and a job over several slices must say how their partials "
+            f"Planning job {job.name}: its history {found}, and a job over several slices must say how their partials "
             f'become one; it has no combine. Write {decorator}, say combine="concat" where rows only stand one after another, or raise slice_rows '
             "of the history until there is one slice.",
             job=job.name,

@@ -16,7 +16,7 @@ import msgspec
 from hindscan.history.snapshot import Slice, Snapshot
 from hindscan.jobs.job import JobSpec
 
-__all__ = ["Node", "Plan", "Stage"]
+__all__ = ["Chain", "Node", "Plan", "Stage"]
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +27,28 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     #: Keys of the children, leftmost first.
     children: tuple[str, ...]
     key: str
+
+
+class Chain(msgspec.Struct, frozen=True, kw_only=True):
+    """The slices of one partition of an ordered job: each needs the state that the one before it leaves. See `plans.chains`."""
+
+    #: "partition 3", "all files".
+    name: str
+    #: Positions `[first, last)` of its slices.
+    first: int
+    last: int
+    #: Keys of the checkpoints: the state after each slice.
+    states: tuple[str, ...]
+    #: Key of what the job's `close` gives for the last state; None without one.
+    close: str | None
+
+    def after(self, position: int) -> str:
+        """Give the key of the state after a slice."""
+        return self.states[position - self.first]
+
+    def before(self, position: int) -> str | None:
+        """Give the key of the state before a slice; None: the state that the partition begins with, which is not stored."""
+        return None if position == self.first else self.after(position - 1)
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +69,13 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     combined: str
     #: Key of the finished table of the stage.
     finished: str
+    #: Of an ordered job: all slices, partition by partition; their partials, each partition's followed by what its close gives, are what is combined.
+    chains: tuple[Chain, ...] = ()
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """Keys of the checkpoints, each by the key of the partial that it is stored with; empty unless the job is ordered."""
+        return {self.keys[at]: chain.after(at) for chain in self.chains for at in range(chain.first, chain.last)}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

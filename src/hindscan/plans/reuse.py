@@ -42,6 +42,7 @@ def why_not_reused(plan: Plan, before: Plan | None) -> dict[str, int]:
         old = next((s for s in before.stages if s.step == stage.step), None) if before is not None else None
         changed = "; ".join(_changes(plan, stage, before, old)) if before is not None and old is not None else ""
         known = _known(old)
+        same = {_exactly(piece) for piece in old.slices} if old is not None and stage.chains else set()
         for piece, key in zip(stage.slices, stage.keys, strict=True):
             if piece.position in stage.reused:
                 continue
@@ -50,7 +51,7 @@ def why_not_reused(plan: Plan, before: Plan | None) -> dict[str, int]:
             elif old is None:
                 reasons["no earlier run to compare with"] += 1
             else:
-                reasons[changed or _reason(piece, key, known)] += 1
+                reasons[changed or _reason(piece, key, known, in_chain=_exactly(piece) in same)] += 1
     return dict(reasons)
 
 
@@ -66,22 +67,32 @@ def _data_of(piece: Slice) -> str:
     return digest_of({name: value for name, value in fields.items() if name not in ("position", "since", "before")})
 
 
-def _reason(piece: Slice, key: str, known: dict[str, str]) -> str:
+def _exactly(piece: Slice) -> str:
+    return digest_of({name: value for name, value in msgspec.to_builtins(piece).items() if name != "position"})
+
+
+def _reason(piece: Slice, key: str, known: dict[str, str], *, in_chain: bool) -> str:
+    """Say why; `in_chain`: it is a slice of an ordered job that was there before, bounds and all."""
     earlier = known.get(_data_of(piece))
     if earlier is None:
         return "new data"
-    return "its partial is gone" if earlier == key else "as_of, since or until cuts it elsewhere"
+    if earlier == key:
+        return "its partial or the state after it is gone" if in_chain else "its partial is gone"
+    return "what comes before it in its partition changed" if in_chain else "as_of, since or until cuts it elsewhere"
 
 
 def _changes(plan: Plan, stage: Stage, before: Plan, old: Stage) -> Iterator[str]:
     """Say what changed for every slice of a stage."""
-    step, was = plan.job.steps[stage.step], before.job.steps[stage.step]
-    if step.digest != was.digest:
-        yield f"the code of its step ({stage.step}) changed"
-    for name in step.parameters:
+    names = [name for name in (stage.step, *(["start"] if stage.chains else [])) if name in plan.job.steps]
+    steps = [plan.job.steps[name] for name in names]
+    for name, step in zip(names, steps, strict=True):
+        was = before.job.steps.get(name)
+        if was is None or step.digest != was.digest:
+            yield f"the code of its step ({name}) changed"
+    for name in dict.fromkeys(name for step in steps for name in step.parameters):
         if name not in before.parameters or digest_of(plan.parameters[name]) != digest_of(before.parameters[name]):
             yield f"parameter {name} changed"
-    for name in step.tables:
+    for name in dict.fromkeys(name for step in steps for name in step.tables):
         then = before.snapshot.pins.get(name)
         if then is None or table_digest(plan.snapshot.pins[name], {}) != table_digest(then, {}):
             yield f"table {name} changed"

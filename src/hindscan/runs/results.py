@@ -73,6 +73,8 @@ class SliceRecord(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     #: Its partial was there already.
     reused: bool
+    #: Key of the state after it, where the job is ordered.
+    checkpoint: str | None = None
     #: Digest of its partial's content.
     digest: str = ""
     seconds: float = 0.0
@@ -109,6 +111,7 @@ _COLUMNS: Final = pa.schema(
             "rows": pa.int64(),
             "bytes": pa.int64(),
             "key": pa.string(),
+            "checkpoint": pa.string(),
             "reused": pa.bool_(),
             "digest": pa.string(),
             "seconds": pa.float64(),
@@ -262,6 +265,7 @@ def _slice_row(record: SliceRecord) -> dict[str, Any]:
         "rows": record.slice.rows,
         "bytes": record.slice.bytes,
         "key": record.key,
+        "checkpoint": record.checkpoint,
         "reused": record.reused,
         "digest": record.digest,
         "seconds": record.seconds,

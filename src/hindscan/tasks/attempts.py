@@ -4,16 +4,20 @@ Keeps promises 6 and 11. The retry rule reads the class of a fault, as the recei
 died is taken apart and its pieces are done alone: whichever dies again is what kills workers, and its neighbours are done and kept.
 A piece that fails for good ends nothing at once, but after `FAILURES_MOST` of them no new task is begun.
 
+Tasks that need one another stand in a line and are handed out one after another, each as soon as the one before it is done; lines go on beside each other, as many as
+there are workers, those with most before them first. Where one is to be tried again the others pause at their next task, so that no line waits for the end of
+all others. Of a lost task in a line what it had stored is kept (`kept`), and only the piece that was being made counts as tried.
+
 ::
 
-    groups of pieces -> Work -> Executor -> Finished | Lost -> Done, or again, or Failed
+    lines of groups of pieces -> Work -> Executor -> Finished | Lost -> Done, or again, or Failed
 """
 
 from __future__ import annotations
 
 import pickle
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -62,20 +66,21 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_pieces(
-    groups: Sequence[Sequence[Piece]],
+    lines: Sequence[Sequence[Sequence[Piece]]],
     build: Callable[[Sequence[Piece]], Task],
     *,
     executor: Executor,
     stop: threading.Event,
     hearing: Hearing,
     ordered: bool = False,
+    kept: Callable[[Piece], Done | None] | None = None,
 ) -> Made:
     """Make pieces.
 
     Parameters
     ----------
-    groups : sequence of sequence of Piece
-        The pieces of each task.
+    lines : sequence of sequence of sequence of Piece
+        The pieces of each task, and in a line the tasks of which each needs those before it.
     build : callable
         Gives the task for some pieces.
     executor : Executor
@@ -86,117 +91,188 @@ def make_pieces(
         Is told what happens.
     ordered : bool
         The pieces of a group need each other in this order, so a group is never taken apart.
+    kept : callable, optional
+        Gives what a lost task had stored of a piece; None if there is nothing, or nothing that is surely its own.
     """
-    done: list[Done] = []
-    failed: list[Failed] = []
-    attempts: Counter[str] = Counter()
-    #: Groups to be done beside others, and groups that must be alone with their process.
-    waiting: list[Sequence[Piece]] = list(groups)
-    suspects: list[Sequence[Piece]] = []
-    while (waiting or suspects) and not stop.is_set() and len(failed) < FAILURES_MOST:
-        alone = not waiting
-        now = suspects if alone else waiting
-        suspects = [] if alone else suspects
-        again: list[Sequence[Piece]] = []
-        for pieces, outcome in _round(now, build, executor, stop, failed, alone=alone):
-            for piece in pieces:
-                attempts[piece.key] += 1
-            if isinstance(outcome, Receipt):
-                again += _take(outcome, pieces, attempts, done, failed, hearing, ordered=ordered)
-            else:
-                hearing.lost(pieces, outcome)
-                suspects += _give_up(outcome, pieces, attempts, failed, hearing, ordered=ordered)
-        if again or suspects:
-            hearing.again(sum(len(group) for group in (*again, *suspects)))
-        if again:
-            stop.wait(PAUSE_SECONDS * max(attempts[piece.key] for group in again for piece in group))
-        waiting = again
-    return Made(done=tuple(done), failed=tuple(failed))
+    making = _Making(build, executor, stop, hearing, ordered=ordered, kept=kept)
+    return making.make([deque(line) for line in lines if line])
 
 
-def _round(
-    groups: Sequence[Sequence[Piece]],
-    build: Callable[[Sequence[Piece]], Task],
-    executor: Executor,
-    stop: threading.Event,
-    failed: list[Failed],
-    *,
-    alone: bool,
-) -> Iterator[tuple[Sequence[Piece], Receipt | str]]:
-    """Hand out groups once; give each with its receipt, or with the reason of its worker's death."""
-    out: dict[str, Sequence[Piece]] = {}
+_Line = deque[Sequence[Piece]]
 
-    def hand_out() -> Iterator[Work]:
-        for pieces in groups:
-            if len(failed) >= FAILURES_MOST:
-                return
-            task = build(pieces)
-            out[task.id] = pieces
-            yield Work(id=task.id, payload=pickle.dumps(task, protocol=5))
 
-    for outcome in executor.run(hand_out(), stop, alone=alone):
-        pieces = out.pop(outcome.id)
-        if isinstance(outcome, Finished):
-            yield pieces, msgspec.msgpack.decode(outcome.receipt, type=Receipt)
+class _Making:
+    """The lines that are still to be made, and what has come of the others."""
+
+    def __init__(
+        self,
+        build: Callable[[Sequence[Piece]], Task],
+        executor: Executor,
+        stop: threading.Event,
+        hearing: Hearing,
+        *,
+        ordered: bool,
+        kept: Callable[[Piece], Done | None] | None,
+    ) -> None:
+        self._build, self._executor, self._stop, self._hearing = build, executor, stop, hearing
+        self._ordered, self._kept = ordered, kept
+        self._done: list[Done] = []
+        self._failed: list[Failed] = []
+        self._attempts: Counter[str] = Counter()
+        #: Lines to be worked on beside others, those whose next group waits for a second attempt, and those that must be alone with their process.
+        self._ready: deque[_Line] = deque()
+        self._again: list[_Line] = []
+        self._suspects: deque[_Line] = deque()
+        self._out: dict[str, _Line] = {}
+
+    def make(self, lines: Sequence[_Line]) -> Made:
+        """Work until all is done, or has failed, or is stopped."""
+        self._ready.extend(lines)
+        in_line = any(len(line) > 1 for line in lines)
+        workers = self._executor.workers
+        while (self._ready or self._suspects) and not self._stop.is_set() and len(self._failed) < FAILURES_MOST:
+            # Suspects come last, but for those that hold up what stands behind them.
+            alone = bool(self._suspects) and (in_line or not self._ready)
+            queue = self._suspects if alone else self._ready
+            if alone:
+                self._suspects = deque()
+            tasks = _Tasks(queue, self._hand_out, self._pausing(workers, alone=alone) if in_line else None)
+            for outcome in self._executor.run(tasks, self._stop, alone=alone):
+                line = self._out.pop(outcome.id)
+                if isinstance(outcome, Finished):
+                    self._take(msgspec.msgpack.decode(outcome.receipt, type=Receipt), line)
+                else:
+                    self._give_up(outcome.reason, line)
+            if alone:
+                self._suspects.extendleft(reversed(queue))
+            if self._again or self._suspects:
+                waiting = [piece for line in (*self._again, *self._suspects) for piece in self._to_try(line)]
+                self._hearing.again(len(waiting))
+            if self._again:
+                most = max(self._attempts[piece.key] for line in self._again for piece in line[0])
+                self._stop.wait(PAUSE_SECONDS * most)
+            self._ready.extend(self._again)
+            self._again = []
+        return Made(done=tuple(self._done), failed=tuple(self._failed))
+
+    def _pausing(self, workers: int, *, alone: bool) -> Callable[[], bool]:
+        """Tell when lines that go on for long take no next task."""
+        return lambda: len(self._out) >= workers or (not alone and bool(self._again or self._suspects))
+
+    def _hand_out(self, line: _Line) -> Work | None:
+        if len(self._failed) >= FAILURES_MOST:
+            return None
+        task = self._build(line[0])
+        self._out[task.id] = line
+        return Work(id=task.id, payload=pickle.dumps(task, protocol=5))
+
+    def _to_try(self, line: _Line) -> Sequence[Piece]:
+        """Give the pieces of a line's next group that are tried again: what needs them has not been tried."""
+        return line[0][:1] if self._ordered else line[0]
+
+    def _go_on(self, line: _Line) -> None:
+        """Take a line past a group that is done."""
+        line.popleft()
+        if line:
+            self._ready.append(line)
+
+    def _take(self, receipt: Receipt, line: _Line) -> None:
+        """Take a receipt in."""
+        if receipt.output:
+            self._hearing.printed(receipt.output)
+        for made in receipt.done:
+            self._note(made, receipt)
+        self._attempts.update([*(made.key for made in receipt.done), *(fault.key for fault in receipt.failed)])
+        # A damaged partial does not get better by reading it again: whoever asked for the pieces has it made anew.
+        final = [
+            f
+            for f in receipt.failed
+            if not f.retryable or self._attempts[f.key] >= ATTEMPTS or f.error == CorruptPartial.__name__
+        ]
+        for fault in final:
+            self._fail(fault)
+        settled = {d.key for d in receipt.done} | {f.key for f in final}
+        left = [piece for piece in line[0] if piece.key not in settled]
+        if self._ordered and final:
+            return  # what needed a piece that failed for good cannot be made
+        if not left:
+            self._go_on(line)
         else:
-            yield pieces, outcome.reason
+            self._again += self._once_more(line, left)
+
+    def _give_up(self, reason: str, line: _Line) -> None:
+        """Take in that a task is lost: what is left of it is to be tried again, alone."""
+        left = list(line[0])
+        while self._kept is not None and left and (stored := self._kept(left[0])) is not None:
+            self._note(stored, Receipt(task="", kind="slices"))
+            left.pop(0)
+        self._hearing.lost(left, reason)
+        if not left:
+            self._go_on(line)
+            return
+        tried = left[:1] if self._ordered else left
+        self._attempts.update(piece.key for piece in tried)
+        final = [piece for piece in tried if self._attempts[piece.key] >= ATTEMPTS]
+        for piece in final:
+            self._fail(_killer(piece, reason))
+        left = [piece for piece in left if piece not in final]
+        if left and not (self._ordered and final):
+            self._suspects.extend(self._once_more(line, left))
+
+    def _once_more(self, line: _Line, left: list[Piece]) -> list[_Line]:
+        """Give the lines in which the rest of a group is tried again."""
+        if self._ordered:
+            line[0] = left
+            return [line]
+        return [deque([[piece]]) for piece in left]
+
+    def _note(self, made: Done, receipt: Receipt) -> None:
+        self._done.append(made)
+        self._hearing.done(made, receipt)
+
+    def _fail(self, fault: Failed) -> None:
+        self._failed.append(fault)
+        self._hearing.failed(fault)
 
 
-def _take(
-    receipt: Receipt,
-    pieces: Sequence[Piece],
-    attempts: Counter[str],
-    done: list[Done],
-    failed: list[Failed],
-    hearing: Hearing,
-    *,
-    ordered: bool,
-) -> list[list[Piece]]:
-    """Take a receipt in; give the groups that are to be tried again."""
-    if receipt.output:
-        hearing.printed(receipt.output)
-    for made in receipt.done:
-        done.append(made)
-        hearing.done(made, receipt)
-    # A damaged partial does not get better by reading it again: whoever asked for the pieces has it made anew.
-    final = [
-        f
-        for f in receipt.failed
-        if not f.retryable or attempts[f.key] >= ATTEMPTS or f.error == CorruptPartial.__name__
-    ]
-    for fault in final:
-        failed.append(fault)
-        hearing.failed(fault)
-    settled = {d.key for d in receipt.done} | {f.key for f in final}
-    left = [piece for piece in pieces if piece.key not in settled]
-    if not left or (ordered and final):
-        return []  # what needed a piece that failed for good cannot be made
-    return [left] if ordered else [[piece] for piece in left]
+class _Tasks:
+    """Tasks for an executor, which may ask again after there was none: a line comes back when its task is done.
+
+    Parameters
+    ----------
+    queue : deque
+        Lines whose next group may be handed out.
+    hand_out : callable
+        Makes the task of a line; None: no more.
+    paused : callable, optional
+        Tells that there is none now. Default: lines are single groups, taken as they come.
+    """
+
+    def __init__(
+        self, queue: deque[_Line], hand_out: Callable[[_Line], Work | None], paused: Callable[[], bool] | None
+    ) -> None:
+        self._queue, self._hand_out, self._paused = queue, hand_out, paused
+
+    def __iter__(self) -> Iterator[Work]:
+        return self
+
+    def __next__(self) -> Work:
+        if not self._queue or (self._paused is not None and self._paused()):
+            raise StopIteration
+        at = 0 if self._paused is None else max(range(len(self._queue)), key=lambda i: len(self._queue[i]))
+        work = self._hand_out(self._queue[at])
+        if work is None:
+            raise StopIteration
+        del self._queue[at]
+        return work
 
 
-def _give_up(
-    reason: str,
-    pieces: Sequence[Piece],
-    attempts: Counter[str],
-    failed: list[Failed],
-    hearing: Hearing,
-    *,
-    ordered: bool,
-) -> list[list[Piece]]:
-    """Give the groups of a lost task that are to be tried again, alone."""
-    final = [piece for piece in pieces if attempts[piece.key] >= ATTEMPTS]
-    for piece in final:
-        fault = Failed(
-            position=piece.position,
-            key=piece.key,
-            error=WorkerDied.__name__,
-            message=f"Computing {piece.name}: the worker must live until it is done, and it died {ATTEMPTS} times, the last time with nothing else "
-            f"to do: {reason}\nLook for what ends the process (memory, a crash in native code, os._exit).",
-            retryable=False,
-        )
-        failed.append(fault)
-        hearing.failed(fault)
-    left = [piece for piece in pieces if piece not in final]
-    if not left or (ordered and final):
-        return []
-    return [left] if ordered else [[piece] for piece in left]
+def _killer(piece: Piece, reason: str) -> Failed:
+    return Failed(
+        position=piece.position,
+        key=piece.key,
+        error=WorkerDied.__name__,
+        message=f"Computing {piece.name}: the worker must live until it is done, and it died {ATTEMPTS} times, the last time with nothing else "
+        f"to do: {reason}\nLook for what ends the process (memory, a crash in native code, os._exit).",
+        retryable=False,
+    )

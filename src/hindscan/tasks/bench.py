@@ -5,7 +5,7 @@ that its key does not cover. What it returns becomes one Arrow table. A partial 
 
 ::
 
-    Assignment -> Bench.slice / empty / combine / finish -> partial stored -> Done
+    Assignment -> Bench.slice / fold / close / empty / combine / finish -> partial stored -> Done
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from hindscan.jobs.job import StepName
 from hindscan.jobs.parameters import python_values
 from hindscan.jobs.returned import to_model, to_model_table, to_table
 from hindscan.jobs.simulation import simulate
+from hindscan.jobs.state import check_next, from_state, to_state
 from hindscan.plans.plan import Node
 from hindscan.tasks.broadcast import BroadcastTable
 from hindscan.tasks.task import Assignment, Broadcast, Done
@@ -72,7 +73,41 @@ class Bench:
 
     def empty(self, key: str) -> Done:
         """Compute the step over no rows: its table then has the columns it always has."""
+        if self._assignment.job.order is not None:
+            return self.fold((), 0, key, self.state(None), None)[0]
         return self._scan((), 0, key)
+
+    def state(self, key: str | None) -> pa.Table:
+        """Give the state that a checkpoint holds; without a key the one that a partition begins with."""
+        if key is None:
+            return to_state(self._functions["start"](**self._named("start", self._sources("start"))), "start")
+        return self._read_said(key).combine_chunks()
+
+    def fold(
+        self, pieces: tuple[Slice, ...], position: int, key: str, state: pa.Table, after: str | None
+    ) -> tuple[Done, pa.Table]:
+        """Compute one slice of an ordered job: its partial is stored, and before that the state it leaves, under `after`."""
+        assignment = self._assignment
+        assert assignment.reader is not None
+        with closing(assignment.reader.open(pieces)) as source:
+            value = self._call_with_state("slice", state, source)
+            if not isinstance(value, tuple) or len(value) != 2:
+                raise BadPartial(
+                    f"Taking what the step 'slice' returned: an ordered job returns a pair, its partial and the state for the next slice; it gave a "
+                    f"{type(value).__name__}. Return both.",
+                    step="slice",
+                )
+            made = to_table(value[0], "slice")
+            left = to_state(value[1].arrow() if isinstance(value[1], Data) else value[1], "slice")
+            check_next(state, left)
+            proofs = source.proofs()
+        if after is not None:
+            self._store(after, position, left)
+        return self._store(key, position, made, proofs[0] if proofs else None), left
+
+    def close(self, state: str, key: str) -> Done:
+        """Make the closing partial of a partition out of the state it ends with."""
+        return self._store(key, 0, to_table(self._call_with_state("close", self.state(state)), "close"))
 
     def combine(self, node: Node) -> Done:
         """Combine the partials below a node, in their order."""
@@ -125,10 +160,23 @@ class Bench:
         """Give the model as the function gets it; read once."""
         with self._lock:
             if not self._models:
-                table = self._assignment.partials.read(key)
-                said = self._assignment.partials.read_meta(key).metadata
-                self._models.append(to_model(table.replace_schema_metadata(dict(said))))
+                self._models.append(to_model(self._read_said(key)))
             return self._models[0]
+
+    def _read_said(self, key: str) -> pa.Table:
+        """Read a partial with what its table said of itself."""
+        table = self._assignment.partials.read(key)
+        return table.replace_schema_metadata(dict(self._assignment.partials.read_meta(key).metadata) or None)
+
+    def _call_with_state(self, step: StepName, state: pa.Table, *rows: Source) -> Any:
+        """Call a step with its slice, if it has one, and the state: a table under its parameter's name, or the dict it was."""
+        names = list(inspect.signature(self._functions[step]).parameters)
+        given = from_state(state)
+        leading = [*rows, TableSource(given)] if isinstance(given, pa.Table) else list(rows)
+        sources = self._sources(step) | dict(zip(names, leading, strict=False))
+        tables = [Data(name, sources) for name, _ in zip(names, leading, strict=False)]
+        arguments = tables if isinstance(given, pa.Table) else [*tables, given]
+        return self._functions[step](*arguments, **self._named(step, sources))
 
     def _call(self, step: StepName, table: pa.Table) -> pa.Table:
         """Call a step over a table in memory, which has the name of the step's first parameter."""

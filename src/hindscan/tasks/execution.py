@@ -7,6 +7,7 @@ damaged is made again, once.
 ::
 
     for each stage:  slices without a partial -> tasks -> executor -> receipts
+                     (of an ordered job: chain by chain from its last checkpoint on, then the closing partial of each)
                      nodes without a partial, level by level -> tasks -> ...
                      finished table -> task -> ...
 """
@@ -24,9 +25,10 @@ import msgspec
 
 from hindscan import errors
 from hindscan.errors import CorruptPartial, ExecutionError, HindscanError, RunCancelled
-from hindscan.history.snapshot import DrawPin, Reader
+from hindscan.history.snapshot import DrawPin, Reader, Slice
 from hindscan.jobs.job import Code
-from hindscan.plans.cost import group
+from hindscan.plans.chains import needed
+from hindscan.plans.cost import group, group_in_order
 from hindscan.plans.cut import cut_whole
 from hindscan.plans.keys import table_digest
 from hindscan.plans.plan import Node, Plan, Stage
@@ -34,7 +36,18 @@ from hindscan.progress import Observer, SliceFailed, SliceFinished, StageFinishe
 from hindscan.runs.partials import Partials
 from hindscan.tasks.attempts import Hearing, Piece, make_pieces
 from hindscan.tasks.executor import Executor
-from hindscan.tasks.task import Assignment, Broadcast, Done, Failed, Packed, Receipt, Task, TaskKind, pack
+from hindscan.tasks.task import (
+    Assignment,
+    Broadcast,
+    Checkpoints,
+    Done,
+    Failed,
+    Packed,
+    Receipt,
+    Task,
+    TaskKind,
+    pack,
+)
 
 __all__ = ["Executed", "StageDone", "execute"]
 
@@ -286,10 +299,15 @@ class _StageWork:
         self._seconds = 0.0
         #: By key; a node with one child is that child, and nothing is to be made for it.
         self._nodes = {node.key: node for level in stage.levels for node in level if len(node.children) > 1}
+        #: By position of their slices.
+        self._chains = {position: chain for chain in stage.chains for position in range(chain.first, chain.last)}
+        self._states = stage.checkpoints
 
     def owns(self, key: str) -> bool:
         """Tell whether a partial is one of this stage."""
-        return key in {*self._stage.keys, *self._nodes, self._stage.combined, self._stage.finished}
+        stage = self._stage
+        closes = {chain.close for chain in stage.chains}
+        return key in {*stage.keys, *self._states.values(), *closes, *self._nodes, stage.combined, stage.finished}
 
     def forget(self, key: str) -> None:
         """Take a partial for missing, whatever lies there."""
@@ -310,6 +328,7 @@ class _StageWork:
         """Make what is missing."""
         began = time.monotonic()
         self._make_slices()
+        self._close_chains()
         self._combine()
         self._finish()
         self._seconds += time.monotonic() - began
@@ -330,21 +349,76 @@ class _StageWork:
                 piece = Piece(key=stage.combined, position=0, name="no rows")
                 self._make([[piece]], lambda _: self._task("slices", keys=(stage.combined,)))
             return
+        if stage.chains:
+            self._make_chains()
+            return
         missing = [s for s, key in zip(stage.slices, stage.keys, strict=True) if key not in self._there]
         groups = group(missing, workers=self._executor.workers, slices_per_task=self._slices_per_task)
-        made = self._make(
-            [
-                [Piece(key=stage.keys[s.position], position=s.position, name=f"slice {s.position}") for s in slices]
-                for slices in groups
-            ],
-            lambda pieces: self._task(
-                "slices",
-                slices=tuple(stage.slices[piece.position] for piece in pieces),
-                keys=tuple(piece.key for piece in pieces),
-            ),
-            read=lambda done: done.proof.records if done.proof is not None else stage.slices[done.position].rows,
+        self._make([self._pieces(slices) for slices in groups], self._slices_task, read=self._rows_read)
+
+    def _pieces(self, slices: Sequence[Slice]) -> list[Piece]:
+        keys = self._stage.keys
+        return [Piece(key=keys[s.position], position=s.position, name=f"slice {s.position}") for s in slices]
+
+    def _rows_read(self, done: Done) -> int:
+        return done.proof.records if done.proof is not None else self._stage.slices[done.position].rows
+
+    def _slices_task(self, pieces: Sequence[Piece]) -> Task:
+        positions = [piece.position for piece in pieces]
+        checkpoints = None
+        if self._stage.chains:
+            chain = self._chains[positions[0]]
+            checkpoints = Checkpoints(
+                before=chain.before(positions[0]), after=tuple(chain.after(position) for position in positions)
+            )
+        return self._task(
+            "slices",
+            slices=tuple(self._stage.slices[position] for position in positions),
+            keys=tuple(piece.key for piece in pieces),
+            checkpoints=checkpoints,
         )
-        self._done.update((done.position, done) for done in made)
+
+    def _make_chains(self) -> None:
+        """Make the slices of an ordered job: each chain from where its checkpoints end."""
+        stage = self._stage
+        positions = [p for chain in stage.chains for p in needed(chain, stage.keys, self._has)]
+        lines = group_in_order(stage, positions, self._slices_per_task, fresh=self._plan.fresh)
+        self._make_lines(
+            [[self._pieces(slices) for slices in line] for line in lines],
+            self._slices_task,
+            read=self._rows_read,
+            ordered=True,
+            kept=self._kept,
+        )
+
+    def _kept(self, piece: Piece) -> Done | None:
+        """Give what a lost task had stored of a slice: the partial comes after the checkpoint, so where both are it was done."""
+        state = self._states[piece.key]
+        if self._plan.fresh or {piece.key, state} & self._forgotten:
+            return None
+        if not (self._partials.has(state) and self._partials.has(piece.key)):
+            return None
+        try:
+            meta = self._partials.read_meta(piece.key)
+        except CorruptPartial:
+            return None
+        size = self._partials.path(piece.key).stat().st_size
+        return Done(
+            position=piece.position, key=piece.key, rows=meta.rows, bytes=size, digest=meta.digest, seconds=0.0, cpu_seconds=0.0,
+            proof=meta.proof,
+        )  # fmt: skip
+
+    def _close_chains(self) -> None:
+        """Make the closing partial of each partition whose slices are done."""
+        missing = {chain.close: chain for chain in self._stage.chains if chain.close and not self._has(chain.close)}
+        pieces = [
+            Piece(key=key, position=chain.first, name=f"the close of {chain.name}") for key, chain in missing.items()
+        ]
+        size = max(1, min(NODES_PER_TASK, len(pieces) // (2 * self._executor.workers)))
+        self._make(
+            [pieces[i : i + size] for i in range(0, len(pieces), size)],
+            lambda some: self._task("close", closes=tuple(self._chains[piece.position] for piece in some)),
+        )
 
     def _combine(self) -> None:
         missing = self._missing_nodes()
@@ -398,18 +472,34 @@ class _StageWork:
         *,
         read: Callable[[Done], int] | None = None,
         ordered: bool = False,
-    ) -> tuple[Done, ...]:
+    ) -> None:
+        """Have pieces made whose groups do not need each other."""
+        self._make_lines([[group] for group in groups], build, read=read, ordered=ordered)
+
+    def _make_lines(
+        self,
+        lines: Sequence[Sequence[Sequence[Piece]]],
+        build: Callable[[Sequence[Piece]], Task],
+        *,
+        read: Callable[[Done], int] | None,
+        ordered: bool,
+        kept: Callable[[Piece], Done | None] | None = None,
+    ) -> None:
         """Have pieces made; raise what the first of them failed with."""
         made = make_pieces(
-            groups,
+            lines,
             build,
             executor=self._executor,
             stop=self._stop,
             hearing=self._tally.hearing(self._stage.step, read),
             ordered=ordered,
+            kept=kept,
         )
-        self._there.update(done.key for done in made.done)
-        self._forgotten.difference_update(done.key for done in made.done)
+        stored = {key for done in made.done for key in (done.key, self._states.get(done.key, done.key))}
+        self._there |= stored
+        self._forgotten -= stored
+        if read is not None:
+            self._done.update((done.position, done) for done in made.done)
         if made.failed:
             first = min(made.failed, key=lambda fault: fault.position)
             raise _error(first, len(made.failed), slices=read is not None)
@@ -418,7 +508,6 @@ class _StageWork:
                 f"Carrying out job {self._plan.job.name}: it was stopped. The partials that were done are kept; retry the run to go on.",
                 job=self._plan.job.name,
             )
-        return made.done
 
 
 def _error(fault: Failed, count: int, *, slices: bool) -> HindscanError:

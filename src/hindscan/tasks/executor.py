@@ -65,7 +65,8 @@ class Executor(Protocol):
         Parameters
         ----------
         tasks : iterator of Work
-            Taken as there is room, never all at once.
+            Taken as there is room, never all at once. It may have none now and more after a later outcome, because some tasks need others done: it
+            is asked again as long as there is something to wait for.
         stop : threading.Event
             When set no task is begun any more; after `GRACE_SECONDS` the processes still at work are killed and the iterator ends
             without outcomes for what they did. Closing the iterator does the same.

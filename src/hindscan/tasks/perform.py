@@ -97,6 +97,8 @@ def _do(task: Task, passing: type[BaseException] | tuple[()]) -> tuple[list[Done
             faults.append(
                 failed(fault, doing=f"{piece.doing} of job {bench.job}", position=piece.position, key=piece.key)
             )
+            if task.checkpoints is not None:
+                break  # what comes after it needs the state that it did not leave
             continue
         done.append(
             msgspec.structs.replace(made, seconds=time.perf_counter() - seconds, cpu_seconds=time.thread_time() - cpu)
@@ -118,6 +120,16 @@ def _pieces(task: Task) -> Iterator[_Piece]:
         case "slices" if not task.slices:
             (key,) = task.keys
             yield _Piece(position=0, key=key, doing="computing no rows", make=lambda b: b.empty(key))
+        case "slices" if task.checkpoints is not None:
+            walk = _Walk(task.checkpoints.before)
+            for s, key, after in zip(task.slices, task.keys, task.checkpoints.after, strict=True):
+                doing = f"computing slice {s.position}"
+                yield _Piece(position=s.position, key=key, doing=doing, make=walk.step(s, key, after))
+        case "close":
+            for chain in task.closes:
+                assert chain.close is not None
+                make = _close(chain.states[-1], chain.close)
+                yield _Piece(position=chain.first, key=chain.close, doing=f"closing {chain.name}", make=make)
         case "slices":
             for s, key in zip(task.slices, task.keys, strict=True):
                 doing = f"computing slice {s.position}"
@@ -133,6 +145,28 @@ def _pieces(task: Task) -> Iterator[_Piece]:
                 doing="finishing",
                 make=lambda b: b.finish(task.combined, task.finished),
             )
+
+
+class _Walk:
+    """From slice to slice of one partition, with the state in hand."""
+
+    def __init__(self, before: str | None) -> None:
+        self._before = before
+        self._state: pa.Table | None = None
+
+    def step(self, piece: Slice, key: str, after: str) -> Callable[[Bench], Done]:
+        """Give the way to compute the next slice; done in the order they were given."""
+
+        def make(bench: Bench) -> Done:
+            state = bench.state(self._before) if self._state is None else self._state
+            done, self._state = bench.fold((piece,), piece.position, key, state, after)
+            return done
+
+        return make
+
+
+def _close(state: str, key: str) -> Callable[[Bench], Done]:
+    return lambda bench: bench.close(state, key)
 
 
 def _slice(piece: Slice, key: str) -> Callable[[Bench], Done]:

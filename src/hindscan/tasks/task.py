@@ -24,12 +24,24 @@ import msgspec
 from hindscan.data import Proof
 from hindscan.history.snapshot import DrawPin, Reader, Slice
 from hindscan.jobs.job import Code, JobSpec, StepName
-from hindscan.plans.plan import Node
+from hindscan.plans.plan import Chain, Node
 from hindscan.runs.partials import Partials
 
-__all__ = ["Assignment", "Broadcast", "Done", "Failed", "Packed", "Receipt", "Task", "TaskKind", "pack", "unpack"]
+__all__ = [
+    "Assignment",
+    "Broadcast",
+    "Checkpoints",
+    "Done",
+    "Failed",
+    "Packed",
+    "Receipt",
+    "Task",
+    "TaskKind",
+    "pack",
+    "unpack",
+]
 
-TaskKind = Literal["slices", "combine", "finish"]
+TaskKind = Literal["slices", "close", "combine", "finish"]
 
 
 class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +82,15 @@ class Packed(msgspec.Struct, frozen=True, kw_only=True):
     content: bytes
 
 
+class Checkpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the states of consecutive slices of an ordered job are."""
+
+    #: Key of the state before the first of them; None: the state its partition begins with.
+    before: str | None
+    #: Key of the state after each.
+    after: tuple[str, ...]
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One piece of work for one worker."""
 
@@ -79,6 +100,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: For "slices": what to compute, and the keys to store it under. No slices and one key: the step over no rows.
     slices: tuple[Slice, ...] = ()
     keys: tuple[str, ...] = ()
+    #: For "slices" of an ordered job: they follow on one another, and none is computed after one that failed.
+    checkpoints: Checkpoints | None = None
+    #: For "close": partitions whose last states are there.
+    closes: tuple[Chain, ...] = ()
     #: For "combine": in an order in which every child comes before its parent.
     nodes: tuple[Node, ...] = ()
     #: For "finish": key of the combined table, and of the finished one.

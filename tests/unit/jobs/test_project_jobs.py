@@ -184,3 +184,42 @@ def test_editing_finish_changes_the_digest_of_no_other_step(jobs: Registered, tm
     before, after = jobs.jobs["bidder_scan"][0], load_folder(tmp_path, tmp_path / "jobs").jobs["bidder_scan"][0]
     changed = {name for name in before.steps if before.steps[name].digest != after.steps[name].digest}
     assert changed == {"finish"}
+
+
+def test_editing_close_or_the_start_changes_the_digest_of_no_other_step(jobs: Registered, tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    text = (ROOT / "jobs/bidder_sessions.py").read_text()
+    before = jobs.jobs["bidder_sessions"][0]
+    assert set(before.steps) == {"slice", "start", "close", "combine", "finish"}
+    for old, new, changed in (
+        ("return ended(state.arrow())", "return ended(state.arrow().slice(0))", {"close"}),
+        ('"last": at}).empty_table()', '"last": at}).empty_table().slice(0)', {"start"}),
+    ):
+        assert text.count(old) == 1
+        (tmp_path / "jobs/bidder_sessions.py").write_text(text.replace(old, new))
+        after = load_folder(tmp_path, tmp_path / "jobs").jobs["bidder_sessions"][0]
+        assert {name for name in before.steps if before.steps[name].digest != after.steps[name].digest} == changed
+
+
+@cut
+@pytest.mark.parametrize("order", ["time", "arrival"])
+def test_price_jumps_are_those_over_the_bid_before_in_the_order_of_rows(
+    jobs: Registered, bids: pa.Table, cuts: int, order: str
+) -> None:
+    steps = load(jobs.jobs["price_jumps"][1])
+    table = bids.sort_by("date_time") if order == "time" else bids
+    state, found = steps["start"](), []
+    for a, b in itertools.pairwise(np.linspace(0, table.num_rows, cuts + 1).astype(int)):
+        sources = {"bids": TableSource(table.slice(a, b - a)), "state": TableSource(state)}
+        partial, state = steps["slice"](Data("bids", sources), Data("state", sources), least=30_000)
+        found.append(partial)
+    last: dict[int, int] = {}
+    expected = []
+    for row in table.to_pylist():
+        jump = row["price"] - last.get(row["auction"], row["price"])
+        if jump >= 30_000:
+            expected.append({name: row[name] for name in ("auction", "bidder", "date_time", "price")} | {"jump": jump})
+        last[row["auction"]] = row["price"]
+    assert len(expected) > 300
+    assert pa.concat_tables(found).to_pylist() == expected
+    assert {row["auction"]: row["price"] for row in state.to_pylist()} == last
