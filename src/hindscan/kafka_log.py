@@ -144,6 +144,8 @@ class RawBatch:
     times: np.ndarray[Any, np.dtype[np.int64]]
     #: large_binary; null is a tombstone.
     values: pa.LargeBinaryArray
+    #: large_binary, null where a record has none; None unless they were asked for.
+    keys: pa.LargeBinaryArray | None = None
 
     @classmethod
     def of(cls, records: Sequence[tuple[int, int, bytes | None]]) -> RawBatch:
@@ -211,12 +213,15 @@ class TopicInspector:
     def offsets(
         self,
         partitions: Sequence[int],
-        at: Literal["earliest", "latest"],
+        at: Literal["earliest", "latest"] | int,
         isolation: Isolation = "read_committed",
         *,
         timeout_seconds: float = REQUEST_SECONDS,
     ) -> dict[int, TopicOffset]:
-        """Ask where partitions begin, or where they end for a reader of this isolation level (the last stable offset).
+        """Ask where partitions begin, where they end for a reader of this isolation level (the last stable offset), or for a time.
+
+        A time is in milliseconds and gives the first offset in the order of the log whose record has that time or a later one, -1 if there is none. What is
+        found can be a record nobody sees: a transaction's marker has the broker's clock for its time, whatever the times around it are.
 
         Raises
         ------
@@ -227,6 +232,8 @@ class TopicInspector:
         """
         doing = f"While asking for the {at} offsets of topic {self.topic!r}"
         spec = OffsetSpec.earliest() if at == "earliest" else OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        if isinstance(at, int):
+            spec = OffsetSpec.for_timestamp(at)
         level = IsolationLevel[isolation.upper()]
         deadline = time.monotonic() + timeout_seconds
         found: dict[int, TopicOffset] = {}
@@ -360,8 +367,8 @@ class RangeReader:
         self._left = []
         self._consumer.close()
 
-    def check(self) -> None:
-        """Make sure that the topic is still the one that was pinned.
+    def check(self) -> TopicDescription:
+        """Make sure that the topic is still the one that was pinned; give it as it is now, without its settings.
 
         Raises
         ------
@@ -381,12 +388,13 @@ class RangeReader:
                 pinned=self._topic_id,
                 found=found.topic_id,
             )
+        return found
 
-    def read(self, partition: int, start: int, end: int) -> Iterator[RawBatch]:
+    def read(self, partition: int, start: int, end: int, *, keys: bool = False) -> Iterator[RawBatch]:
         """Read every visible record with start <= offset < end, in order.
 
         The iterator ends only when it is certain that there is no further one. Ranges that follow each other in one partition
-        go on where the client stands.
+        go on where the client stands. With `keys` batches have the records' keys too.
 
         Raises
         ------
@@ -416,7 +424,7 @@ class RangeReader:
                     self._probe(where, position, quiet_since)
                     probe_at = time.monotonic() + self._idle_seconds
                 continue
-            batch, taken, done = self._sift(messages, where, position)
+            batch, taken, done = self._sift(messages, where, position, keys)
             if len(batch):
                 position = int(batch.offsets[-1]) + 1
                 yield batch
@@ -426,12 +434,13 @@ class RangeReader:
             # After the yield: what the caller does with a batch is no silence of the broker.
             quiet_since, probe_at = time.monotonic(), time.monotonic() + self._idle_seconds
 
-    def _sift(self, messages: list[Message], where: _Where, position: int) -> tuple[RawBatch, int, bool]:
+    def _sift(self, messages: list[Message], where: _Where, position: int, keys: bool) -> tuple[RawBatch, int, bool]:
         """Take the records of the range: them, how many messages they and the events before them were, whether the range is complete."""
         events = [index for index, message in enumerate(messages) if message.error() is not None]
         offsets: list[int] = []
         times: list[int] = []
         values: list[bytes | None] = []
+        named: list[bytes | None] = []
         at, done = 0, False
         for event in [*events, len(messages)]:
             run = messages[at:event]
@@ -442,6 +451,8 @@ class RangeReader:
             offsets += found
             times += [message.timestamp()[1] for message in run]
             values += [message.value() for message in run]
+            if keys:
+                named += [message.key() for message in run]
             if done:
                 at += len(run)
                 break
@@ -455,6 +466,7 @@ class RangeReader:
             offsets=np.array(offsets, np.int64),
             times=np.array(times, np.int64),
             values=pa.array(values, pa.large_binary()),
+            keys=pa.array(named, pa.large_binary()) if keys else None,
         )
         _check_rising(batch.offsets, position, where)
         return batch, at, done

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from hindscan import files
+from hindscan import files, times
 from hindscan.errors import ConfigError, UsageError
 from hindscan.history.columns import column_faults, schema_from_columns
 from hindscan.history.parquet import ParquetHistory
@@ -38,10 +38,11 @@ KEYS: Final = (
     "on_bad_record",
     "partitions",
     "isolation",
+    "lateness",
     "verify",
 )
 _PARQUET_ONLY: Final = frozenset({"verify"})
-_TOPIC_ONLY: Final = frozenset({"format", "on_bad_record", "partitions", "isolation"})
+_TOPIC_ONLY: Final = frozenset({"format", "on_bad_record", "partitions", "isolation", "lateness"})
 _LATER_KEYS: Final = {"archive": "stitched histories"}
 _LATER_FORMATS: Final = ("avro", "protobuf", "arrow", "cloudevents")
 #: The cluster of a topic that names none.
@@ -168,6 +169,10 @@ def _topic_faults(
     numbers = table.get("partitions", [0])
     if not isinstance(numbers, list) or not numbers or any(type(n) is not int or n < 0 for n in numbers):
         faults.append(("partitions", f"must be a list of partition numbers, found {numbers!r}"))
+    try:
+        times.duration(str(table.get("lateness", "0s")))
+    except ValueError as fault:
+        faults.append(("lateness", str(fault)))
     return faults
 
 
@@ -198,4 +203,5 @@ def _kafka(
         isolation=table.get("isolation", "read_committed"),
         on_bad_record=table.get("on_bad_record", "fail"),
         ignores_as_of=table.get("as_of") == "ignore",
+        lateness=None if "lateness" not in table else times.duration(table["lateness"]),
     )

@@ -19,13 +19,22 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, cast
 
+import msgspec
 import pyarrow as pa
 
-from hindscan.errors import SchemaMismatch, SourceChanged, SourceMissing
-from hindscan.history.bounds import bounds_of, check_time_column
+from hindscan.errors import SchemaMismatch, SourceChanged
+from hindscan.history.bounds import Bounds, bounds_of, check_time_column, micros_of
 from hindscan.history.columns import schema_from_text, schema_to_text
+from hindscan.history.decode import Decoder
 from hindscan.history.infer import infer_schema
 from hindscan.history.kafka_reader import KafkaReader
+from hindscan.history.kafka_window import (
+    APPEND_LATENESS,
+    Seen,
+    choose_partitions,
+    cut_at_offsets,
+    cut_at_times,
+)
 from hindscan.history.snapshot import KafkaPin, PartitionPin, Pin, Window
 from hindscan.kafka_log import Isolation, RangeReader, TopicDescription, TopicInspector
 
@@ -67,6 +76,8 @@ class KafkaHistory:
         ``fail`` or ``set aside``.
     ignores_as_of : bool
         May be read as it is now in a run as of an earlier time.
+    lateness : int, optional
+        How far out of order records may be, in microseconds: what `kafka_window` makes of times rests on it. Default: nothing is promised.
     """
 
     name: str
@@ -80,12 +91,19 @@ class KafkaHistory:
     isolation: Isolation = "read_committed"
     on_bad_record: str = "fail"
     ignores_as_of: bool = False
+    lateness: int | None = None
 
     def pin(self, window: Window) -> KafkaPin:
         """Resolve the offsets; without declared columns, read a sample.
 
         Raises
         ------
+        UsageError
+            Partitions or offsets are asked for that are not there.
+        DataLost
+            Offsets are asked for that retention has deleted.
+        OutOfOrder
+            The record where the window is cut is further out of order than `lateness` promises.
         SourceMissing
             No such topic or partition.
         SourceChanged
@@ -97,12 +115,15 @@ class KafkaHistory:
         """
         bounds = bounds_of(window, history=self.name, has_time=True, ignores_as_of=self.ignores_as_of)
         inspector = TopicInspector(self.config, self.topic)
-        described, pinned = self._pin_offsets(inspector)
+        described, pinned = self._pin_offsets(inspector, window)
         caveats = (*bounds.caveats, *_caveats(described, pinned, self.isolation))
+        pinned = cut_at_offsets(pinned, window, history=self.name)
         pinned = self._cut_at_event(window, described, pinned)
+        # Before the times cut: a window that slides along must not be of another schema each time.
         schema, record_bytes = self._schema(described, pinned)
         if self.time is not None:
             check_time_column(schema, self.time, self.name)
+        pinned, lateness = self._cut_at_times(inspector, described, bounds, pinned, schema)
         return KafkaPin(
             cluster=self.cluster,
             cluster_id=described.cluster_id,
@@ -120,6 +141,9 @@ class KafkaHistory:
             cleanup_policy=described.cleanup_policy,
             retention_ms=described.retention_ms,
             record_bytes=record_bytes,
+            keys=window.keys,
+            lateness=lateness,
+            partition_count=len(described.partitions),
             unverified=described.unverified,
             caveats=caveats,
         )
@@ -136,14 +160,17 @@ class KafkaHistory:
             schema=schema_from_text(pin.schema),
             time=pin.time,
             on_bad_record=pin.on_bad_record,
+            keys=pin.keys,
             unverified=pin.unverified,
         )
 
-    def _pin_offsets(self, inspector: TopicInspector) -> tuple[TopicDescription, list[PartitionPin]]:
+    def _pin_offsets(self, inspector: TopicInspector, window: Window) -> tuple[TopicDescription, list[PartitionPin]]:
         found: list[str] = []
         for _ in range(PIN_ATTEMPTS):
             described = inspector.describe()
-            numbers = self._chosen(described)
+            numbers = choose_partitions(
+                window, declared=self.partitions, existing=described.partitions, history=self.name, topic=self.topic
+            )
             starts = inspector.offsets(numbers, "earliest", self.isolation)
             ends = inspector.offsets(numbers, "latest", self.isolation)
             marks = inspector.offsets(numbers, "latest", "read_uncommitted")
@@ -168,19 +195,6 @@ class KafkaHistory:
             topic=self.topic,
         )
 
-    def _chosen(self, described: TopicDescription) -> tuple[int, ...]:
-        if self.partitions is None:
-            return described.partitions
-        absent = sorted(set(self.partitions) - set(described.partitions))
-        if absent:
-            raise SourceMissing(
-                f"While pinning history {self.name}: partitions {absent} of topic {self.topic!r} must exist; it has "
-                f"{len(described.partitions)}, numbered from 0. Correct `partitions` in [history.{self.name}].",
-                topic=self.topic,
-                partitions=absent,
-            )
-        return tuple(sorted(set(self.partitions)))
-
     def _cut_at_event(
         self, window: Window, described: TopicDescription, pinned: Sequence[PartitionPin]
     ) -> list[PartitionPin]:
@@ -196,8 +210,53 @@ class KafkaHistory:
                 found=described.topic_id,
             )
         return [
-            _cut(partition, at.offset) if partition.partition == at.partition else partition for partition in pinned
+            msgspec.structs.replace(p, end=min(p.end, max(p.start, at.offset))) if p.partition == at.partition else p
+            for p in pinned
         ]
+
+    def _cut_at_times(
+        self,
+        inspector: TopicInspector,
+        described: TopicDescription,
+        bounds: Bounds,
+        pinned: Sequence[PartitionPin],
+        schema: pa.Schema,
+    ) -> tuple[list[PartitionPin], int | None]:
+        """Leave out what lies outside the bounds; give the lateness that this rests on."""
+        if (bounds.since, bounds.before) == (None, None) or described.unverified:
+            return list(pinned), None  # the mock answers no look-up
+        behind = self.lateness
+        if behind is None and self.time is None and described.timestamp_type == "LogAppendTime":
+            behind = APPEND_LATENESS
+
+        def lookup(partitions: Sequence[int], time: int) -> dict[int, int | None]:
+            found = inspector.offsets(partitions, -(-time // 1000), self.isolation)
+            return {number: at.offset if at.offset >= 0 else None for number, at in found.items()}
+
+        with RangeReader(self.config, self.topic, described.topic_id, self.isolation) as reader:
+            cut = cut_at_times(
+                pinned,
+                since=bounds.since,
+                before=bounds.before,
+                ahead=0 if self.time is None else behind,
+                behind=behind,
+                lookup=lookup,
+                look=lambda partition, offset: self._look(reader, partition, offset, schema),
+                history=self.name,
+            )
+        return cut, behind
+
+    def _look(self, reader: RangeReader, partition: int, offset: int, schema: pa.Schema) -> Seen | None:
+        """Read one record; None if no reader sees it."""
+        for batch in reader.read(partition, offset, offset + 1):
+            record_time = int(batch.times[0]) * 1000
+            if self.time is None:
+                return Seen(record_time, record_time)
+            values = batch.values.drop_null()
+            table, _ = Decoder(pa.schema([schema.field(self.time)]), self.format).decode(values)
+            event_times = micros_of(table.column(0).drop_null())
+            return Seen(record_time, int(event_times[0]) if len(event_times) else None)
+        return None
 
     def _schema(self, described: TopicDescription, pinned: Sequence[PartitionPin]) -> tuple[pa.Schema, float]:
         if self.columns is not None:
@@ -231,18 +290,6 @@ class KafkaHistory:
                 )
                 sample += islice(values, each)
         return sample
-
-
-def _cut(partition: PartitionPin, offset: int) -> PartitionPin:
-    end = min(partition.end, max(partition.start, offset))
-    return PartitionPin(
-        partition=partition.partition,
-        start=partition.start,
-        end=end,
-        log_start=partition.log_start,
-        high_watermark=partition.high_watermark,
-        leader_epoch=partition.leader_epoch,
-    )
 
 
 def _caveats(described: TopicDescription, pinned: Sequence[PartitionPin], isolation: str) -> tuple[str, ...]:

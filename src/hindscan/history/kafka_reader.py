@@ -25,7 +25,7 @@ import xxhash
 
 from hindscan.data import Proof
 from hindscan.errors import BadRecord, SourceChanged
-from hindscan.history.bounds import Bounds, greatest_micros, keeps
+from hindscan.history.bounds import Bounds, keeps, micros_of
 from hindscan.history.columns import described
 from hindscan.history.decode import BadValue, Decoder
 from hindscan.history.snapshot import KafkaSlice, Slice
@@ -55,6 +55,8 @@ class KafkaReader:
     #: Event-time column; None: the record's own time.
     time: str | None
     on_bad_record: str
+    #: Only records with one of these keys; empty: all.
+    keys: tuple[bytes, ...] = ()
     unverified: str | None = None
 
     def open(self, slices: Sequence[Slice]) -> KafkaSource:
@@ -69,6 +71,7 @@ class KafkaReader:
             "time": self.time,
             "isolation": self.isolation,
             "on_bad_record": self.on_bad_record,
+            **({"keys": [key.hex() for key in self.keys]} if self.keys else {}),
         }
 
 
@@ -126,9 +129,10 @@ class KafkaSource:
         SourceChanged, SourceMissing
             The topic was deleted, or created again, meanwhile: what was read may be of another.
         """
+        count = None
         if any(reading.is_read for reading in self._readings):
-            self._connected().check()
-        return [reading.proof() for reading in self._readings]
+            count = len(self._connected().check().partitions)
+        return [reading.proof(count) for reading in self._readings]
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -155,7 +159,7 @@ class _Reading:
         self._bad: list[str] = []
         self._set_aside = 0
         self._records = 0
-        self._greatest: int | None = None
+        self._order = _Order()
 
     @property
     def is_read(self) -> bool:
@@ -182,13 +186,13 @@ class _Reading:
         decoder = Decoder(pa.schema([reader.schema.field(name) for name in names]), reader.format)
         seen = _Digest()
         tables: list[pa.Table] = [decoder.schema.empty_table()]
-        times: list[pa.Array[Any]] = [pa.array([], pa.int64())]
+        order = _Order()
         self._set_aside, self._bad = 0, []
-        for batch in client.read(s.partition, s.start, s.end):
+        for batch in client.read(s.partition, s.start, s.end, keys=bool(reader.keys)):
             seen.add(batch)
             table, rows = self._decode(decoder, batch)
             tables.append(table)
-            times.append(pa.array(batch.times[rows]))
+            order.add(batch, rows)
         if self._seen is not None and self._seen.hexdigest() != seen.hexdigest():
             raise SourceChanged(
                 f"While reading offsets [{s.start}, {s.end}) of {reader.topic}[{s.partition}] again for more columns: the records must be the same; "
@@ -199,16 +203,21 @@ class _Reading:
         whole = pa.concat_tables(tables)
         self._columns |= {name: whole.column(name) for name in names}
         if self._seen is None:
-            self._seen, self._records = seen, whole.num_rows
-            self._bound(pa.chunked_array(times))
+            self._seen, self._records, self._order = seen, whole.num_rows, order
+            self._bound(order.record_times)
 
     def _decode(self, decoder: Decoder, batch: RawBatch) -> tuple[pa.Table, np.ndarray[Any, Any]]:
         """Decode a batch: rows, and which of its records they are."""
         rows = np.arange(len(batch))
         values = batch.values
-        if values.null_count:
-            rows = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
-            values = values.drop_null()
+        wanted = pc.is_valid(values) if values.null_count else None
+        if batch.keys is not None:
+            # A key is compared, never hashed to a partition: producers of one topic may use different partitioners.
+            named = pc.is_in(batch.keys, pa.array(self._reader.keys, pa.large_binary()))
+            wanted = named if wanted is None else pc.and_(wanted, named)
+        if wanted is not None:
+            rows = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
+            values = cast(Any, values.filter(cast(Any, wanted)))
         table, bad = decoder.decode(values)
         if bad:
             at = [int(batch.offsets[rows[b.index]]) for b in bad]
@@ -236,7 +245,7 @@ class _Reading:
     def _bound(self, record_times: pa.ChunkedArray[Any]) -> None:
         reader, s = self._reader, self._slice
         times = record_times.cast(pa.timestamp("ms")) if reader.time is None else self._columns[reader.time]
-        self._greatest = greatest_micros(times)
+        self._order.judge(times)
         kept = keeps("time", times.type, Bounds(since=s.since, before=s.before))
         if kept is None:
             return
@@ -254,9 +263,9 @@ class _Reading:
         marked = ds.dataset(pa.table({"time": cast(Any, times)})).to_table(columns={"kept": kept})
         self._mask = marked.column("kept")
 
-    def proof(self) -> Proof:
+    def proof(self, partition_count: int | None) -> Proof:
         """Say what was read; of a slice that nothing asked for, that nothing was."""
-        s, seen = self._slice, self._seen
+        s, seen, order = self._slice, self._seen, self._order
         if seen is None:
             return Proof(slice=s.position, records=0, unverified=self._reader.unverified)
         return Proof(
@@ -266,7 +275,12 @@ class _Reading:
             first_offset=seen.first,
             last_offset=seen.last,
             invisible=s.end - s.start - seen.count,
-            greatest_time=self._greatest,
+            # Of some keys it says nothing about the others, which a run over all of them reads.
+            greatest_time=None if self._reader.keys else order.greatest,
+            least_time=order.least,
+            latest_record_time=order.latest_record_time,
+            disorder=order.disorder,
+            partition_count=partition_count,
             digest=seen.hexdigest(),
             set_aside=self._set_aside,
             bad_records=tuple(self._bad),
@@ -275,12 +289,55 @@ class _Reading:
         )
 
 
+class _Order:
+    """How far the times of one slice are out of order; microseconds."""
+
+    def __init__(self) -> None:
+        self.least: int | None = None
+        self.greatest: int | None = None
+        self.latest_record_time: int | None = None
+        self.disorder: int | None = None
+        self._times: list[np.ndarray[Any, Any]] = [np.array([], np.int64)]
+        self._peaks: list[np.ndarray[Any, Any]] = [np.array([], np.int64)]
+        self._peak = np.iinfo(np.int64).min
+
+    @property
+    def record_times(self) -> pa.ChunkedArray[Any]:
+        """Record times of the rows, in milliseconds."""
+        return pa.chunked_array([pa.array(part) for part in self._times])
+
+    def add(self, batch: RawBatch, rows: np.ndarray[Any, Any]) -> None:
+        """Take the record times of a batch, and the latest one up to each of its rows."""
+        if not len(batch):
+            return
+        peaks = np.maximum(np.maximum.accumulate(batch.times), self._peak)
+        self._peak = int(peaks[-1])
+        self.latest_record_time = self._peak * 1000
+        self._times.append(batch.times[rows])
+        self._peaks.append(peaks[rows])
+
+    def judge(self, times: pa.ChunkedArray[Any]) -> None:
+        """Compare the rows' event times with the record times."""
+        has_time = np.asarray(times.is_valid().to_numpy())
+        known = micros_of(times.drop_null())
+        if len(known):
+            self.least, self.greatest = int(known.min()), int(known.max())
+        if has_time.all():
+            own, peaks = np.concatenate(self._times) * 1000, np.concatenate(self._peaks) * 1000
+            self.disorder = max(0, int((peaks - known).max()), int((known - own).max())) if len(known) else 0
+        # The arrays are as large as a column, and have done their work.
+        self._times, self._peaks = [np.array([], np.int64)], [np.array([], np.int64)]
+
+
 def _said(bad: BadValue) -> str:
     return f"{bad.field}: {bad.reason}" if bad.field else bad.reason
 
 
 class _Digest:
-    """Counts, and a 128-bit hash over offset, time, length and value of every record: four streams, so that batches leave no trace."""
+    """Counts, and a 128-bit hash over offset, time, length and value of every record: four streams, so that batches leave no trace.
+
+    Where keys are read they are in it too, in two streams more.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -289,25 +346,34 @@ class _Digest:
         self.first: int | None = None
         self.last: int | None = None
         self._streams = [xxhash.xxh3_128() for _ in range(4)]
+        self._keys: list[Any] = []
 
     def add(self, batch: RawBatch) -> None:
         if not len(batch):
             return
-        present = batch.values.drop_null()
-        lengths = pc.binary_length(batch.values).fill_null(_NO_VALUE).to_numpy().astype("<i8", copy=False)
-        columns = (batch.offsets.astype("<i8", copy=False), batch.times.astype("<i8", copy=False), lengths)
-        for stream, column in zip(self._streams, columns, strict=False):
-            stream.update(column.tobytes())
-        _, places, content = cast(list[Any], present.buffers())
-        bounds = np.frombuffer(places, "<i8")
-        first, last = bounds[present.offset], bounds[present.offset + len(present)]
-        if last > first:
-            self._streams[3].update(memoryview(content)[first:last])
+        for stream, column in zip(self._streams, (batch.offsets, batch.times), strict=False):
+            stream.update(column.astype("<i8", copy=False).tobytes())
+        self.bytes += _add_texts(self._streams[2:], batch.values)
+        if batch.keys is not None:
+            self._keys = self._keys or [xxhash.xxh3_128(), xxhash.xxh3_128()]
+            _add_texts(self._keys, batch.keys)
         self.count += len(batch)
-        self.bytes += int(last - first)
-        self.tombstones += len(batch) - len(present)
+        self.tombstones += batch.values.null_count
         self.first = int(batch.offsets[0]) if self.first is None else self.first
         self.last = int(batch.offsets[-1])
 
     def hexdigest(self) -> str:
-        return xxhash.xxh3_128(b"".join(stream.digest() for stream in self._streams)).hexdigest()
+        return xxhash.xxh3_128(b"".join(stream.digest() for stream in (*self._streams, *self._keys))).hexdigest()
+
+
+def _add_texts(streams: Sequence[Any], texts: pa.LargeBinaryArray) -> int:
+    """Add lengths to one stream and contents to another; give the bytes of the contents."""
+    lengths = pc.binary_length(texts).fill_null(_NO_VALUE).to_numpy().astype("<i8", copy=False)
+    streams[0].update(lengths.tobytes())
+    present = texts.drop_null()
+    _, places, content = cast(list[Any], present.buffers())
+    bounds = np.frombuffer(places, "<i8")
+    first, last = bounds[present.offset], bounds[present.offset + len(present)]
+    if last > first:
+        streams[1].update(memoryview(content)[first:last])
+    return int(last - first)

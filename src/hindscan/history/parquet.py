@@ -28,6 +28,7 @@ from hindscan.history.columns import schema_from_text, schema_to_text
 from hindscan.history.footer import Footer, plain_type, read_footer
 from hindscan.history.parquet_reader import ParquetReader
 from hindscan.history.snapshot import FilePin, ParquetPin, Pin, RowGroup, Window
+from hindscan.history.window import refuse_topic_options
 
 __all__ = ["ParquetHistory"]
 
@@ -85,6 +86,7 @@ class ParquetHistory:
         UsageError
             A bound is asked for and there is no time column.
         """
+        refuse_topic_options(window, self.name)
         bounds = bounds_of(window, history=self.name, has_time=self.time is not None, ignores_as_of=self.ignores_as_of)
         root = files.listing_root(self.place)
         found = files.find(self.place, SUFFIXES)

@@ -60,6 +60,12 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     until: int | None = None
     #: Position of the triggering event, where it came from Kafka.
     position: Position | None = None
+    #: Of a topic: offsets `[start, end)` by partition, and no other partition; None is where the log begins or ends.
+    offsets: dict[int, tuple[int | None, int | None]] = {}
+    #: Of a topic: the only partitions; empty: all.
+    partitions: tuple[int, ...] = ()
+    #: Of a topic: only records with one of these keys; empty: all.
+    keys: tuple[bytes, ...] = ()
 
 
 class RowGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +120,10 @@ class PartitionPin(msgspec.Struct, frozen=True, kw_only=True):
     log_start: int
     high_watermark: int
     leader_epoch: int | None = None
+    #: From this offset on no record is before the pin's `since`, up to that one none is at or after its `before`: slices there carry
+    #: no bound. None: not known of any.
+    since_holds_from: int | None = None
+    before_holds_to: int | None = None
 
 
 class KafkaPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="kafka"):
@@ -139,6 +149,12 @@ class KafkaPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     retention_ms: int | None = None
     #: Mean bytes of a record in the sample, for the plan's estimates.
     record_bytes: float = 0.0
+    #: Only records with one of these keys, sorted; empty: all.
+    keys: tuple[bytes, ...] = ()
+    #: How far out of order records may be, in microseconds, where offsets were left out because of it; None: nothing rests on it.
+    lateness: int | None = None
+    #: Partitions the topic had, pinned or not.
+    partition_count: int = 0
     #: Reason why offsets and ids prove nothing ("mock"); None on a real broker.
     unverified: str | None = None
     caveats: tuple[str, ...] = ()

@@ -66,6 +66,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     histories: dict[str, str] = {}
     #: Position of the triggering event (JSON of `history.snapshot.Position`), where it came from Kafka.
     position: dict[str, object] | None = None
+    #: What is read of a topic: offsets `[start, end)` by partition, partitions, records with these keys; see `history.snapshot.Window`.
+    offsets: dict[int, tuple[int | None, int | None]] = {}
+    partitions: tuple[int, ...] = ()
+    keys: tuple[bytes, ...] = ()
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

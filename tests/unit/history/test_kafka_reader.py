@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from hindscan.errors import BadRecord, SourceChanged
 from hindscan.history.columns import schema_from_columns
 from hindscan.history.kafka_reader import KafkaReader
 from hindscan.history.snapshot import KafkaSlice
-from hindscan.kafka_log import RawBatch
+from hindscan.kafka_log import RawBatch, TopicDescription
 
 Log = list[tuple[int, int, bytes | None]]
 
@@ -26,32 +27,38 @@ class Client:
     """Stands for the connection: gives the log's records in batches of given sizes."""
 
     log: Log = []  # noqa: RUF012
+    #: Key by offset.
+    keys: dict[int, bytes] = {}  # noqa: RUF012
     sizes: Sequence[int] = (3,)
     ranges: list[tuple[int, int, int]] = []  # noqa: RUF012
 
     def __init__(self, *_: object) -> None:
         self.checks = 0
 
-    def check(self) -> None:
+    def check(self) -> TopicDescription:
         self.checks += 1
+        return TopicDescription(topic="t", topic_id="id", cluster_id="", partitions=(0, 1))
 
     def close(self) -> None:
         pass
 
-    def read(self, partition: int, start: int, end: int) -> Iterator[RawBatch]:
+    def read(self, partition: int, start: int, end: int, *, keys: bool = False) -> Iterator[RawBatch]:
         self.ranges.append((partition, start, end))
         inside = [record for record in self.log if start <= record[0] < end]
         turn = 0
         while inside:
             size = self.sizes[turn % len(self.sizes)]
             taken, inside, turn = inside[:size], inside[size:], turn + 1
-            yield RawBatch.of(taken)
+            batch = RawBatch.of(taken)
+            names = pa.array([self.keys.get(offset) for offset, _, _ in taken], pa.large_binary())
+            yield dataclasses.replace(batch, keys=names) if keys else batch
 
 
 @pytest.fixture(autouse=True)
 def client(monkeypatch: pytest.MonkeyPatch) -> type[Client]:
     monkeypatch.setattr(module, "RangeReader", Client)
     Client.ranges = []
+    Client.keys = {}
     Client.sizes = (3,)
     return Client
 
