@@ -48,7 +48,7 @@ def run_document(run: Run) -> dict[str, Any]:
 def chosen_document(request: RunRequest) -> dict[str, Any]:
     """Describe what is read of a topic; a key that is no UTF-8 shows its bytes escaped."""
     return {
-        "offsets": {str(partition): list(ends) for partition, ends in request.offsets.items()},
+        "offsets": {str(at.partition): [at.start, at.end] for at in request.offsets},
         "partitions": list(request.partitions),
         "keys": [key.decode(errors="backslashreplace") for key in request.keys],
     }

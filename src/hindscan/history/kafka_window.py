@@ -73,7 +73,7 @@ def choose_partitions(
             partitions=absent,
         )
     all_of_it = tuple(sorted(set(existing if declared is None else declared)))
-    asked = tuple(sorted(set(window.partitions or window.offsets)))
+    asked = tuple(sorted(window.partitions or {at.partition for at in window.offsets}))
     strange = [number for number in asked if number not in all_of_it]
     if strange:
         raise UsageError(
@@ -95,9 +95,10 @@ def cut_at_offsets(partitions: Sequence[PartitionPin], window: Window, *, histor
     UsageError
         The log, as far as it can be read, ends before an end.
     """
+    asked = {at.partition: (at.start, at.end) for at in window.offsets}
     gone, beyond, cut = [], [], []
     for pinned in partitions:
-        start, end = window.offsets.get(pinned.partition, (None, None))
+        start, end = asked.get(pinned.partition, (None, None))
         start = pinned.start if start is None else start
         end = pinned.end if end is None else end
         said = f"[{start}, {end}) of partition {pinned.partition}"

@@ -28,6 +28,7 @@ __all__ = [
     "History",
     "KafkaPin",
     "KafkaSlice",
+    "OffsetRange",
     "ParquetPin",
     "ParquetSlice",
     "PartitionPin",
@@ -51,6 +52,14 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
 
 
+class OffsetRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Offsets `[start, end)` of one partition; None is where the log begins or ends."""
+
+    partition: int
+    start: int | None = None
+    end: int | None = None
+
+
 class Window(msgspec.Struct, frozen=True, kw_only=True):
     """What part of a history is asked for, before anything is resolved; None is open."""
 
@@ -60,8 +69,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     until: int | None = None
     #: Position of the triggering event, where it came from Kafka.
     position: Position | None = None
-    #: Of a topic: offsets `[start, end)` by partition, and no other partition; None is where the log begins or ends.
-    offsets: dict[int, tuple[int | None, int | None]] = {}
+    #: Of a topic: these offsets and no others, sorted by partition; empty: all.
+    offsets: tuple[OffsetRange, ...] = ()
     #: Of a topic: the only partitions; empty: all.
     partitions: tuple[int, ...] = ()
     #: Of a topic: only records with one of these keys; empty: all.

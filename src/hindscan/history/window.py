@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from hindscan import times
 from hindscan.errors import UsageError
-from hindscan.history.snapshot import Position, Window
+from hindscan.history.snapshot import OffsetRange, Position, Window
 
 __all__ = ["Offsets", "make_window", "refuse_topic_options"]
 
@@ -28,7 +28,7 @@ def make_window(
     since: int | None = None,
     until: int | None = None,
     last: int | None = None,
-    offsets: Offsets | None = None,
+    offsets: Offsets | Iterable[OffsetRange] | None = None,
     partitions: Iterable[int] | None = None,
     keys: Iterable[str | bytes] | None = None,
     position: Position | None = None,
@@ -42,7 +42,7 @@ def make_window(
         Microseconds since the epoch.
     last : int, optional
         Microseconds before `as_of`, or before now.
-    offsets : mapping, optional
+    offsets : mapping or iterable of OffsetRange, optional
         Of a topic: `[start, end)` by partition, and nothing else of it is read.
     partitions : iterable of int, optional
         Of a topic: the only partitions.
@@ -74,9 +74,10 @@ def make_window(
     if partitions is not None and not chosen:
         faults.append("partitions must name at least one; leave it out for all")
     faults += [f"partitions are numbered from 0; there is no {number}" for number in chosen if number < 0]
-    if offsets and chosen:
+    ranges = _ranges(offsets or ())
+    if ranges and chosen:
         faults.append("offsets say the partitions already; leave partitions out")
-    faults += _offset_faults(offsets or {})
+    faults += _offset_faults(ranges)
     named = sorted({key.encode() if isinstance(key, str) else bytes(key) for key in keys or ()})
     if keys is not None and not named:
         faults.append("keys must name at least one; leave it out for all")
@@ -87,20 +88,26 @@ def make_window(
         since=since,
         until=until,
         position=position,
-        offsets=dict(sorted((offsets or {}).items())),
+        offsets=ranges,
         partitions=chosen,
         keys=tuple(named),
     )
 
 
-def _offset_faults(offsets: Offsets) -> list[str]:
+def _ranges(offsets: Offsets | Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
+    if isinstance(offsets, Mapping):
+        offsets = [OffsetRange(partition=number, start=start, end=end) for number, (start, end) in offsets.items()]
+    return tuple(sorted(offsets, key=lambda at: at.partition))
+
+
+def _offset_faults(ranges: Iterable[OffsetRange]) -> list[str]:
     faults = []
-    for partition, (start, end) in offsets.items():
-        said = f"offsets of partition {partition}"
-        if partition < 0 or (start or 0) < 0 or (end or 0) < 0:
+    for at in ranges:
+        said = f"offsets of partition {at.partition}"
+        if at.partition < 0 or (at.start or 0) < 0 or (at.end or 0) < 0:
             faults.append(f"{said}: partitions and offsets count from 0")
-        elif start is not None and end is not None and start > end:
-            faults.append(f"{said}: the start ({start}) must not be after the end ({end})")
+        elif at.start is not None and at.end is not None and at.start > at.end:
+            faults.append(f"{said}: the start ({at.start}) must not be after the end ({at.end})")
     return faults
 
 

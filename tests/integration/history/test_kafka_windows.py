@@ -25,6 +25,7 @@ from hindscan.history.declared import history_from_toml
 from hindscan.history.kafka import KafkaHistory
 from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaPin, Window
+from hindscan.history.window import make_window
 from hindscan.plans.cut import cut
 from hindscan.testing import KafkaCluster
 
@@ -197,7 +198,7 @@ def test_offsets_partitions_and_keys_choose_exactly(
 ) -> None:
     topic, rows = shuffled
     of = history(kafka_cluster, topic)
-    found, _ = read(of, of.pin(Window(offsets={0: (100, 200), 1: (0, 50)})))
+    found, _ = read(of, of.pin(make_window(offsets={0: (100, 200), 1: (0, 50)})))
     assert found == [
         r.n for r in rows if (r.partition == 0 and 100 <= r.offset < 200) or (r.partition == 1 and r.offset < 50)
     ]
@@ -221,13 +222,13 @@ def test_offsets_out_of_the_log_are_errors_by_name(
         confluent_kafka.TopicPartition(name, 0, 20)
     ].result(20)
     of = history(kafka_cluster, name)
-    assert read(of, of.pin(Window(offsets={0: (20, None)})))[0] == list(range(20, 50))
+    assert read(of, of.pin(make_window(offsets={0: (20, None)})))[0] == list(range(20, 50))
     with pytest.raises(DataLost, match=r"\[10, 30\) of partition 0: the log begins at 20"):
-        of.pin(Window(offsets={0: (10, 30)}))
+        of.pin(make_window(offsets={0: (10, 30)}))
     with pytest.raises(UsageError, match=r"\[30, 60\) of partition 0: it can be read up to 50"):
-        of.pin(Window(offsets={0: (30, 60)}))
+        of.pin(make_window(offsets={0: (30, 60)}))
     with pytest.raises(UsageError, match="1 of topic"):
-        of.pin(Window(offsets={1: (0, 1)}))
+        of.pin(make_window(offsets={1: (0, 1)}))
 
 
 def test_transactions_over_old_times_lose_nothing_to_their_markers(

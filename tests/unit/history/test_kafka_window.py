@@ -13,6 +13,7 @@ from hindscan.data import Proof
 from hindscan.errors import DataLost, OutOfOrder, SourceMissing, UsageError
 from hindscan.history.kafka_window import Seen, check_lateness, choose_partitions, cut_at_offsets, cut_at_times
 from hindscan.history.snapshot import KafkaPin, KafkaSlice, PartitionPin, Window
+from hindscan.history.window import make_window
 
 
 class Record(NamedTuple):
@@ -165,14 +166,14 @@ def test_offsets_are_taken_as_asked_for_or_refused_by_name() -> None:
         partition(10, 100, log_start=10),
         PartitionPin(partition=1, start=0, end=50, log_start=0, high_watermark=60),
     ]
-    cut = cut_at_offsets(pinned, Window(offsets={0: (20, 30), 1: (None, 50)}), history="h")
+    cut = cut_at_offsets(pinned, make_window(offsets={0: (20, 30), 1: (None, 50)}), history="h")
     assert [(p.start, p.end) for p in cut] == [(20, 30), (0, 50)]
     with pytest.raises(DataLost, match=r"\[5, 30\) of partition 0: the log begins at 10"):
-        cut_at_offsets(pinned[:1], Window(offsets={0: (5, 30)}), history="h")
+        cut_at_offsets(pinned[:1], make_window(offsets={0: (5, 30)}), history="h")
     with pytest.raises(UsageError, match=r"\[0, 101\) of partition 0: it can be read up to 100\. "):
-        cut_at_offsets([partition(0, 100)], Window(offsets={0: (0, 101)}), history="h")
+        cut_at_offsets([partition(0, 100)], make_window(offsets={0: (0, 101)}), history="h")
     with pytest.raises(UsageError, match=r"\[0, 55\) of partition 1: .* up to 50, because an open transaction"):
-        cut_at_offsets(pinned[1:], Window(offsets={1: (0, 55)}), history="h")
+        cut_at_offsets(pinned[1:], make_window(offsets={1: (0, 55)}), history="h")
 
 
 def test_partitions_are_those_of_the_history_or_of_them_those_asked_for() -> None:
@@ -182,7 +183,7 @@ def test_partitions_are_those_of_the_history_or_of_them_those_asked_for() -> Non
     assert chosen(Window()) == (0, 1, 2)
     assert chosen(Window(), (2, 0)) == (0, 2)
     assert chosen(Window(partitions=(1,))) == (1,)
-    assert chosen(Window(offsets={2: (0, 1), 0: (0, 1)})) == (0, 2)
+    assert chosen(make_window(offsets={2: (0, 1), 0: (0, 1)})) == (0, 2)
     with pytest.raises(UsageError, match=r"among its own, 0, 2; 1 of topic 't' are not"):
         chosen(Window(partitions=(1,)), (0, 2))
     with pytest.raises(SourceMissing, match=r"partitions \[7\] of topic 't' must exist"):
