@@ -23,7 +23,6 @@ import msgspec
 
 from hindscan import times
 from hindscan.errors import UsageError
-from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaPin, KafkaSlice, ParquetPin, Reader, Slice
 from hindscan.pinned import Difference, Pinned, differences, read_pinned, save_pinned, schema_of
 
@@ -312,7 +311,7 @@ class PinnedHistory:
         slices = self._pinned.slices
         if not slices:
             return dd.from_pandas(meta, npartitions=1)  # type: ignore[no-untyped-call]  # Dask has no annotations
-        reading = {"reader": self._reader(), "pin": self.pin, "name": self.name, "columns": names}
+        reading = {"reader": self._reader(), "name": self.name, "columns": names}
         return dd.from_map(_read_frame, list(slices), meta=meta, **reading)  # type: ignore[no-untyped-call]
 
     # --- Whether it is still there ----------------------------------------------------------------------------------
@@ -346,30 +345,26 @@ class PinnedHistory:
 
     @contextmanager
     def _data(self, slices: Sequence[Slice]) -> Iterator[Data]:
-        with _opened(self._reader(), self.pin, self.name, slices) as data:
+        with _opened(self._reader(), self.name, slices) as data:
             yield data
 
 
 @contextmanager
-def _opened(reader: Reader, pin: KafkaPin | ParquetPin, name: str, slices: Sequence[Slice]) -> Iterator[Data]:
+def _opened(reader: Reader, name: str, slices: Sequence[Slice]) -> Iterator[Data]:
     """Open slices as one table, and prove at the end that what was read is what was pinned."""
     from hindscan.data import Data
 
     source = reader.open(slices)
     try:
         yield Data(name, {name: source})
-        proofs = source.proofs()
-        if isinstance(pin, KafkaPin):
-            check_lateness(pin, zip(slices, proofs, strict=True), history=name)
+        source.proofs()
     finally:
         source.close()
 
 
-def _read_frame(
-    s: Slice, *, reader: Reader, pin: KafkaPin | ParquetPin, name: str, columns: Sequence[str]
-) -> pd.DataFrame:
+def _read_frame(s: Slice, *, reader: Reader, name: str, columns: Sequence[str]) -> pd.DataFrame:
     """Read one slice on a worker."""
-    with _opened(reader, pin, name, [s]) as data:
+    with _opened(reader, name, [s]) as data:
         return data.pandas(columns)
 
 

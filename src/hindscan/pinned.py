@@ -11,7 +11,7 @@ of a run says the same of what the run read, and is taken as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -186,14 +186,11 @@ def read_pinned(reader: Reader, pinned: Pinned) -> Pinned:
     hindscan.errors.HistoryError
         It is not what was pinned, or not complete.
     """
-    read = tuple(read_slice(reader, pinned.pin, s) for s in pinned.slices)
-    _check(pinned, read)
+    pin = pinned.pin
+    read = tuple(read_slice(reader, pin, s) for s in pinned.slices)
+    if isinstance(pin, KafkaPin):
+        check_lateness([(one.slice, one.proof) for one in read], lateness=pin.lateness, topic=pin.topic)
     return msgspec.structs.replace(pinned, read=read)
-
-
-def _check(pinned: Pinned, read: Iterable[SliceRead]) -> None:
-    if isinstance(pinned.pin, KafkaPin):
-        check_lateness(pinned.pin, [(one.slice, one.proof) for one in read], history=pinned.history)
 
 
 def differences(reader: Reader, pinned: Pinned) -> Iterator[tuple[SliceRead | None, Difference | None]]:

@@ -124,6 +124,7 @@ class KafkaHistory:
         if self.time is not None:
             check_time_column(schema, self.time, self.name)
         pinned, lateness = self._cut_at_times(inspector, described, bounds, pinned, schema)
+        caveats += _gone(pinned)
         return KafkaPin(
             cluster=self.cluster,
             cluster_id=described.cluster_id,
@@ -161,6 +162,7 @@ class KafkaHistory:
             time=pin.time,
             on_bad_record=pin.on_bad_record,
             keys=pin.keys,
+            lateness=pin.lateness,
             unverified=pin.unverified,
         )
 
@@ -228,6 +230,8 @@ class KafkaHistory:
         behind = self.lateness
         if behind is None and self.time is None and described.timestamp_type == "LogAppendTime":
             behind = APPEND_LATENESS
+        if behind is None and self.time is not None:
+            return list(pinned), None  # nobody says what a record's own time has to do with its event time
 
         def lookup(partitions: Sequence[int], time: int) -> dict[int, int | None]:
             found = inspector.offsets(partitions, -(-time // 1000), self.isolation)
@@ -242,7 +246,7 @@ class KafkaHistory:
                 behind=behind,
                 lookup=lookup,
                 look=lambda partition, offset: self._look(reader, partition, offset, schema),
-                history=self.name,
+                topic=self.topic,
             )
         return cut, behind
 
@@ -310,6 +314,16 @@ def _caveats(described: TopicDescription, pinned: Sequence[PartitionPin], isolat
         said = ", ".join(f"{count} offsets in partition {partition}" for partition, count in held.items())
         caveats.append(f"an open transaction holds the end back: {said} are not pinned")
     return tuple(caveats)
+
+
+def _gone(pinned: Sequence[PartitionPin]) -> tuple[str, ...]:
+    """Say that there were older records, where what is pinned begins with the oldest that are left."""
+    short = [p for p in pinned if p.start == p.log_start > 0]
+    if not short:
+        return ()
+    more = f", and {len(short) - 3} more partitions" if len(short) > 3 else ""
+    said = ", ".join(f"partition {p.partition} begins at offset {p.log_start}" for p in short[:3])
+    return (f"older records are gone: {said}{more}",)
 
 
 def _width(type_: pa.DataType) -> int:

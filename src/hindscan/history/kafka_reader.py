@@ -28,6 +28,7 @@ from hindscan.errors import BadRecord, SourceChanged
 from hindscan.history.bounds import Bounds, keeps, micros_of
 from hindscan.history.columns import described
 from hindscan.history.decode import BadValue, Decoder
+from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaSlice, Slice
 from hindscan.kafka_log import Isolation, RangeReader, RawBatch
 
@@ -57,6 +58,8 @@ class KafkaReader:
     on_bad_record: str
     #: Only records with one of these keys; empty: all.
     keys: tuple[bytes, ...] = ()
+    #: How far out of order records may be, in microseconds, where the pin rests on it; never shows in a row.
+    lateness: int | None = None
     unverified: str | None = None
 
     def open(self, slices: Sequence[Slice]) -> KafkaSource:
@@ -80,6 +83,7 @@ class KafkaSource:
 
     def __init__(self, reader: KafkaReader, slices: Sequence[KafkaSlice]) -> None:
         self._reader = reader
+        self._slices = list(slices)
         self._readings = [_Reading(reader, s) for s in slices]
         self._client: RangeReader | None = None
 
@@ -128,11 +132,15 @@ class KafkaSource:
         ------
         SourceChanged, SourceMissing
             The topic was deleted, or created again, meanwhile: what was read may be of another.
+        OutOfOrder
+            A record breaks the promise that the window was cut by.
         """
         count = None
         if any(reading.is_read for reading in self._readings):
             count = len(self._connected().check().partitions)
-        return [reading.proof(count) for reading in self._readings]
+        proofs = [reading.proof(count) for reading in self._readings]
+        check_lateness(zip(self._slices, proofs, strict=True), lateness=self._reader.lateness, topic=self._reader.topic)
+        return proofs
 
     def close(self) -> None:
         """Let go of the connection."""

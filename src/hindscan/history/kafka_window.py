@@ -33,7 +33,7 @@ import msgspec
 from hindscan import times
 from hindscan.data import Proof
 from hindscan.errors import DataLost, OutOfOrder, SourceMissing, UsageError
-from hindscan.history.snapshot import KafkaPin, KafkaSlice, PartitionPin, Slice, Window
+from hindscan.history.snapshot import KafkaSlice, PartitionPin, Slice, Window
 
 __all__ = ["APPEND_LATENESS", "Lookup", "Seen", "check_lateness", "choose_partitions", "cut_at_offsets", "cut_at_times"]
 
@@ -133,7 +133,7 @@ def cut_at_times(
     behind: int | None,
     lookup: Lookup,
     look: Callable[[int, int], Seen | None],
-    history: str,
+    topic: str,
 ) -> list[PartitionPin]:
     """Leave out offsets that cannot hold a row of the window, and say from where to where all rows are inside.
 
@@ -149,7 +149,7 @@ def cut_at_times(
         Asks the broker; the answers are of the log as it is, which may be longer than what is pinned.
     look : callable
         Reads the record at an offset of a partition; None: no reader sees it.
-    history : str
+    topic : str
         For messages.
 
     Raises
@@ -180,7 +180,7 @@ def cut_at_times(
             return None
         disorder = None if seen.event_time is None else abs(seen.event_time - seen.record_time)
         if behind is not None and (disorder is None or disorder > behind):
-            raise _broken(history, f"the record at {pinned.partition}:{offset}", disorder, behind)
+            raise _broken(topic, f"the record at {pinned.partition}:{offset}", disorder, behind)
         return _within(pinned, offset)
 
     numbers = [p.partition for p in partitions]
@@ -211,22 +211,24 @@ def _or(offset: int | None, otherwise: int) -> int:
     return otherwise if offset is None else offset
 
 
-def check_lateness(pin: KafkaPin, read: Iterable[tuple[Slice, Proof]], *, history: str) -> None:
+def check_lateness(read: Iterable[tuple[Slice, Proof]], *, lateness: int | None, topic: str) -> None:
     """Make sure that what was read keeps the promise that offsets were left out on.
 
     Parameters
     ----------
-    pin : KafkaPin
-        Says what was promised, if anything rests on it.
     read : iterable of (Slice, Proof)
-        Slices of the pin, computed now or reused.
+        Slices of one pin, computed now or reused, in any order.
+    lateness : int, optional
+        What the pin rests on, in microseconds; None: nothing rests on it.
+    topic : str
+        For messages.
 
     Raises
     ------
     OutOfOrder
         A record is further out of order than was promised: others may lie where nobody looked.
     """
-    if pin.lateness is None:
+    if lateness is None:
         return
     of_topic = ((s, proof) for s, proof in read if isinstance(s, KafkaSlice) and proof.records)
     ordered = sorted(of_topic, key=lambda one: (one[0].partition, one[0].start))
@@ -236,20 +238,21 @@ def check_lateness(pin: KafkaPin, read: Iterable[tuple[Slice, Proof]], *, histor
             disorder = proof.disorder
             if disorder is not None and latest is not None and proof.least_time is not None:
                 disorder = max(disorder, latest - proof.least_time)
-            if disorder is None or disorder > pin.lateness:
-                where = f"a record in offsets [{s.start}, {s.end}) of {pin.topic}[{s.partition}]"
-                raise _broken(history, where, disorder, pin.lateness)
+            if disorder is None or disorder > lateness:
+                raise _broken(
+                    topic, f"a record in offsets [{s.start}, {s.end}) of {topic}[{s.partition}]", disorder, lateness
+                )
             if proof.latest_record_time is not None:
                 latest = max(latest or proof.latest_record_time, proof.latest_record_time)
 
 
-def _broken(history: str, where: str, disorder: int | None, lateness: int) -> OutOfOrder:
+def _broken(topic: str, where: str, disorder: int | None, lateness: int) -> OutOfOrder:
     found = "has no time" if disorder is None else f"is {times.duration_text(disorder)} out of order"
     return OutOfOrder(
-        f"While reading a window of history {history}: times must be at most {times.duration_text(lateness)} out of order, as its lateness promises; "
-        f"{where} {found}, so records of the window may lie where the promise said there are none. Raise `lateness` in [history.{history}], "
+        f"While reading a window of topic {topic!r}: times must be at most {times.duration_text(lateness)} out of order, as the history's lateness promises; "
+        f"{where} {found}, so records of the window may lie where the promise said there are none. Raise `lateness` of the history, "
         "or leave it out to have everything looked at.",
-        history=history,
+        topic=topic,
         lateness=lateness,
         disorder=disorder,
     )

@@ -112,7 +112,7 @@ def read(of: KafkaHistory, pin: KafkaPin, slice_rows: int = 64) -> tuple[list[in
     with of.reader(pin).open(slices) as source:
         found = Data("t", {"t": source}).arrow(["n"])["n"].to_pylist()
         proofs = source.proofs()
-    check_lateness(pin, zip(slices, proofs, strict=True), history="log")
+    check_lateness(zip(slices, proofs, strict=True), lateness=pin.lateness, topic=pin.topic)
     return found, proofs
 
 

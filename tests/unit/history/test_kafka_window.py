@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hindscan.data import Proof
 from hindscan.errors import DataLost, OutOfOrder, SourceMissing, UsageError
 from hindscan.history.kafka_window import Seen, check_lateness, choose_partitions, cut_at_offsets, cut_at_times
-from hindscan.history.snapshot import KafkaPin, KafkaSlice, PartitionPin, Window
+from hindscan.history.snapshot import KafkaSlice, PartitionPin, Window
 from hindscan.history.window import make_window
 
 
@@ -71,7 +71,7 @@ def test_no_row_of_the_window_is_left_out_and_what_is_said_to_be_inside_is(own_t
     behind = lateness if declared else None
     (cut,) = cut_at_times(
         [partition(start, end)], since=since, before=before, ahead=0 if own_time else behind, behind=behind,
-        lookup=log.lookup, look=log.look, history="h",
+        lookup=log.lookup, look=log.look, topic="h",
     )  # fmt: skip
     assert start <= cut.start <= cut.end <= end or cut.start == cut.end
     for offset in range(start, end):
@@ -90,7 +90,7 @@ def test_the_trap_of_looking_up_both_ends_is_not_fallen_into() -> None:
     """Measured on a broker: [2500, 5000) looked up at both ends is empty, although 3000 and 4000 are there."""
     log = Log([Record(t, t, visible=True) for t in (1000, 5000, 2000, 3000, 9000, 4000)])
     assert log.lookup([0], 2500) == log.lookup([0], 5000) == {0: 1}
-    given_ = {"since": 2500, "before": 5000, "ahead": 0, "lookup": log.lookup, "look": log.look, "history": "h"}
+    given_ = {"since": 2500, "before": 5000, "ahead": 0, "lookup": log.lookup, "look": log.look, "topic": "h"}
     (undeclared,) = cut_at_times([partition(0, 6)], behind=None, **given_)
     assert (undeclared.start, undeclared.end) == (1, 6)
     (declared,) = cut_at_times([partition(0, 6)], behind=5000, **given_)
@@ -104,7 +104,7 @@ def test_the_trap_of_looking_up_both_ends_is_not_fallen_into() -> None:
         behind=500,
         lookup=in_order.lookup,
         look=in_order.look,
-        history="h",
+        topic="h",
     )
     assert (cut.start, cut.end, cut.since_holds_from, cut.before_holds_to) == (2, 4, 2, 4)
 
@@ -112,7 +112,7 @@ def test_the_trap_of_looking_up_both_ends_is_not_fallen_into() -> None:
 def test_a_marker_with_the_clock_of_the_broker_cuts_nothing_off() -> None:
     log = Log([Record(10, 10, visible=True), Record(10_000, 0, visible=False), Record(20, 20, visible=True)])
     (cut,) = cut_at_times(
-        [partition(0, 3)], since=None, before=50, ahead=0, behind=5, lookup=log.lookup, look=log.look, history="h"
+        [partition(0, 3)], since=None, before=50, ahead=0, behind=5, lookup=log.lookup, look=log.look, topic="h"
     )
     assert (cut.start, cut.end) == (0, 3)
 
@@ -121,19 +121,12 @@ def test_records_written_long_after_they_happened_break_the_promise_where_the_en
     log = Log([Record(90_000_000_000, 1_000_000, visible=True)] * 3)
     with pytest.raises(
         OutOfOrder,
-        match=r"history h: .* at most 1s .* the record at 0:0 is .* out of order.*Raise `lateness` in \[history.h\]",
+        match=r"topic 'h': .* at most 1s .* the record at 0:0 is .* out of order.*Raise `lateness`",
     ):
         cut_at_times(
             [partition(0, 3)], since=None, before=2_000_000, ahead=1_000_000, behind=1_000_000,
-            lookup=log.lookup, look=log.look, history="h",
+            lookup=log.lookup, look=log.look, topic="h",
         )  # fmt: skip
-
-
-def pin(lateness: int | None) -> KafkaPin:
-    return KafkaPin(
-        cluster="default", cluster_id="", topic="bids", topic_id="", isolation="read_committed", partitions=(), format="json",
-        schema="", schema_from="declared", lateness=lateness,
-    )  # fmt: skip
 
 
 def read(start: int, proof: Proof, number: int = 0) -> tuple[KafkaSlice, Proof]:
@@ -146,19 +139,19 @@ def proof(least: int, latest: int, disorder: int | None = 0) -> Proof:
 
 def test_a_broken_promise_is_seen_within_a_slice_and_across_slices() -> None:
     orderly = [read(0, proof(0, 100)), read(10, proof(80, 200)), read(0, proof(0, 5), number=1)]
-    check_lateness(pin(20_000), orderly, history="h")
+    check_lateness(orderly, lateness=20_000, topic="bids")
     with pytest.raises(OutOfOrder, match=r"offsets \[10, 20\) of bids\[0\] is 21ms out of order"):
-        check_lateness(pin(20_000), [read(0, proof(0, 100)), read(10, proof(80, 200, 20_001))], history="h")
+        check_lateness([read(0, proof(0, 100)), read(10, proof(80, 200, 20_001))], lateness=20_000, topic="bids")
     with pytest.raises(OutOfOrder, match=r"offsets \[10, 20\)"):
         # The slices come in any order; the log's order counts.
-        check_lateness(pin(19), [read(10, proof(80, 200)), read(0, proof(0, 100))], history="h")
+        check_lateness([read(10, proof(80, 200)), read(0, proof(0, 100))], lateness=19, topic="bids")
     with pytest.raises(OutOfOrder, match="has no time"):
-        check_lateness(pin(20), [read(0, proof(0, 100, None))], history="h")
+        check_lateness([read(0, proof(0, 100, None))], lateness=20, topic="bids")
 
 
 def test_nothing_is_checked_where_nothing_rests_on_it() -> None:
-    check_lateness(pin(None), [read(0, proof(0, 100, 10**9))], history="h")
-    check_lateness(pin(5), [read(0, Proof(slice=0, records=0))], history="h")
+    check_lateness([read(0, proof(0, 100, 10**9))], lateness=None, topic="bids")
+    check_lateness([read(0, Proof(slice=0, records=0))], lateness=5, topic="bids")
 
 
 def test_offsets_are_taken_as_asked_for_or_refused_by_name() -> None:
