@@ -23,7 +23,7 @@ import msgspec
 
 from hindscan import times
 from hindscan.errors import UsageError
-from hindscan.history.snapshot import KafkaPin, KafkaSlice, ParquetPin, Reader, Slice
+from hindscan.history.snapshot import KafkaPin, KafkaSlice, ParquetPin, ParquetSlice, Reader, Slice
 from hindscan.pinned import Difference, Pinned, differences, read_pinned, save_pinned, schema_of
 
 if TYPE_CHECKING:
@@ -207,7 +207,9 @@ class PinnedHistory:
         pin = self.pin
         slices = self._pinned.slices
         if not found and isinstance(pin, ParquetPin) and all(s.since is None and s.before is None for s in slices):
-            found = [(g.least_time, g.greatest_time) for file in pin.files for g in file.row_groups if g.rows]
+            groups = {file.path: file.row_groups for file in pin.files}
+            pieces = [g for s in slices if isinstance(s, ParquetSlice) for g in groups[s.path][s.first : s.last]]
+            found = [(group.least_time, group.greatest_time) for group in pieces if group.rows]
         filled = [ends for ends in found if ends[0] is not None and ends[1] is not None]
         unknown = len(found) != len(filled) and not (self._pinned.read and pin.time is not None)
         if not filled or unknown:
