@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -11,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import confluent_kafka
+import pyarrow.parquet as pq
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 import hindscan as hs
-from acceptance.command import hindscan
+from acceptance.command import Answer
+from acceptance.command import hindscan as in_a_process
+from hindscan.cli.app import run_app
 from hindscan.testing import KafkaCluster
 
 pytestmark = pytest.mark.timeout(180)
@@ -56,6 +61,15 @@ def write(cluster: KafkaCluster, topic: str, first: int, count: int, time_of: Ca
     assert producer.flush(30) == 0
 
 
+def hindscan(*typed: str, project: Path, check: int = 0) -> Answer:
+    """Type a command in this process: of the many here, each would start Python and its libraries anew."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run_app([*typed, "--project", str(project)])
+    assert code == check, f"{typed} gave {code}\n{out.getvalue()}\n{err.getvalue()}"
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture
 def log(tmp_path: Path, kafka_cluster: KafkaCluster, topic: MakeTopic) -> tuple[Path, str]:
     """A project over a topic of two partitions: record n is n hours older than the newest, so times go down in both."""
@@ -83,8 +97,8 @@ def expected(keep: Callable[[int], bool]) -> list[int]:
 
 def found(project: Path, *options: str) -> list[int]:
     answer = hindscan("run", "numbers", *options, "--json", project=project).document
-    rows = json.loads(hindscan("result", answer["run"], "--format", "json", project=project).out)
-    return [row["n"] for row in rows]
+    numbers: list[int] = pq.read_table(answer["result"]["path"])["n"].to_pylist()
+    return numbers
 
 
 @pytest.mark.kafka
@@ -115,7 +129,7 @@ def test_a_run_reads_the_window_that_was_typed(log: tuple[Path, str]) -> None:
 
 @pytest.mark.kafka
 def test_a_retry_and_another_process_read_what_was_pinned_whatever_came_late(
-    log: tuple[Path, str], kafka_cluster: KafkaCluster, tmp_path: Path
+    log: tuple[Path, str], kafka_cluster: KafkaCluster, kafka_admin: AdminClient, tmp_path: Path
 ) -> None:
     project, name = log
     as_of = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime((NOW - 50 * HOUR) / 1000))
@@ -127,12 +141,15 @@ def test_a_retry_and_another_process_read_what_was_pinned_whatever_came_late(
     file = tmp_path / "kept.json"
     hindscan("snapshot", "log", "--as-of", as_of, "--read", "-o", str(file), project=project)
     write(kafka_cluster, name, 1000, 60, lambda n: NOW - n * HOUR)  # older than all, and late
+    kafka_admin.create_partitions([NewPartitions(name, 3)])[name].result(20)
     flag.touch()
     run = hindscan("retry", failed["run"], "--json", project=project).document
-    rows = json.loads(hindscan("result", run["run"], "--format", "json", project=project).out)
-    assert [row["n"] for row in rows] == expected(lambda n: n > 50)
+    manifest = json.loads(Path(run["manifest"]).read_text())
+    assert "log: 1 partitions appeared after the pin: nothing of them was read" in manifest["caveats"]
+    rows = pq.read_table(run["result"]["path"])["n"].to_pylist()
+    assert rows == expected(lambda n: n > 50)
     assert hindscan("snapshot", "log", "--verify", str(file), "--json", project=project).document["same"]
-    by_run = hindscan("snapshot", "log", "--verify", run["run"], "--json", project=project).document
+    by_run = in_a_process("snapshot", "log", "--verify", run["run"], "--json", project=project).document
     assert by_run["same"]
     assert by_run["compared"] == by_run["slices"] == 6
     script = "import sys, hindscan as hs; print(hs.load_snapshot(sys.argv[1], project=sys.argv[2]).sql('SELECT sum(n)::BIGINT AS n FROM log')['n'][0])"
@@ -142,6 +159,24 @@ def test_a_retry_and_another_process_read_what_was_pinned_whatever_came_late(
     assert int(other.stdout) == sum(expected(lambda n: n > 50))
     fresh = hindscan("run", "numbers", "--as-of", as_of, "--json", project=project).document
     assert fresh["result"]["rows"] == len(rows) + 60, "a new pin does see them"
+
+
+@pytest.mark.kafka
+def test_a_broken_lateness_fails_a_run_even_if_it_reuses_what_it_would_have_read(log: tuple[Path, str]) -> None:
+    project, _ = log
+    hindscan("run", "numbers", project=project)
+    file = project / "hindscan.toml"
+    # Times go down by two hours from record to record in each partition, 238 in all.
+    file.write_text(file.read_text() + '\nlateness = "300h"\n')
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime((NOW - 1000 * HOUR) / 1000))
+    whole = hindscan("run", "numbers", "--since", since, "--json", project=project).document
+    assert (whole["result"]["rows"], whole["slices"]["reused"]) == (COUNT, 6), (
+        "all are inside: no slice carries a bound"
+    )
+    file.write_text(file.read_text().replace("300h", "1h"))
+    failed = hindscan("run", "numbers", "--since", since, "--json", project=project, check=1).document
+    assert failed["error"] == "OutOfOrder"
+    assert "at most 1h out of order" in failed["message"]
 
 
 @pytest.mark.kafka
@@ -196,10 +231,10 @@ def test_a_topic_that_is_compacted_says_so_and_what_vanished_is_found(
         producer.produce(
             name, json.dumps({"n": n, "who": key}).encode(), key.encode(), timestamp=int(time.time() * 1000)
         )
-        assert producer.flush(30) == 0
 
     for n in range(20):
         put(f"k{n % 3}", n)
+    assert producer.flush(30) == 0, "in one batch: nothing is compacted before there is a second segment"
     file = tmp_path / "states.json"
     hindscan("snapshot", "states", "--read", "-o", str(file), project=project)
     done = hindscan("run", "numbers", "--history", "log=states", "--json", project=project).document
@@ -209,6 +244,7 @@ def test_a_topic_that_is_compacted_says_so_and_what_vanished_is_found(
     deadline = time.monotonic() + 60
     while kept.verify().same:
         put("roll", -1)  # the active segment is never compacted
+        assert producer.flush(30) == 0
         assert time.monotonic() < deadline, "the broker must compact within a minute"
     answer = hindscan("snapshot", "states", "--verify", str(file), "--json", project=project, check=1).document
     [difference] = answer["differences"]
