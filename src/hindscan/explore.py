@@ -23,8 +23,8 @@ import msgspec
 
 from hindscan import times
 from hindscan.errors import UsageError
-from hindscan.history.snapshot import KafkaPin, KafkaSlice, ParquetPin, ParquetSlice, Reader, Slice
-from hindscan.pinned import Difference, Pinned, differences, read_pinned, save_pinned, schema_of
+from hindscan.history.snapshot import KafkaPin, KafkaSlice, ParquetPin, ParquetSlice, Reader, RowGroup, Slice
+from hindscan.pinned import Difference, Pinned, SliceRead, differences, read_pinned, save_pinned, schema_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +106,7 @@ def _count(value: int, exact: bool) -> Count:
 
 
 class Verified(Sequence[Difference]):
-    """How a second reading differs from the first, slice by slice; empty and true-ish in `same` if it does not."""
+    """How a second reading differs from the first, slice by slice; empty if it is the `same`."""
 
     def __init__(self, found: Sequence[Difference], *, slices: int, compared: int) -> None:
         self._found = tuple(found)
@@ -151,7 +151,7 @@ class PinnedHistory:
         return f"<table>{_html_row('snapshot of', self.name)}{rows}{_html_row('columns', columns)}</table>"
 
     def _said(self) -> dict[str, str]:
-        least, greatest = self.times or (None, None)
+        ends = self.times
         pin, window = self.pin, self._pinned.window
         parts = f"{len(pin.partitions)}" if isinstance(pin, KafkaPin) else f"{len(pin.files)}"
         asked = {
@@ -166,9 +166,7 @@ class PinnedHistory:
             "bytes": f"{self.bytes:,}",
             **asked,
             "keys": f"{len(window.keys)}" if window.keys else "",
-            "times": f"{times.to_text(least)} to {times.to_text(greatest)}"
-            if least is not None and greatest is not None
-            else "",
+            "times": " to ".join(times.to_text(end) for end in ends or ()),
         }
         return {name: value for name, value in said.items() if value}
 
@@ -203,20 +201,17 @@ class PinnedHistory:
     @property
     def times(self) -> tuple[int, int] | None:
         """Least and greatest event time, microseconds since the epoch; None where nothing tells before it was read."""
-        found: list[tuple[int | None, int | None]] = [(one.least_time, one.greatest_time) for one in self._pinned.read]
-        pin = self.pin
-        slices = self._pinned.slices
-        if not found and isinstance(pin, ParquetPin) and all(s.since is None and s.before is None for s in slices):
+        pin, read = self.pin, self._pinned.read
+        parts: Sequence[SliceRead | RowGroup] = [one for one in read if one.rows]
+        if not read and isinstance(pin, ParquetPin) and self.rows.exact:
             groups = {file.path: file.row_groups for file in pin.files}
-            pieces = [g for s in slices if isinstance(s, ParquetSlice) for g in groups[s.path][s.first : s.last]]
-            found = [(group.least_time, group.greatest_time) for group in pieces if group.rows]
-        filled = [ends for ends in found if ends[0] is not None and ends[1] is not None]
-        unknown = len(found) != len(filled) and not (self._pinned.read and pin.time is not None)
-        if not filled or unknown:
+            slices = [s for s in self._pinned.slices if isinstance(s, ParquetSlice)]
+            parts = [group for s in slices for group in groups[s.path][s.first : s.last] if group.rows]
+        least = [part.least_time for part in parts if part.least_time is not None]
+        greatest = [part.greatest_time for part in parts if part.greatest_time is not None]
+        if not parts or not len(least) == len(greatest) == len(parts):
             return None
-        return min(least for least, _ in filled if least is not None), max(
-            most for _, most in filled if most is not None
-        )
+        return min(least), max(greatest)
 
     @property
     def caveats(self) -> tuple[str, ...]:

@@ -26,7 +26,18 @@ from hindscan.errors import HistoryError, UsageError
 from hindscan.history.bounds import micros_of
 from hindscan.history.columns import schema_from_text
 from hindscan.history.kafka_window import check_lateness
-from hindscan.history.snapshot import KafkaPin, KafkaSlice, ParquetPin, ParquetSlice, Reader, Slice, Window
+from hindscan.history.parquet import ParquetHistory
+from hindscan.history.snapshot import (
+    History,
+    KafkaPin,
+    KafkaSlice,
+    ParquetPin,
+    ParquetSlice,
+    Pin,
+    Reader,
+    Slice,
+    Window,
+)
 from hindscan.plans.cut import cut
 
 if TYPE_CHECKING:
@@ -253,6 +264,10 @@ def load_pinned(project: Project, file: Path, history: str | None = None) -> Pin
                 raise UsageError(f"Reading {file}: the snapshot of a run names no history; say which one is meant.")
             return _of_run(project, file, history)
         found = msgspec.json.decode(content, type=Pinned)
+        if found.hindscan_snapshot > VERSION:
+            raise UsageError(
+                f"Reading {file}: version {VERSION} of snapshots can be read; it has {found.hindscan_snapshot}. Use the hindscan that wrote it."
+            )
     except OSError as fault:
         raise UsageError(f"Reading a snapshot: {file} must be a file that can be read; {fault.strerror}.") from fault
     except msgspec.MsgspecError as fault:
@@ -271,8 +286,8 @@ def _of_run(project: Project, file: Path, history: str) -> Pinned:
 
     snapshot = read_snapshot(file.parent)
     rows = [row for row in pq.read_table(file).to_pylist() if row["kind"] != "draws"]
-    here = project.history(history).pin(Window())
-    pins = [pin for pin in snapshot.pins.values() if _same_source(pin, here) and _holds(pin, rows)]
+    of = project.history(history)
+    pins = [pin for pin in snapshot.pins.values() if _is_of(pin, of) and _holds(pin, rows)]
     if len(pins) != 1:
         raise UsageError(
             f"Reading {file}: one of its tables must be of history {history}, read slice by slice; {len(pins)} are."
@@ -289,16 +304,22 @@ def _of_run(project: Project, file: Path, history: str) -> Pinned:
     )
 
 
-def _same_source(pin: object, here: object) -> bool:
-    if isinstance(pin, KafkaPin) and isinstance(here, KafkaPin):
-        return (pin.cluster, pin.topic) == (here.cluster, here.topic)
-    return isinstance(pin, ParquetPin) and isinstance(here, ParquetPin) and pin.root == here.root
+def _is_of(pin: Pin, of: History) -> bool:
+    """Tell whether a pin can be of a declared history."""
+    if isinstance(pin, KafkaPin):
+        # The client library is loaded only where a topic was read.
+        from hindscan.history.kafka import KafkaHistory
+
+        return isinstance(of, KafkaHistory) and (of.cluster, of.topic) == (pin.cluster, pin.topic)
+    return isinstance(pin, ParquetPin) and isinstance(of, ParquetHistory)
 
 
-def _holds(pin: object, rows: Sequence[dict[str, Any]]) -> bool:
+def _holds(pin: Pin, rows: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether the slices of a run can be of a pin."""
     if isinstance(pin, ParquetPin):
-        return {row["path"] for row in rows} <= {file.path for file in pin.files}
-    return isinstance(pin, KafkaPin) and all(row["kind"] == "kafka" for row in rows)
+        files_of_pin = {(file.path, file.size, file.identity) for file in pin.files}
+        return {(row["path"], row["size"], row["identity"]) for row in rows} <= files_of_pin
+    return all(row["kind"] == "kafka" for row in rows)
 
 
 def _read_of_run(row: dict[str, Any], pin: KafkaPin | ParquetPin) -> SliceRead:

@@ -261,6 +261,11 @@ def test_files_are_pinned_kept_and_compared(sample: Path, tmp_path: Path) -> Non
     assert printed["rows"] == handle.to_arrow().num_rows > 0
     assert printed["times"][0] >= "2018-03-01"
     assert hindscan("snapshot", "bids", "--verify", str(file), "--json", project=sample).document["same"]
+    run = hindscan("run", "bidder_scan", "--json", project=sample).document["run"]
+    of_run = hindscan("snapshot", "bids", "--verify", run, "--json", project=sample).document
+    assert (of_run["same"], of_run["compared"]) == (True, of_run["slices"])
+    refused = hindscan("snapshot", "persons", "--verify", run, project=sample, check=2)
+    assert "one of its tables must be of history persons" in refused.err
     refused = hindscan("snapshot", "bids", "--key", "k", project=sample, check=2)
     assert "lies in files" in refused.err
     refused = hindscan("snapshot", "auctions", "--verify", str(file), project=sample, check=2)

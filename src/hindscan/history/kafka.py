@@ -251,15 +251,14 @@ class KafkaHistory:
         return cut, behind
 
     def _look(self, reader: RangeReader, partition: int, offset: int, schema: pa.Schema) -> Seen | None:
-        """Read one record; None if no reader sees it."""
+        """Read one record; None if no reader sees it or it is no row with a time, so that nothing can be told by it."""
         for batch in reader.read(partition, offset, offset + 1):
             record_time = int(batch.times[0]) * 1000
             if self.time is None:
                 return Seen(record_time, record_time)
-            values = batch.values.drop_null()
-            table, _ = Decoder(pa.schema([schema.field(self.time)]), self.format).decode(values)
-            event_times = micros_of(table.column(0).drop_null())
-            return Seen(record_time, int(event_times[0]) if len(event_times) else None)
+            table, _ = Decoder(pa.schema([schema.field(self.time)]), self.format).decode(batch.values.drop_null())
+            for event_time in micros_of(table.column(0).drop_null()):
+                return Seen(record_time, int(event_time))
         return None
 
     def _schema(self, described: TopicDescription, pinned: Sequence[PartitionPin]) -> tuple[pa.Schema, float]:

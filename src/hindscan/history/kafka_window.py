@@ -48,8 +48,7 @@ class Seen(msgspec.Struct, frozen=True):
     """The record at an offset, in microseconds."""
 
     record_time: int
-    #: None: it has none, or does not decode.
-    event_time: int | None
+    event_time: int
 
 
 def choose_partitions(
@@ -148,7 +147,7 @@ def cut_at_times(
     lookup : callable
         Asks the broker; the answers are of the log as it is, which may be longer than what is pinned.
     look : callable
-        Reads the record at an offset of a partition; None: no reader sees it.
+        Reads the record at an offset of a partition; None: no reader sees it, or it is a deletion or has no time.
     topic : str
         For messages.
 
@@ -178,8 +177,8 @@ def cut_at_times(
         seen = look(pinned.partition, offset)
         if seen is None or seen.record_time < time:
             return None
-        disorder = None if seen.event_time is None else abs(seen.event_time - seen.record_time)
-        if behind is not None and (disorder is None or disorder > behind):
+        disorder = abs(seen.event_time - seen.record_time)
+        if behind is not None and disorder > behind:
             raise _broken(topic, f"the record at {pinned.partition}:{offset}", disorder, behind)
         return _within(pinned, offset)
 

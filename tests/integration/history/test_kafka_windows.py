@@ -312,3 +312,19 @@ def test_older_records_after_the_pin_change_nothing_and_new_partitions_are_count
     assert {p.partition_count for p in again[1]} == {3}
     assert pin.partition_count == 1
     assert len(read(of, of.pin(Window(as_of=(BASE + 20) * 1000)))[0]) == 30, "a new pin sees them"
+
+
+def test_a_deletion_where_the_window_is_cut_proves_nothing_and_loses_nothing(
+    kafka_cluster: KafkaCluster, topic: MakeTopic
+) -> None:
+    name = topic("deletions")
+    producer = confluent_kafka.Producer({**config_of(kafka_cluster), "linger.ms": 0})
+    for n in range(10):
+        value = None if n == 7 else value_of(n, BASE + n * 1000)
+        producer.produce(name, value, b"k", 0, timestamp=BASE + n * 1000)
+    assert producer.flush(30) == 0
+    of = history(kafka_cluster, name, time="at", lateness="1s")
+    pin = of.pin(Window(until=(BASE + 6000) * 1000))
+    assert read(of, pin)[0] == [0, 1, 2, 3, 4, 5]
+    assert pin.partitions[0].end == 10
+    assert of.pin(Window(until=(BASE + 5000) * 1000)).partitions[0].end == 6
