@@ -311,7 +311,7 @@ def _is_of(pin: Pin, of: History) -> bool:
         from hindscan.history.kafka import KafkaHistory
 
         return isinstance(of, KafkaHistory) and (of.cluster, of.topic) == (pin.cluster, pin.topic)
-    return isinstance(pin, ParquetPin) and isinstance(of, ParquetHistory)
+    return isinstance(pin, ParquetPin) and isinstance(of, ParquetHistory) and of.root == pin.root
 
 
 def _holds(pin: Pin, rows: Sequence[dict[str, Any]]) -> bool:

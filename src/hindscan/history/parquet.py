@@ -72,6 +72,11 @@ class ParquetHistory:
     #: Footers by path, size and identity: a server pins at every event, and files rarely change in between.
     _footers: dict[tuple[str, int, str], Footer] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def root(self) -> str:
+        """Folder or URL that paths are relative to, as pins say it."""
+        return _shown_root(self.location)
+
     def pin(self, window: Window) -> ParquetPin:
         """List the files and read their footers.
 
@@ -107,7 +112,7 @@ class ParquetHistory:
         if bounded:
             self._check_null_times(names)
         return ParquetPin(
-            root=_shown_root(self.location),
+            root=self.root,
             files=tuple(
                 FilePin(
                     path=file.path,
