@@ -225,6 +225,10 @@ def test_a_topic_that_is_compacted_says_so_and_what_vanished_is_found(
     name = topic("compacted", cleanup_policy="compact", segment_ms=100, min_cleanable_dirty_ratio=0.01)
     with (project / "hindscan.toml").open("a") as toml:
         toml.write(f'\n[history.states]\ntopic = "{name}"\ncolumns = {{ n = "int64", who = "string" }}\n')
+    with (project / "hindscan.toml").open("a") as toml:
+        toml.write(
+            f'[history.kept]\ntopic = "{name}"\nmaterialise = true\ncolumns = {{ n = "int64", who = "string" }}\n'
+        )
     producer = confluent_kafka.Producer({"bootstrap.servers": kafka_cluster.bootstrap, "linger.ms": 0})
 
     def put(key: str, n: int) -> None:
@@ -240,9 +244,11 @@ def test_a_topic_that_is_compacted_says_so_and_what_vanished_is_found(
     done = hindscan("run", "numbers", "--history", "log=states", "--json", project=project).document
     manifest = json.loads(Path(done["manifest"]).read_text())
     assert any("compacted" in caveat for caveat in manifest["caveats"])
-    kept = hs.load_snapshot(file, project=project)
+    whole = tmp_path / "kept.json"
+    hindscan("snapshot", "kept", "--read", "-o", str(whole), project=project)
+    states = hs.load_snapshot(file, project=project)
     deadline = time.monotonic() + 60
-    while kept.verify().same:
+    while states.verify().same:
         put("roll", -1)  # the active segment is never compacted
         assert producer.flush(30) == 0
         assert time.monotonic() < deadline, "the broker must compact within a minute"
@@ -250,6 +256,8 @@ def test_a_topic_that_is_compacted_says_so_and_what_vanished_is_found(
     [difference] = answer["differences"]
     assert difference["slice"] == f"offsets [0, 20) of {name}[0]"
     assert difference["what"].startswith("20 records and 0 offsets without one were read, now ")
+    assert hindscan("snapshot", "kept", "--verify", str(whole), "--json", project=project).document["same"]
+    assert hs.load_snapshot(whole, project=project).to_arrow()["n"].to_pylist() == list(range(20))
 
 
 def test_files_are_pinned_kept_and_compared(sample: Path, tmp_path: Path) -> None:

@@ -39,10 +39,11 @@ KEYS: Final = (
     "partitions",
     "isolation",
     "lateness",
+    "materialise",
     "verify",
 )
 _PARQUET_ONLY: Final = frozenset({"verify"})
-_TOPIC_ONLY: Final = frozenset({"format", "on_bad_record", "partitions", "isolation", "lateness"})
+_TOPIC_ONLY: Final = frozenset({"format", "on_bad_record", "partitions", "isolation", "lateness", "materialise"})
 _LATER_KEYS: Final = {"archive": "stitched histories"}
 _LATER_FORMATS: Final = ("avro", "protobuf", "arrow", "cloudevents")
 #: The cluster of a topic that names none.
@@ -50,7 +51,12 @@ DEFAULT_CLUSTER: Final = "default"
 
 
 def history_from_toml(
-    name: str, table: Mapping[str, Any], *, clusters: Mapping[str, Mapping[str, Any]], root: str | Path
+    name: str,
+    table: Mapping[str, Any],
+    *,
+    clusters: Mapping[str, Mapping[str, Any]],
+    root: str | Path,
+    artefacts: Path | None = None,
 ) -> History:
     """Build a history from its table in the project file.
 
@@ -64,6 +70,8 @@ def history_from_toml(
         librdkafka properties by name of the cluster.
     root : path
         What a relative path is relative to.
+    artefacts : Path, optional
+        Folder below which records are kept. Default: `.hindscan` of the root.
 
     Raises
     ------
@@ -78,7 +86,8 @@ def history_from_toml(
     history: History | None = None
     if "topic" in table and "parquet" not in table:
         faults += _topic_faults(table, clusters, schema)
-        history = None if faults else _kafka(name, table, clusters, schema)
+        kept = (artefacts or Path(root) / ".hindscan") / "materialised"
+        history = None if faults else _kafka(name, table, clusters, schema, kept)
     elif "parquet" in table and "topic" not in table:
         location, place = table["parquet"], None
         try:
@@ -169,6 +178,8 @@ def _topic_faults(
     numbers = table.get("partitions", [0])
     if not isinstance(numbers, list) or not numbers or any(type(n) is not int or n < 0 for n in numbers):
         faults.append(("partitions", f"must be a list of partition numbers, found {numbers!r}"))
+    if type(table.get("materialise", False)) is not bool:
+        faults.append(("materialise", f"must be true or false, found {table['materialise']!r}"))
     try:
         times.duration(str(table.get("lateness", "0s")))
     except ValueError as fault:
@@ -184,7 +195,11 @@ def _cluster_and_topic(text: object) -> tuple[str, str]:
 
 
 def _kafka(
-    name: str, table: Mapping[str, Any], clusters: Mapping[str, Mapping[str, Any]], schema: pa.Schema | None
+    name: str,
+    table: Mapping[str, Any],
+    clusters: Mapping[str, Mapping[str, Any]],
+    schema: pa.Schema | None,
+    kept: Path,
 ) -> History:
     # The client library is loaded only where a topic is declared.
     from hindscan.history.kafka import KafkaHistory
@@ -204,4 +219,5 @@ def _kafka(
         on_bad_record=table.get("on_bad_record", "fail"),
         ignores_as_of=table.get("as_of") == "ignore",
         lateness=None if "lateness" not in table else times.duration(table["lateness"]),
+        kept=kept if table.get("materialise", False) else None,
     )

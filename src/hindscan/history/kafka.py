@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Final, cast
 
 import msgspec
@@ -78,6 +79,8 @@ class KafkaHistory:
         May be read as it is now in a run as of an earlier time.
     lateness : int, optional
         How far out of order records may be, in microseconds: what `kafka_window` makes of times rests on it. Default: nothing is promised.
+    kept : Path, optional
+        Folder where records are kept as they were first read. Default: they are not.
     """
 
     name: str
@@ -92,6 +95,7 @@ class KafkaHistory:
     on_bad_record: str = "fail"
     ignores_as_of: bool = False
     lateness: int | None = None
+    kept: Path | None = None
 
     def pin(self, window: Window) -> KafkaPin:
         """Resolve the offsets; without declared columns, read a sample.
@@ -116,7 +120,7 @@ class KafkaHistory:
         bounds = bounds_of(window, history=self.name, has_time=True, ignores_as_of=self.ignores_as_of)
         inspector = TopicInspector(self.config, self.topic)
         described, pinned = self._pin_offsets(inspector, window)
-        caveats = (*bounds.caveats, *_caveats(described, pinned, self.isolation))
+        caveats = (*bounds.caveats, *_caveats(described, pinned, self.isolation, kept=self.kept is not None))
         pinned = cut_at_offsets(pinned, window, history=self.name)
         pinned = self._cut_at_event(window, described, pinned)
         # Before the times cut: a window that slides along must not be of another schema each time.
@@ -163,6 +167,8 @@ class KafkaHistory:
             on_bad_record=pin.on_bad_record,
             keys=pin.keys,
             lateness=pin.lateness,
+            # The mock has one id for all topics: what is kept of one would be found for another.
+            kept=None if pin.unverified else self.kept,
             unverified=pin.unverified,
         )
 
@@ -295,7 +301,9 @@ class KafkaHistory:
         return sample
 
 
-def _caveats(described: TopicDescription, pinned: Sequence[PartitionPin], isolation: str) -> tuple[str, ...]:
+def _caveats(
+    described: TopicDescription, pinned: Sequence[PartitionPin], isolation: str, *, kept: bool
+) -> tuple[str, ...]:
     caveats = []
     policy = described.cleanup_policy
     if described.unverified:
@@ -303,7 +311,10 @@ def _caveats(described: TopicDescription, pinned: Sequence[PartitionPin], isolat
     elif policy is None:
         caveats.append("the topic's settings could not be read: it is unknown how long its records stay")
     if policy is not None and "compact" in policy:
-        caveats.append("the topic is compacted: records that were overwritten can vanish at any time")
+        caveats.append(
+            "the topic is compacted: records that were overwritten can vanish "
+            + ("until they are read for the first time; then they are kept" if kept else "at any time")
+        )
     if policy is not None and "delete" in policy and described.retention_ms is not None and described.retention_ms >= 0:
         caveats.append(
             f"repeatable until retention deletes the oldest record, {described.retention_ms} ms after its time"

@@ -14,8 +14,9 @@ Decoding goes on batch by batch while the client fetches; only decoded columns a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -29,6 +30,7 @@ from hindscan.history.bounds import Bounds, keeps, micros_of
 from hindscan.history.columns import described
 from hindscan.history.decode import BadValue, Decoder
 from hindscan.history.kafka_window import check_lateness
+from hindscan.history.materialised import Kept, read_kept
 from hindscan.history.snapshot import KafkaSlice, Slice
 from hindscan.kafka_log import Isolation, RangeReader, RawBatch
 
@@ -60,6 +62,8 @@ class KafkaReader:
     keys: tuple[bytes, ...] = ()
     #: How far out of order records may be, in microseconds, where the pin rests on it; never shows in a row.
     lateness: int | None = None
+    #: Folder of kept records; None: none are kept.
+    kept: Path | None = None
     unverified: str | None = None
 
     def open(self, slices: Sequence[Slice]) -> KafkaSource:
@@ -196,7 +200,7 @@ class _Reading:
         tables: list[pa.Table] = [decoder.schema.empty_table()]
         order = _Order()
         self._set_aside, self._bad = 0, []
-        for batch in client.read(s.partition, s.start, s.end, keys=bool(reader.keys)):
+        for batch in self._batches(client):
             seen.add(batch)
             table, rows = self._decode(decoder, batch)
             tables.append(table)
@@ -213,6 +217,20 @@ class _Reading:
         if self._seen is None:
             self._seen, self._records, self._order = seen, whole.num_rows, order
             self._bound(order.record_times)
+
+    def _batches(self, client: RangeReader) -> Iterator[RawBatch]:
+        reader, s, keys = self._reader, self._slice, bool(self._reader.keys)
+        if reader.kept is None:
+            return client.read(s.partition, s.start, s.end, keys=keys)
+        kept = Kept(
+            folder=reader.kept,
+            topic_id=reader.topic_id,
+            partition=s.partition,
+            start=s.start,
+            end=s.end,
+            isolation=reader.isolation,
+        )
+        return read_kept(client, kept, keys=keys)
 
     def _decode(self, decoder: Decoder, batch: RawBatch) -> tuple[pa.Table, np.ndarray[Any, Any]]:
         """Decode a batch: rows, and which of its records they are."""
