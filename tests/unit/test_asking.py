@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,13 +11,17 @@ import pytest
 
 from hindscan import times
 from hindscan.cli.options import WindowOptions
+from hindscan.config import load_project
 from hindscan.desk import option_values
 from hindscan.errors import UsageError
 from hindscan.explore import window_values
 from hindscan.history.snapshot import OffsetRange, Window
 from hindscan.history.window import make_window
+from hindscan.planning import ask
 from hindscan.runs.run import RunRequest
+from hindscan.template import write_project
 from hindscan.words import chosen_document
+from hindscan.workshop import open_workshop
 
 
 def in_python(**given: Any) -> Window:
@@ -99,3 +104,25 @@ def test_lengths_of_time_are_written_as_they_are_read() -> None:
     for wrong in ("", "7", "d", "-1d", "1y", "1e3s", "99999w"):
         with pytest.raises(ValueError, match="such as 30s, 12h or 7d"):
             times.duration(wrong)
+
+
+def test_a_stored_request_can_be_asked_for_again(tmp_path: Path) -> None:
+    write_project(tmp_path, bids=100)
+    project = load_project(tmp_path)
+    with open_workshop(project) as workshop:
+        spec, _ = workshop.job("bidder_scan")
+    window = {
+        "offsets": {1: (5, None)},
+        "keys": ["a"],
+        "last": times.duration("7d"),
+        "until": times.from_text("2200-01-01"),
+    }
+    request = ask(project, spec, {"year": 2018}, **window)
+    assert request.since is not None
+    stored = {n: v for n, v in msgspec.structs.asdict(request).items() if v not in ({}, ()) and n != "job"}
+    assert ask(project, spec, stored.pop("parameters"), **stored) == request
+    with pytest.raises(UsageError) as caught:
+        ask(project, spec, {}, since=9, until=3, partitions=[], seed=4, histories={"what": "bids"})
+    faults = caught.value.details["faults"]
+    assert isinstance(faults, list)
+    assert len(faults) == 4, "of the window and of the other options at once"
