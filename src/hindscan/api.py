@@ -6,7 +6,7 @@ notebook's kernel; user code never runs in the caller. A handle holds nothing bu
 ::
 
     hs.run(job, parameters) -> RunHandle -> wait -> result -> pandas, Arrow, Polars, manifest
-    hs.history(name).snapshot(as_of) -> PinnedHistory -> sql, pandas, Arrow
+    hs.history(name).snapshot(as_of), hs.load_snapshot(file) -> explore.PinnedHistory -> sql, pandas, Arrow
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import html
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hindscan import times
 from hindscan.config import Project, find_root, load_project
 from hindscan.errors import ExecutionError, NotFound, UsageError
 from hindscan.runs.run import FINAL, Run, State
@@ -31,17 +30,14 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-    from hindscan.data import Data
-    from hindscan.history.snapshot import Pin
+    from hindscan.explore import PinnedHistory, Time
+    from hindscan.history.window import Offsets
     from hindscan.jobs.declare import Job
     from hindscan.plans.plan import Plan
     from hindscan.runs.results import Manifest
     from hindscan.workshop import Workshop
 
-__all__ = ["HistoryHandle", "PinnedHistory", "Result", "RunHandle", "RunList", "history", "run", "runs"]
-
-#: What a time may be given as.
-Time = str | date | datetime
+__all__ = ["HistoryHandle", "Result", "RunHandle", "RunList", "history", "load_snapshot", "run", "runs"]
 
 
 def run(
@@ -51,6 +47,10 @@ def run(
     as_of: Time | None = None,
     since: Time | None = None,
     until: Time | None = None,
+    last: str | timedelta | None = None,
+    offsets: Offsets | None = None,
+    partitions: Sequence[int] | None = None,
+    keys: Sequence[str | bytes] | None = None,
     seed: int | None = None,
     draws: int | None = None,
     workers: int | None = None,
@@ -68,6 +68,10 @@ def run(
         By name.
     as_of, since, until : str, date or datetime, optional
         Bounds on the time of the rows; without an offset UTC.
+    last : str or timedelta, optional
+        Rows of this long before `as_of`, else before now: ``"7d"``.
+    offsets, partitions, keys : optional
+        What is read of a topic; see `HistoryHandle.snapshot`.
     seed, draws : int, optional
         Of a simulation.
     workers : int, optional
@@ -85,6 +89,7 @@ def run(
         The job, a parameter or an option is wrong; nothing was started.
     """
     from hindscan.driver import hand_over
+    from hindscan.explore import window_values
     from hindscan.planning import ask
     from hindscan.runs import codes, register
     from hindscan.workshop import open_workshop
@@ -98,7 +103,10 @@ def run(
 
             spec, code = bundle(job, loaded.root)
         request = ask(
-            loaded, spec, parameters or {}, as_of=_micros(as_of, "as_of"), since=_micros(since, "since"), until=_micros(until, "until"),
+            loaded, spec, parameters or {},
+            **window_values(
+                as_of=as_of, since=since, until=until, last=last, offsets=offsets, partitions=partitions, keys=keys
+            ),
             seed=seed, draws=draws, workers=workers, histories=dict(histories or {}), fresh=fresh,
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
@@ -382,82 +390,56 @@ class HistoryHandle:
         return f"<history {self.name}>"
 
     def snapshot(
-        self, *, as_of: Time | None = None, since: Time | None = None, until: Time | None = None
+        self,
+        *,
+        as_of: Time | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
+        last: str | timedelta | None = None,
+        offsets: Offsets | None = None,
+        partitions: Sequence[int] | None = None,
+        keys: Sequence[str | bytes] | None = None,
     ) -> PinnedHistory:
-        """Pin it: reads metadata, no rows.
+        """Pin it: reads metadata, no rows (of a topic without a declared schema a sample).
 
         Parameters
         ----------
         as_of, since, until : str, date or datetime, optional
             Bounds on the time of the rows; without an offset UTC.
+        last : str or timedelta, optional
+            Rows of this long before `as_of`, else before now: ``"7d"``.
+        offsets : mapping, optional
+            Of a topic: `[start, end)` by partition, and nothing else of it; None is where the log begins or ends.
+        partitions : sequence of int, optional
+            Of a topic: the only partitions.
+        keys : sequence of str or bytes, optional
+            Of a topic: only records with one of these keys.
         """
-        from hindscan.history.snapshot import Window
+        from hindscan.explore import PinnedHistory, window_values
+        from hindscan.history.window import make_window
+        from hindscan.pinned import pin_history
 
-        window = Window(as_of=_micros(as_of, "as_of"), since=_micros(since, "since"), until=_micros(until, "until"))
-        return PinnedHistory(self._project, self.name, self._project.history(self.name).pin(window))
+        asked = window_values(
+            as_of=as_of, since=since, until=until, last=last, offsets=offsets, partitions=partitions, keys=keys
+        )
+        window = make_window(**asked, doing=f"Asking for a snapshot of {self.name}")
+        return PinnedHistory(self._project, pin_history(self._project, self.name, window))
 
 
-class PinnedHistory:
-    """A history, pinned: the same rows whenever it is read. Made by `HistoryHandle.snapshot`."""
+def load_snapshot(file: str | os.PathLike[str], *, project: str | os.PathLike[str] | None = None) -> PinnedHistory:
+    """Take up a snapshot that was saved: the same rows, or an error by name.
 
-    def __init__(self, project: Project, name: str, pin: Pin) -> None:
-        self._project, self.name, self.pin = project, name, pin
+    Raises
+    ------
+    hindscan.errors.UsageError
+        The file is none.
+    """
+    from hindscan.explore import PinnedHistory
+    from hindscan.pinned import load_pinned
 
-    def __repr__(self) -> str:
-        return f"<snapshot of {self.name}: {len(self._slices())} slices>"
-
-    def _slices(self) -> Any:
-        from hindscan.plans.cut import cut
-
-        return cut(self.pin, self._project.slice_rows(self.name))
-
-    @property
-    def rows(self) -> int:
-        """Rows it has; of a topic an estimate from above."""
-        return sum(s.rows for s in self._slices())
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Columns and their types."""
-        with self._data() as data:
-            return data.schema
-
-    def sql(self, query: str, **values: Any) -> pa.Table:
-        """Query it in SQL; it is the table of its own name, and $name is bound."""
-        with self._data() as data:
-            return data.sql(query, **values)
-
-    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read it as Arrow; only the columns asked for."""
-        with self._data() as data:
-            return data.arrow(columns)
-
-    def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Read it as a pandas data frame; only the columns asked for."""
-        frame: pd.DataFrame = self.to_arrow(columns).to_pandas()
-        return frame
-
-    @contextmanager
-    def _data(self) -> Iterator[Data]:
-        from hindscan.data import Data
-
-        source = self._project.history(self.name).reader(self.pin).open(self._slices())
-        try:
-            yield Data(self.name, {self.name: source})
-        finally:
-            source.close()
+    loaded = _load(project)
+    return PinnedHistory(loaded, load_pinned(loaded, Path(file)))
 
 
 def _load(project: str | os.PathLike[str] | None) -> Project:
     return load_project(find_root() if project is None else Path(project))
-
-
-def _micros(value: Time | None, option: str) -> int | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        return times.from_datetime(value)
-    try:
-        return times.from_text(value)
-    except ValueError as error:
-        raise UsageError(f"Reading {option}: it {error}.") from None

@@ -119,7 +119,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         from hindscan.history.declared import history_from_toml
 
         return {
-            name: history_from_toml(name, table, clusters=self.clusters, root=self.root)
+            name: history_from_toml(name, table, clusters=self.clusters, root=self.root, artefacts=self.artefacts)
             for name, table in self.history_tables.items()
         }
 

@@ -49,6 +49,14 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     invisible: int | None = None
     #: Greatest event time read, microseconds since the epoch; lets a later run drop T from the key.
     greatest_time: int | None = None
+    #: Kafka only: least event time, and latest record time, in microseconds.
+    least_time: int | None = None
+    latest_record_time: int | None = None
+    #: Kafka only: the most that an event time was behind a record time before it, or ahead of its own, in microseconds. None: not known, because
+    #: a record has no time.
+    disorder: int | None = None
+    #: Kafka only: partitions the topic had when all was read.
+    partition_count: int | None = None
     #: 128-bit hash over what was read (Kafka: offset, time, value; Parquet: the file's identity).
     digest: str = ""
     #: Undecodable records set aside: position and reason, the first hundred; `set_aside` counts all.

@@ -33,7 +33,17 @@ __all__ = ["StoreDesk", "option_values"]
 #: How often a request that waits for a run looks at it.
 LOOK_SECONDS: Final = 0.05
 _TIMES: Final = ("as_of", "since", "until")
-_OPTIONS: Final = ("seed", "draws", "workers", "fresh", "histories")
+#: Type of each of the others.
+_OPTIONS: Final[Mapping[str, Any]] = {
+    "offsets": dict[int, tuple[int | None, int | None]],
+    "partitions": list[int],
+    "keys": list[str],
+    "seed": int,
+    "draws": int,
+    "workers": int,
+    "fresh": bool,
+    "histories": dict[str, str],
+}
 
 
 class StoreDesk:
@@ -129,9 +139,9 @@ class StoreDesk:
         original = register.get_run(self._store, run)
         spec, _ = codes.load_code(self._store, original.code, original.job)
         parameters, options = option_values(body)
-        asked = msgspec.structs.asdict(original.request)
-        asked.update(options)
-        merged = {**asked.pop("parameters"), **parameters}
+        # What is empty was not asked for.
+        asked = {n: v for n, v in msgspec.structs.asdict(original.request).items() if v not in ({}, ())} | options
+        merged = {**asked.pop("parameters", {}), **parameters}
         asked.pop("job")
         request = ask(self._project, spec, merged, **asked)
         snapshot = snapshots.load_snapshot(self._store, run)
@@ -221,14 +231,19 @@ def option_values(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
                 options[name] = times.from_text(value if isinstance(value, str) else repr(value))
             except ValueError as error:
                 faults.append(f"{name}: {error}")
-        elif name in _OPTIONS:
-            kind = {"fresh": bool, "histories": dict[str, str]}.get(name, int)
+        elif name == "last":
             try:
-                options[name] = msgspec.convert(value, kind)
+                options[name] = times.duration(str(value))
+            except ValueError as error:
+                faults.append(f"{name}: {error}")
+        elif name in _OPTIONS:
+            try:
+                # Names of members are texts in JSON, numbers of partitions are not.
+                options[name] = msgspec.convert(value, _OPTIONS[name], str_keys=True)
             except msgspec.ValidationError as error:
                 faults.append(f"{name}: {error}")
         else:
-            faults.append(f"{name}: no such member; there are parameters, {', '.join((*_TIMES, *_OPTIONS))}")
+            faults.append(f"{name}: no such member; there are parameters, {', '.join((*_TIMES, 'last', *_OPTIONS))}")
     if faults:
         raise UsageError("Asking for a run: " + "; ".join(faults) + ".", faults=faults)
     return parameters, options

@@ -26,6 +26,7 @@ what was required, what was found (value and ids), what to do next. The docstrin
     │   ├── CorruptData                     checksums, broken or truncated files
     │   ├── BadRecord                       a record that does not decode
     │   ├── SchemaMismatch                  a column that is not as declared or pinned
+    │   ├── OutOfOrder                      times further out of order than the history's lateness promises
     │   └── ReadIncomplete                  a read that did not reach its end (retryable)
     ├── ExecutionError                  1   the work itself failed
     │   ├── JobFailed                       the user's function raised; its traceback comes first
@@ -72,6 +73,7 @@ __all__ = [
     "JobFailed",
     "MappingError",
     "NotFound",
+    "OutOfOrder",
     "ParameterError",
     "PlanRefused",
     "PortInUse",
@@ -197,6 +199,10 @@ class BadRecord(HistoryError):
 
 class SchemaMismatch(HistoryError):
     """The data does not have the schema that was declared or pinned."""
+
+
+class OutOfOrder(HistoryError):
+    """Records are further out of order than the history promises."""
 
 
 class ReadIncomplete(HistoryError):

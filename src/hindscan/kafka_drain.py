@@ -22,7 +22,7 @@ __all__ = ["drain"]
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 #: Places of the fields of `rd_kafka_message_t` that are read: `kafka_fast._Message` has the whole.
-_ERR, _PAYLOAD, _LEN, _OFFSET = 0, 24, 32, 56
+_ERR, _PAYLOAD, _LEN, _KEY, _KEY_LEN, _OFFSET = 0, 24, 32, 40, 48, 56
 
 
 @intrinsic
@@ -95,13 +95,20 @@ def _copy(_context: Any, target: Any, source: Any, size: Any):
 
 
 @njit(nogil=True, cache=True)
-def drain(addresses, queue, messages, state, end, wait, values, places, there, offsets, times):
-    """Move messages into the buffers; give why it stopped: 0 nothing came, 1 full, 2 a record at or beyond the end, 3 an event."""
+def drain(
+    addresses, queue, messages, state, end, wait,
+    values, places, there, keys, key_places, key_there, offsets, times,
+):  # fmt: skip
+    """Move messages into the buffers; give why it stopped: 0 nothing came, 1 full, 2 a record at or beyond the end, 3 an event.
+
+    Keys are taken where there is room for any.
+    """
     fetch, destroy, time_of = addresses[0], addresses[1], addresses[2]
     kind = np.zeros(1, np.int64)
-    target = values.ctypes.data
-    count, size = 0, 0
-    places[0] = 0
+    target, key_target = values.ctypes.data, keys.ctypes.data
+    with_keys = key_there.shape[0] > 0
+    count, size, key_size = 0, 0, 0
+    places[0] = key_places[0] = 0
     why = -1
     while why < 0:
         at, held = state[0], state[1]
@@ -113,11 +120,12 @@ def drain(addresses, queue, messages, state, end, wait, values, places, there, o
             continue
         message = messages[at]
         length = _word(message + _LEN)
+        key_length = _word(message + _KEY_LEN) if with_keys else 0
         if _half(message + _ERR) != 0:
             why = 3
         elif _word(message + _OFFSET) >= end:
             why = 2
-        elif count >= offsets.shape[0] or size + length > values.shape[0]:
+        elif count >= offsets.shape[0] or size + length > values.shape[0] or key_size + key_length > keys.shape[0]:
             why = 1
         else:
             payload = _word(message + _PAYLOAD)
@@ -125,11 +133,18 @@ def drain(addresses, queue, messages, state, end, wait, values, places, there, o
             if payload != 0:
                 _copy(target + size, payload, length)
                 size += length
+            if with_keys:
+                key = _word(message + _KEY)
+                key_there[count] = key != 0
+                if key != 0:
+                    _copy(key_target + key_size, key, key_length)
+                    key_size += key_length
+                key_places[count + 1] = key_size
             offsets[count] = _word(message + _OFFSET)
             times[count] = _time(time_of, message, kind.ctypes.data)
             count += 1
             places[count] = size
             _destroy(destroy, message)
             state[0] = at + 1
-    state[2], state[3] = count, size
+    state[2] = count
     return why

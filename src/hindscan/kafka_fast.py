@@ -32,7 +32,9 @@ from hindscan.kafka_access import Refusals
 from hindscan.kafka_fetch import Event, RawBatch, Taken, settings_of
 
 if TYPE_CHECKING:
-    from hindscan.kafka_fetch import Config
+    from collections.abc import Collection
+
+    from hindscan.kafka_fetch import Config, Part
 
 __all__ = ["FastClient", "is_loaded", "unavailable", "uses_compiler"]
 
@@ -49,10 +51,12 @@ _RD_KAFKA_CONSUMER: Final = 1
 
 #: Why the loop stopped.
 _IDLE, _FULL, _BEYOND, _EVENT = range(4)
-#: Places in the loop's state: messages of the last call and how far they are used up, records and bytes written.
-_AT, _HELD, _RECORDS, _BYTES = range(4)
+#: Places in the loop's state: how far the messages of the last call are used up, how many they were, records written.
+_AT, _HELD, _RECORDS = range(3)
 
 _Array = np.ndarray[Any, np.dtype[Any]]
+#: Bytes of texts, where each begins and ends, and whether it is there.
+_Texts = tuple[_Array, _Array, _Array]
 
 
 class _Message(ctypes.Structure):
@@ -169,6 +173,8 @@ class FastClient:
         The library refuses a property.
     """
 
+    gives: frozenset[Part] = frozenset(("keys",))
+
     def __init__(self, config: Config, topic: str, isolation: str) -> None:
         # Now, not with the first message: whoever opens a client is prepared to wait.
         from hindscan.kafka_drain import drain
@@ -180,7 +186,7 @@ class FastClient:
         self._is_checked = False
         #: Pointers to messages that were taken from the library and are not used up; `_state` says which.
         self._messages = np.zeros(_QUEUE_MESSAGES, np.int64)
-        self._state = np.zeros(4, np.int64)
+        self._state = np.zeros(3, np.int64)
         self._batch_bytes = _BATCH_BYTES
         self.refusals = Refusals()
         self._hears = _ON_ERROR(self._hear)  # kept: the library has only its address
@@ -203,27 +209,31 @@ class FastClient:
             )
         self._partition, self._is_checked = partition, False
 
-    def take(self, end: int) -> Taken:
+    def take(self, end: int, parts: Collection[Part] = ()) -> Taken:
         """Give what has come; see `kafka_fetch.Client.take`."""
         self._check_layout()
         values = np.empty(self._batch_bytes, np.uint8)
         places = np.empty(_BATCH_RECORDS + 1, np.int64)
         there = np.empty(_BATCH_RECORDS, np.uint8)
         offsets, times = np.empty(_BATCH_RECORDS, np.int64), np.empty(_BATCH_RECORDS, np.int64)
-        why = self._drain(end, values, places, there, offsets, times)
+        keyed = _BATCH_RECORDS if "keys" in parts else 0
+        keys = np.empty(self._batch_bytes if keyed else 0, np.uint8)
+        key_places, key_there = np.empty(keyed + 1, np.int64), np.empty(keyed, np.uint8)
+        why = self._drain(end, (values, places, there), (keys, key_places, key_there), offsets, times)
         count = int(self._state[_RECORDS])
         if why == _IDLE:
             _library().rd_kafka_poll(self._client, 0)  # lets `_hear` be called, in this thread
         if why == _FULL and count == 0:
             # The next record alone is larger than the buffer.
-            self._batch_bytes = self._front().len
-            taken = self.take(end)
+            self._batch_bytes = max(self._front().len, self._front().key_len)
+            taken = self.take(end, parts)
             self._batch_bytes = _BATCH_BYTES
             return taken
         batch = RawBatch(
             offsets=_filled(offsets, count),
             times=_filled(times, count),
-            values=_array(_filled(values, int(self._state[_BYTES])), _filled(places, count + 1), there[:count]),
+            values=_array(values, places, there, count),
+            keys=_array(keys, key_places, key_there, count) if keyed else None,
         )
         return Taken(batch=batch, event=self._event() if why == _EVENT else None, beyond=why == _BEYOND)
 
@@ -270,16 +280,17 @@ class FastClient:
             library.rd_kafka_consume_stop(self._topic, self._partition)
             self._partition = None
 
-    def _drain(self, end: int, values: _Array, places: _Array, there: _Array, offsets: _Array, times: _Array) -> int:
+    def _drain(self, end: int, values: _Texts, keys: _Texts, offsets: _Array, times: _Array) -> int:
         given = (_addresses(), self._queue, self._messages, self._state, end, _WAIT_MILLISECONDS)
-        return int(self._loop(*given, values, places, there, offsets, times))
+        return int(self._loop(*given, *values, *keys, offsets, times))
 
     def _check_layout(self) -> None:
         """Make sure, with the first record of an assignment, that its fields lie where the loop reads them."""
         if self._is_checked:
             return
         none, byte = np.empty(0, np.int64), np.empty(0, np.uint8)
-        if self._drain(1 << 62, byte, np.empty(1, np.int64), byte, none, none) != _FULL:
+        no_texts = byte, np.empty(1, np.int64), byte
+        if self._drain(1 << 62, no_texts, no_texts, none, none) != _FULL:
             return
         first = self._front()
         if (first.topic, first.partition) != (self._topic, self._partition) or first.offset < 0:
@@ -321,11 +332,12 @@ def _filled(buffer: _Array, count: int) -> _Array:
     return buffer[:count].copy() if count < len(buffer) // 2 else buffer[:count]
 
 
-def _array(values: _Array, places: _Array, there: _Array) -> pa.LargeBinaryArray:
+def _array(values: _Array, places: _Array, there: _Array, count: int) -> pa.LargeBinaryArray:
     """Lay an Arrow array over what the loop has written."""
-    missing = len(there) - int(there.sum())
+    there, places = there[:count], _filled(places, count + 1)
+    missing = count - int(there.sum())
     mask = pa.py_buffer(np.packbits(there, bitorder="little").data) if missing else None
-    buffers = [mask, pa.py_buffer(places.data), pa.py_buffer(values.data)]
-    array = pa.Array.from_buffers(pa.large_binary(), len(there), buffers, missing)
+    buffers = [mask, pa.py_buffer(places.data), pa.py_buffer(_filled(values, int(places[count])).data)]
+    array = pa.Array.from_buffers(pa.large_binary(), count, buffers, missing)
     assert isinstance(array, pa.LargeBinaryArray)
     return array

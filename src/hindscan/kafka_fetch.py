@@ -13,9 +13,9 @@ or a record that lies beyond. It leaves nothing out, adds nothing, and waits for
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +27,14 @@ from hindscan.kafka_access import Refusals, opened
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-__all__ = ["Client", "Event", "PlainClient", "RawBatch", "Taken", "settings_of"]
+__all__ = ["HEADERS", "Client", "Event", "Part", "PlainClient", "RawBatch", "Taken", "settings_of"]
 
 Config = Mapping[str, str | int | float | bool]
+#: What of a record can be asked for beside offset, time and value.
+Part = Literal["keys", "headers"]
+
+#: Type of a batch's headers: any name may come twice, and a value may be null.
+HEADERS: Final = pa.list_(pa.field("element", pa.struct([("key", pa.string()), ("value", pa.binary())])))
 
 #: Messages taken from the client at once, and how long it may wait for that many: at 0.2 s it was seen to wait to the full.
 CONSUME_MESSAGES: Final = 10_000
@@ -74,6 +79,10 @@ class RawBatch:
     times: np.ndarray[Any, np.dtype[np.int64]]
     #: large_binary; null is a tombstone.
     values: pa.LargeBinaryArray
+    #: large_binary; null is a record without a key. None: not asked for.
+    keys: pa.LargeBinaryArray | None = None
+    #: `HEADERS`; null is a record without headers. None: not asked for.
+    headers: pa.ListArray[Any] | None = None
 
     @classmethod
     def of(cls, records: Sequence[tuple[int, int, bytes | None]]) -> RawBatch:
@@ -93,10 +102,17 @@ class RawBatch:
             offsets=np.concatenate([batch.offsets for batch in batches]),
             times=np.concatenate([batch.times for batch in batches]),
             values=pa.concat_arrays([batch.values for batch in batches]),
+            keys=_joined([batch.keys for batch in batches]),
+            headers=_joined([batch.headers for batch in batches]),
         )
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+
+def _joined(arrays: Sequence[Any]) -> Any:
+    """Put arrays together that are either all there or all not."""
+    return None if arrays[0] is None else pa.concat_arrays(arrays)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,12 +143,14 @@ class Client(Protocol):
 
     #: What brokers did not accept of it; looked at while nothing comes.
     refusals: Refusals
+    #: What it can give beside offset, time and value.
+    gives: frozenset[Part]
 
     def begin(self, partition: int, offset: int) -> None:
         """Turn to a partition, from this offset on; what was fetched before is forgotten."""
         ...
 
-    def take(self, end: int) -> Taken:
+    def take(self, end: int, parts: Collection[Part] = ()) -> Taken:
         """Give what has come of offsets below `end`, up to the first event; waits for some ten milliseconds at most."""
         ...
 
@@ -154,6 +172,8 @@ class PlainClient:
         Which records are visible.
     """
 
+    gives: frozenset[Part] = frozenset(("keys", "headers"))
+
     def __init__(self, config: Config, topic: str, isolation: str) -> None:
         self._topic = topic
         self.refusals = Refusals()
@@ -166,7 +186,7 @@ class PlainClient:
         self._left = []
         self._consumer.assign([TopicPartition(self._topic, partition, offset)])
 
-    def take(self, end: int) -> Taken:
+    def take(self, end: int, parts: Collection[Part] = ()) -> Taken:
         """Give what has come; see `Client.take`."""
         messages = self._left or self._consumer.consume(CONSUME_MESSAGES, CONSUME_SECONDS)
         events = (index for index, message in enumerate(messages) if message.error() is not None)
@@ -181,6 +201,8 @@ class PlainClient:
             offsets=np.array(offsets[:count], np.int64),
             times=np.array([message.timestamp()[1] for message in records], np.int64),
             values=pa.array([message.value() for message in records], pa.large_binary()),
+            keys=pa.array([message.key() for message in records], pa.large_binary()) if "keys" in parts else None,
+            headers=_headers(records) if "headers" in parts else None,
         )
         return Taken(batch=batch, event=event, beyond=beyond)
 
@@ -188,6 +210,10 @@ class PlainClient:
         """Let go of the connections."""
         self._left = []
         self._consumer.close()
+
+
+def _headers(messages: Sequence[Message]) -> pa.ListArray[Any]:
+    return cast("pa.ListArray[Any]", pa.array([message.headers() for message in messages], HEADERS))
 
 
 def _event(message: Message) -> Event:

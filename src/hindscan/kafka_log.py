@@ -16,7 +16,7 @@ cluster whose settings say ``hindscan.mock = true`` is taken for one, and everyt
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
@@ -41,7 +41,7 @@ from hindscan.errors import (
 )
 from hindscan.kafka import MOCK_TOPIC_ID, client_config, translated
 from hindscan.kafka_access import FORBIDDEN, Admin, answered
-from hindscan.kafka_fetch import Client, Event, PlainClient, RawBatch
+from hindscan.kafka_fetch import Client, Event, Part, PlainClient, RawBatch
 
 __all__ = ["Isolation", "RangeReader", "RawBatch", "TopicDescription", "TopicInspector", "TopicOffset", "make_client"]
 
@@ -160,12 +160,15 @@ class TopicInspector:
     def offsets(
         self,
         partitions: Sequence[int],
-        at: Literal["earliest", "latest"],
+        at: Literal["earliest", "latest"] | int,
         isolation: Isolation = "read_committed",
         *,
         timeout_seconds: float = REQUEST_SECONDS,
     ) -> dict[int, TopicOffset]:
-        """Ask where partitions begin, or where they end for a reader of this isolation level (the last stable offset).
+        """Ask where partitions begin, where they end for a reader of this isolation level (the last stable offset), or for a time.
+
+        A time is in milliseconds and gives the first offset in the order of the log whose record has that time or a later one, -1 if there is none. What is
+        found can be a record nobody sees: a transaction's marker has the broker's clock for its time, whatever the times around it are.
 
         Raises
         ------
@@ -176,6 +179,8 @@ class TopicInspector:
         """
         doing = f"While asking for the {at} offsets of topic {self.topic!r}"
         spec = OffsetSpec.earliest() if at == "earliest" else OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        if isinstance(at, int):
+            spec = OffsetSpec.for_timestamp(at)
         level = IsolationLevel[isolation.upper()]
         deadline = time.monotonic() + timeout_seconds
         found: dict[int, TopicOffset] = {}
@@ -354,8 +359,8 @@ class RangeReader:
         """Let go of the connections. May be called twice."""
         self._client.close()
 
-    def check(self) -> None:
-        """Make sure that the topic is still the one that was pinned.
+    def check(self) -> TopicDescription:
+        """Make sure that the topic is still the one that was pinned; give it as it is now, without its settings.
 
         Raises
         ------
@@ -375,12 +380,13 @@ class RangeReader:
                 pinned=self._topic_id,
                 found=found.topic_id,
             )
+        return found
 
-    def read(self, partition: int, start: int, end: int) -> Iterator[RawBatch]:
+    def read(self, partition: int, start: int, end: int, parts: Collection[Part] = ()) -> Iterator[RawBatch]:
         """Read every visible record with start <= offset < end, in order.
 
         The iterator ends only when it is certain that there is no further one. Ranges that follow each other in one partition
-        go on where the client stands.
+        go on where the client stands. Keys and headers are made into arrays only where `parts` names them.
 
         Raises
         ------
@@ -399,13 +405,16 @@ class RangeReader:
         """
         if start >= end:
             return
+        if not self._client.gives.issuperset(parts):
+            self._client.close()
+            self._client, self._next = PlainClient(self._config, self._topic, self._isolation), None
         if self._next != (partition, start):
             self._client.begin(partition, start)
         self._next = None  # until the range is complete nothing may go on from here
         where = _Where(topic=self._topic, partition=partition, start=start, end=end)
         position, quiet_since, probe_at = start, time.monotonic(), time.monotonic() + self._idle_seconds
         while True:
-            taken = self._client.take(end)
+            taken = self._client.take(end, parts)
             batch = taken.batch
             if len(batch):
                 _check_rising(batch.offsets, position, where)

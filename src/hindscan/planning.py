@@ -12,13 +12,14 @@ here computes, stores or publishes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
 from hindscan import times
 from hindscan.errors import ParameterError, UsageError
 from hindscan.history.snapshot import History, Position, Reader, Snapshot, Window
+from hindscan.history.window import make_window
 from hindscan.plans.cost import Cost, Limits, cost_of, refuse_over
 from hindscan.plans.make import make_plan
 from hindscan.plans.plan import Plan
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from hindscan.jobs.job import JobSpec
 
 __all__ = ["Prepared", "ask", "limits_of", "pin", "prepare"]
+
+
+#: Options that make up the window of the sliced history.
+_WINDOW: Final = ("as_of", "since", "until", "last", "offsets", "partitions", "keys")
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +61,7 @@ def ask(
     from_text : bool
         The values are texts.
     **options : object
-        Further fields of `RunRequest`; None is left out.
+        Further fields of `RunRequest`, and `last`, which becomes `since` here; None is left out.
 
     Raises
     ------
@@ -69,13 +74,15 @@ def ask(
     """
     from hindscan.jobs.parameters import validate
 
-    given = {name: value for name, value in options.items() if value is not None}
-    request = RunRequest(
-        job=spec.name,
-        parameters=validate(spec.parameters, parameters, from_text=from_text),
-        **given,  # type: ignore[arg-type]
-    )
-    faults = _option_faults(spec, request)
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    faults: list[str] = []
+    try:
+        window = make_window(**{name: given.pop(name) for name in _WINDOW if name in given})
+        given |= {name: getattr(window, name) for name in _WINDOW if name != "last"}
+    except UsageError as fault:
+        faults += cast(list[str], fault.details["faults"])
+    request = RunRequest(job=spec.name, parameters=validate(spec.parameters, parameters, from_text=from_text), **given)
+    faults += _option_faults(spec, request)
     if faults:
         raise UsageError(f"Asking for job {spec.name}: " + "; ".join(faults) + ".", faults=faults)
     _histories(project, spec, request)
@@ -84,8 +91,12 @@ def ask(
 
 def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
     faults = []
-    if request.since is not None and request.until is not None and request.since >= request.until:
-        faults.append(f"since ({times.to_text(request.since)}) must be before until ({times.to_text(request.until)})")
+    if spec.table is None:
+        faults += [
+            f"{name} choose what is read of a topic, and {spec.name} reads no history slice by slice"
+            for name in ("offsets", "partitions", "keys")
+            if getattr(request, name)
+        ]
     if spec.kind != "simulation":
         faults += [
             f"{name} is for simulations, and {spec.name} scans a history"
@@ -115,7 +126,7 @@ def pin(project: Project, spec: JobSpec, request: RunRequest) -> Snapshot:
     """
     position = msgspec.convert(request.position, Position) if request.position is not None else None
     whole = Window(as_of=request.as_of, position=position)
-    window = Window(as_of=request.as_of, since=request.since, until=request.until, position=position)
+    window = Window(position=position, **{name: getattr(request, name) for name in _WINDOW if name != "last"})
     return Snapshot(
         pins={
             table: history.pin(window if table == spec.table else whole)

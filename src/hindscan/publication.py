@@ -15,10 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hindscan import faults, times
+from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
 from hindscan.runs import inbox
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
 from hindscan.runs.results import SliceRecord, publish
+from hindscan.words import chosen_document
 
 if TYPE_CHECKING:
     from hindscan.planning import Prepared
@@ -41,13 +43,22 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
         As it was claimed: the caller has made sure that the claim still holds.
     started_at : int
         When the attempt began, microseconds since the epoch.
+
+    Raises
+    ------
+    hindscan.errors.OutOfOrder
+        What was read breaks the lateness that offsets were left out on.
     """
     plan = prepared.plan
-    records = [
-        record
-        for stage, done in zip(plan.stages, executed.stages, strict=True)
-        for record in _records(stage, done, workshop.partials)
-    ]
+    records = []
+    for stage, done in zip(plan.stages, executed.stages, strict=True):
+        of_stage = _records(stage, done, workshop.partials)
+        pin = plan.snapshot.pins.get(stage.table or "")
+        if isinstance(pin, KafkaPin):
+            read = [(record.slice, record.proof) for record in of_stage if record.proof is not None]
+            # Of each slice its worker has made sure; here of all in their order, and of the reused ones.
+            check_lateness(read, lateness=pin.lateness, topic=pin.topic)
+        records += of_stage
     published = publish(
         workshop.project.artefacts,
         table=workshop.partials.read(executed.finished),
@@ -104,6 +115,7 @@ def _manifest(
     proofs = [record.proof for record in records if record.proof is not None]
     attributes, digest = inbox.event_attributes(store, run.event_source, run.event_id)
     until, caveats = _repeatable(plan.snapshot)
+    caveats += _appeared(prepared, records)
     unverified = sorted({proof.unverified for proof in proofs if proof.unverified})
     return Manifest(
         run=run.id,
@@ -118,6 +130,7 @@ def _manifest(
         as_of=request.as_of,
         since=request.since,
         until=request.until,
+        chosen=chosen_document(request),
         pinned_at=plan.snapshot.pinned_at,
         seed="" if plan.seed is None else str(plan.seed),
         draws=plan.draws or 0,
@@ -149,3 +162,17 @@ def _repeatable(snapshot: Snapshot) -> tuple[int | None, tuple[str, ...]]:
         if isinstance(pin, KafkaPin | ParquetPin):
             caveats += [f"{table}: {caveat}" for caveat in pin.caveats]
     return min(ends, default=None), tuple(caveats)
+
+
+def _appeared(prepared: Prepared, records: list[SliceRecord]) -> tuple[str, ...]:
+    """Tell of partitions that a topic got after it was pinned: what is in them, this result has not seen."""
+    caveats = []
+    for stage in prepared.plan.stages:
+        pin = prepared.plan.snapshot.pins.get(stage.table or "")
+        if isinstance(pin, KafkaPin):
+            # A reused slice was read before this pin, or was counted by it.
+            counts = (r.proof.partition_count for r in records if r.stage == stage.step and r.proof is not None)
+            more = max((count for count in counts if count is not None), default=0) - pin.partition_count
+            if more > 0:
+                caveats.append(f"{stage.table}: {more} partitions appeared after the pin: nothing of them was read")
+    return tuple(caveats)

@@ -12,9 +12,9 @@ import msgspec
 from hindscan import times
 from hindscan.errors import UsageError
 from hindscan.jobs.job import JobSpec
-from hindscan.runs.run import Run, State
+from hindscan.runs.run import Run, RunRequest, State
 
-__all__ = ["job_document", "run_document", "state_of"]
+__all__ = ["chosen_document", "job_document", "run_document", "state_of"]
 
 
 def run_document(run: Run) -> dict[str, Any]:
@@ -29,6 +29,7 @@ def run_document(run: Run) -> dict[str, Any]:
         "as_of": _time(request.as_of),
         "since": _time(request.since),
         "until": _time(request.until),
+        **chosen_document(request),
         "seed": request.seed,
         "draws": request.draws,
         "event": event,
@@ -41,6 +42,15 @@ def run_document(run: Run) -> dict[str, Any]:
         "error": run.error,
         "message": run.message,
         "result": run.result,
+    }
+
+
+def chosen_document(request: RunRequest) -> dict[str, Any]:
+    """Describe what is read of a topic; a key that is no UTF-8 shows its bytes escaped."""
+    return {
+        "offsets": {str(at.partition): [at.start, at.end] for at in request.offsets},
+        "partitions": list(request.partitions),
+        "keys": [key.decode(errors="backslashreplace") for key in request.keys],
     }
 
 

@@ -43,7 +43,7 @@ HOMES = {
         "kafka_writer",
     },
     "cyclopts": {"cli"},
-    "dask": {"tasks"},
+    "dask": {"tasks", "explore"},
     "distributed": {"tasks"},
     # A worker loads it before its first task; the demo reads a result as any user would.
     "duckdb": {"query", "demo", "tasks.perform"},
@@ -53,8 +53,8 @@ HOMES = {
     "llvmlite": {"kafka_drain", "history.json_scan"},
     # Compiled loops, each in a module of its own that is loaded only where it runs.
     "numba": {"kafka_drain", "history.json_scan"},
-    "pandas": {"data", "api"},
-    "polars": {"data", "api"},
+    "pandas": {"data", "api", "explore"},
+    "polars": {"data", "api", "explore"},
     "rich": {"cli"},
     "sqlalchemy": {"runs"},
     "starlette": {"web"},

@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "emit": ("service", "emit", "Send a CloudEvent by HTTP or to a topic."),
     "events": ("service", "events", "Show received events, what matched and why not."),
     "match": ("service", "match", "Try a filter on the events of a file or topic."),
-    "snapshot": ("declared", "snapshot", "Pin a history and print what was pinned."),
+    "snapshot": ("exploring", "snapshot", "Pin a history and print what was pinned."),
     "generate": ("samples", "generate", "Write sample history of any size, seeded."),
     "doctor": ("service", "doctor", "Check broker, store, artefacts, workers, versions; say what to do."),
 }

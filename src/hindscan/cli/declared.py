@@ -1,18 +1,17 @@
-"""Commands about what is declared: `init`, `jobs`, `triggers`, `histories`, `snapshot`."""
+"""Commands about what is declared: `init`, `jobs`, `triggers`, `histories`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hindscan.cli.options import DEFAULTS, Options, time_option
-from hindscan.cli.output import human_bytes, human_count, print_document, print_table
-from hindscan.errors import NotFound, UsageError
+from hindscan.cli.options import DEFAULTS, Options
+from hindscan.cli.output import print_document, print_table
 
 if TYPE_CHECKING:
     from hindscan.jobs.job import JobSpec
 
-__all__ = ["histories", "init", "jobs", "snapshot", "triggers"]
+__all__ = ["histories", "init", "jobs", "triggers"]
 
 
 def init(folder: Path, /, *, options: Options = DEFAULTS) -> None:
@@ -111,53 +110,3 @@ def histories(*, options: Options = DEFAULTS) -> None:
             for name, table in tables.items()
         ],
     )
-
-
-def snapshot(
-    history: str,
-    /,
-    *,
-    as_of: str | None = None,
-    since: str | None = None,
-    until: str | None = None,
-    options: Options = DEFAULTS,
-) -> None:
-    """Pin a history and print what was pinned; reads metadata only.
-
-    Parameters
-    ----------
-    history : str
-        Name in the project file.
-    as_of : str
-        Rows with a time before this.
-    since : str
-        Rows from this time on.
-    until : str
-        Rows before this time.
-    """
-    import msgspec
-
-    from hindscan.history.snapshot import DrawPin, ParquetPin, Window
-
-    window = Window(
-        as_of=time_option(as_of, "--as-of"), since=time_option(since, "--since"), until=time_option(until, "--until")
-    )
-    if window.since is not None and window.until is not None and window.since >= window.until:
-        raise UsageError("Pinning: --since must be before --until.")
-    pin = options.load().history(history).pin(window)
-    if options.json:
-        print_document({"history": history, "pin": msgspec.to_builtins(pin)})
-    elif isinstance(pin, ParquetPin):
-        rows = sum(group.rows for file in pin.files for group in file.row_groups)
-        size = sum(file.size for file in pin.files)
-        print(f"{history}: {len(pin.files)} files, {human_count(rows)} rows, {human_bytes(size)} in {pin.root}")
-    elif isinstance(pin, DrawPin):
-        raise NotFound(f"Pinning {history!r}: draws are not a history.")
-    else:
-        print(f"{history}: topic {pin.topic} (id {pin.topic_id}) on cluster {pin.cluster}, {pin.isolation}")
-        print_table(
-            ("partition", "start", "end", "log start", "high watermark"),
-            [(p.partition, p.start, p.end, p.log_start, p.high_watermark) for p in pin.partitions],
-        )
-        for caveat in pin.caveats:
-            print(f"note: {caveat}")

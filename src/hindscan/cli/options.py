@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -13,7 +14,7 @@ from hindscan.errors import UsageError
 if TYPE_CHECKING:
     from hindscan.config import Project
 
-__all__ = ["DEFAULTS", "Options", "Parameters", "pairs", "time_option"]
+__all__ = ["DEFAULTS", "WHOLE", "Options", "Parameters", "WindowOptions", "pairs"]
 
 
 @Parameter(name="*")
@@ -58,19 +59,72 @@ def pairs(typed: list[str] | None, option: str) -> dict[str, str]:
     return given
 
 
-def time_option(text: str | None, option: str) -> int | None:
-    """Read a time typed for an option: microseconds since the epoch.
+@Parameter(name="*")
+@dataclass(frozen=True)
+class WindowOptions:
+    """What part of a history is read."""
 
-    Raises
-    ------
-    hindscan.errors.UsageError
-        It is no time.
-    """
-    from hindscan import times
+    as_of: str | None = None
+    """Only rows with a time before this."""
+    since: str | None = None
+    """Only rows from this time on."""
+    until: str | None = None
+    """Only rows before this time."""
+    last: str | None = None
+    """Only rows of this long before --as-of, else before now: 90s, 30m, 12h, 7d, 2w."""
+    offsets: str | None = None
+    """Of a topic: offsets [start, end) of the only partitions to read, as 0:100-200,1:0-50. 0:100- is up to the end, 0:-200 from the beginning."""
+    partitions: str | None = None
+    """Of a topic: the only partitions, as 0,3."""
+    key: Annotated[list[str] | None, Parameter(negative="")] = None
+    """Of a topic: only records with this key; any number of times."""
 
-    if text is None:
-        return None
-    try:
-        return times.from_text(text)
-    except ValueError as error:
-        raise UsageError(f"Reading {option}: it {error}.") from None
+    def values(self) -> dict[str, Any]:
+        """Give the options that were typed, by their names in `history.window.make_window`.
+
+        Raises
+        ------
+        hindscan.errors.UsageError
+            One cannot be read.
+        """
+        from hindscan import times
+
+        read: dict[str, tuple[Any, Any]] = {
+            "as_of": (self.as_of, times.from_text),
+            "since": (self.since, times.from_text),
+            "until": (self.until, times.from_text),
+            "last": (self.last, times.duration),
+            "offsets": (self.offsets, _offsets),
+            "partitions": (self.partitions, _numbers),
+            "keys": (self.key, list),
+        }
+        found = {}
+        for name, (typed, convert) in read.items():
+            try:
+                if typed is not None:
+                    found[name] = convert(typed)
+            except ValueError as error:
+                raise UsageError(f"Reading --{name.replace('_', '-')}: it {error}.") from None
+        return found
+
+
+WHOLE = WindowOptions()
+
+
+def _offsets(typed: str) -> dict[int, tuple[int | None, int | None]]:
+    found: dict[int, tuple[int | None, int | None]] = {}
+    for part in typed.split(","):
+        match = re.fullmatch(r"\s*(\d+):(\d*)-(\d*)\s*", part)
+        if match is None or int(match[1]) in found:
+            raise ValueError(
+                f"must be PARTITION:START-END, each partition once, such as 0:100-200,1:0-50, found {part!r}"
+            )
+        found[int(match[1])] = (int(match[2]) if match[2] else None, int(match[3]) if match[3] else None)
+    return found
+
+
+def _numbers(typed: str) -> list[int]:
+    parts = [part.strip() for part in typed.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"must be numbers of partitions such as 0,3, found {typed!r}")
+    return [int(part) for part in parts]

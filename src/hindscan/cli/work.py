@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from hindscan.cli.options import DEFAULTS, Options, Parameters, pairs, time_option
+from hindscan.cli.options import DEFAULTS, WHOLE, Options, Parameters, WindowOptions, pairs
 from hindscan.cli.output import Progress, human_bytes, human_count, print_arrow, print_document, print_table
 from hindscan.errors import HindscanError
 
@@ -34,9 +34,7 @@ def plan(
     /,
     *,
     parameters: Parameters = None,
-    as_of: str | None = None,
-    since: str | None = None,
-    until: str | None = None,
+    window: WindowOptions = WHOLE,
     seed: int | None = None,
     draws: int | None = None,
     workers: int | None = None,
@@ -52,12 +50,8 @@ def plan(
         Its name.
     parameters : list of str
         NAME=VALUE, any number of times.
-    as_of : str
-        Only rows with a time before this.
-    since : str
-        Only rows from this time on.
-    until : str
-        Only rows before this time.
+    window : WindowOptions
+        What part of the job's history is read.
     seed : int
         Seed of a simulation.
     draws : int
@@ -75,9 +69,8 @@ def plan(
     project = options.load()
     with open_workshop(project) as workshop:
         spec, _ = workshop.job(job)
-        bounds = (as_of, since, until)
         request = _typed(
-            project, spec, parameters, history, bounds, seed=seed, draws=draws, workers=workers, fresh=fresh
+            project, spec, parameters, history, window, seed=seed, draws=draws, workers=workers, fresh=fresh
         )
         snapshot = pin(project, spec, request)
         prepared = prepare(
@@ -128,9 +121,7 @@ def run(
     /,
     *,
     parameters: Parameters = None,
-    as_of: str | None = None,
-    since: str | None = None,
-    until: str | None = None,
+    window: WindowOptions = WHOLE,
     seed: int | None = None,
     draws: int | None = None,
     workers: int | None = None,
@@ -147,12 +138,8 @@ def run(
         Its name.
     parameters : list of str
         NAME=VALUE, any number of times.
-    as_of : str
-        Only rows with a time before this.
-    since : str
-        Only rows from this time on.
-    until : str
-        Only rows before this time.
+    window : WindowOptions
+        What part of the job's history is read.
     seed : int
         Seed of a simulation. Default: a digest of job, parameters and data.
     draws : int
@@ -174,9 +161,8 @@ def run(
         if not detach:
             workshop.warm("threads", workers or project.compute.workers)
         spec, code = workshop.job(job)
-        bounds = (as_of, since, until)
         request = _typed(
-            project, spec, parameters, history, bounds, seed=seed, draws=draws, workers=workers, fresh=fresh
+            project, spec, parameters, history, window, seed=seed, draws=draws, workers=workers, fresh=fresh
         )
         digest = codes.save_code(workshop.store, spec, code)
         opened = register.open_run(workshop.store, request, code=digest, requested_by="cli")
@@ -197,21 +183,18 @@ def _typed(
     spec: JobSpec,
     parameters: list[str] | None,
     histories: list[str] | None,
-    bounds: tuple[str | None, str | None, str | None],
+    window: WindowOptions,
     **options: object,
 ) -> RunRequest:
-    """Make what was typed a request; the bounds are as_of, since and until."""
+    """Make what was typed a request."""
     from hindscan.planning import ask
 
-    as_of, since, until = bounds
     return ask(
         project,
         spec,
         pairs(parameters, "-p"),
         from_text=True,
-        as_of=time_option(as_of, "--as-of"),
-        since=time_option(since, "--since"),
-        until=time_option(until, "--until"),
+        **window.values(),
         histories=pairs(histories, "--history"),
         **options,
     )
@@ -306,9 +289,7 @@ def check(
     /,
     *,
     parameters: Parameters = None,
-    as_of: str | None = None,
-    since: str | None = None,
-    until: str | None = None,
+    window: WindowOptions = WHOLE,
     history: Histories = None,
     options: Options = DEFAULTS,
 ) -> int:
@@ -320,12 +301,8 @@ def check(
         Its name.
     parameters : list of str
         NAME=VALUE, any number of times.
-    as_of : str
-        Only rows with a time before this.
-    since : str
-        Only rows from this time on.
-    until : str
-        Only rows before this time.
+    window : WindowOptions
+        What part of the job's history is read.
     history : list of str
         NAME=OTHER reads another history in the place of one.
     """
@@ -335,7 +312,7 @@ def check(
     project = options.load()
     with open_workshop(project) as workshop:
         spec, code = workshop.job(job)
-        request = _typed(project, spec, parameters, history, (as_of, since, until))
+        request = _typed(project, spec, parameters, history, window)
         found = check_job(project, spec, code, request)
     if options.json:
         print_document(

@@ -11,6 +11,7 @@ decides.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Mapping
@@ -233,8 +234,6 @@ _LATER_ORDERS: Final = ("partition", "subject")
 
 # "The topic's name must be 1 to 249 of these" (Kafka, org.apache.kafka.common.internals.Topic).
 _TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-_UNIT_SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 _Faults = list[tuple[str, str]]
 
@@ -443,8 +442,9 @@ def _strict(value: object, faults: _Faults) -> bool:
 
 def _lateness(value: object, faults: _Faults) -> timedelta:
     seconds: float | None = None
-    if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip())):
-        seconds = float(found[1]) * _UNIT_SECONDS[found[2]]
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # what is no duration is a fault below, as what is no number is
+            seconds = times.duration(value) / 1e6
     elif isinstance(value, int | float) and not isinstance(value, bool):
         seconds = value
     if seconds is None or not 0 <= seconds <= _MAX_LATENESS_SECONDS:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Any, Final, cast
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hindscan.errors import SchemaMismatch, UsageError
 from hindscan.history.snapshot import Window
 
-__all__ = ["Bounds", "bounds_of", "check_time_column", "greatest_micros", "keeps"]
+__all__ = ["Bounds", "bounds_of", "check_time_column", "keeps", "micros_of"]
 
 #: Microseconds of one step of the unit; nanoseconds are finer.
 _STEP: Final = {"s": 1_000_000, "ms": 1000, "us": 1}
@@ -118,14 +119,14 @@ def _in_steps(kind: pa.DataType, micros: int) -> tuple[pa.Scalar[Any], bool]:
     return pa.scalar(min(max(value, -greatest - 1), greatest), integers).cast(kind), value <= greatest
 
 
-def greatest_micros(times: pa.ChunkedArray[Any] | pa.Array[Any]) -> int | None:
-    """Give the greatest time of a column in microseconds since the epoch, rounded down; None if there is none."""
-    greatest = pc.max(times)
-    if not greatest.is_valid:
-        return None
-    kind = times.type
-    if pa.types.is_date32(kind):
-        return int(greatest.cast(pa.int32()).as_py()) * _DAY
-    value = int(greatest.cast(pa.int64()).as_py())
-    unit = cast(Any, kind).unit
-    return value // 1000 if unit == "ns" else value * _STEP[unit]
+def micros_of(times: pa.ChunkedArray[Any] | pa.Array[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Give a column of times without nulls in microseconds since the epoch, rounded down.
+
+    Times further than some 146,000 years away are taken as that far, so that what is reckoned with them cannot overflow.
+    """
+    is_date = pa.types.is_date32(times.type)
+    unit = "day" if is_date else cast(Any, times.type).unit
+    values = np.asarray(times.cast(pa.int32() if is_date else pa.int64())).astype(np.int64)
+    step = _DAY if is_date else _STEP.get(unit, 1)
+    furthest = (1 << 62) // step
+    return np.asarray(np.clip(values // 1000 if unit == "ns" else values, -furthest, furthest) * step, np.int64)

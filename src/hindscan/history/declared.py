@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from hindscan import files
+from hindscan import files, times
 from hindscan.errors import ConfigError, UsageError
 from hindscan.history.columns import column_faults, schema_from_columns
 from hindscan.history.parquet import ParquetHistory
@@ -38,10 +38,12 @@ KEYS: Final = (
     "on_bad_record",
     "partitions",
     "isolation",
+    "lateness",
+    "materialise",
     "verify",
 )
 _PARQUET_ONLY: Final = frozenset({"verify"})
-_TOPIC_ONLY: Final = frozenset({"format", "on_bad_record", "partitions", "isolation"})
+_TOPIC_ONLY: Final = frozenset({"format", "on_bad_record", "partitions", "isolation", "lateness", "materialise"})
 _LATER_KEYS: Final = {"archive": "stitched histories"}
 _LATER_FORMATS: Final = ("avro", "protobuf", "arrow", "cloudevents")
 #: The cluster of a topic that names none.
@@ -49,7 +51,12 @@ DEFAULT_CLUSTER: Final = "default"
 
 
 def history_from_toml(
-    name: str, table: Mapping[str, Any], *, clusters: Mapping[str, Mapping[str, Any]], root: str | Path
+    name: str,
+    table: Mapping[str, Any],
+    *,
+    clusters: Mapping[str, Mapping[str, Any]],
+    root: str | Path,
+    artefacts: Path | None = None,
 ) -> History:
     """Build a history from its table in the project file.
 
@@ -63,6 +70,8 @@ def history_from_toml(
         librdkafka properties by name of the cluster.
     root : path
         What a relative path is relative to.
+    artefacts : Path, optional
+        Folder below which records are kept. Default: `.hindscan` of the root.
 
     Raises
     ------
@@ -77,7 +86,8 @@ def history_from_toml(
     history: History | None = None
     if "topic" in table and "parquet" not in table:
         faults += _topic_faults(table, clusters, schema)
-        history = None if faults else _kafka(name, table, clusters, schema)
+        kept = (artefacts or Path(root) / ".hindscan") / "materialised"
+        history = None if faults else _kafka(name, table, clusters, schema, kept)
     elif "parquet" in table and "topic" not in table:
         location, place = table["parquet"], None
         try:
@@ -168,6 +178,12 @@ def _topic_faults(
     numbers = table.get("partitions", [0])
     if not isinstance(numbers, list) or not numbers or any(type(n) is not int or n < 0 for n in numbers):
         faults.append(("partitions", f"must be a list of partition numbers, found {numbers!r}"))
+    if type(table.get("materialise", False)) is not bool:
+        faults.append(("materialise", f"must be true or false, found {table['materialise']!r}"))
+    try:
+        times.duration(str(table.get("lateness", "0s")))
+    except ValueError as fault:
+        faults.append(("lateness", str(fault)))
     return faults
 
 
@@ -179,7 +195,11 @@ def _cluster_and_topic(text: object) -> tuple[str, str]:
 
 
 def _kafka(
-    name: str, table: Mapping[str, Any], clusters: Mapping[str, Mapping[str, Any]], schema: pa.Schema | None
+    name: str,
+    table: Mapping[str, Any],
+    clusters: Mapping[str, Mapping[str, Any]],
+    schema: pa.Schema | None,
+    kept: Path,
 ) -> History:
     # The client library is loaded only where a topic is declared.
     from hindscan.history.kafka import KafkaHistory
@@ -198,4 +218,6 @@ def _kafka(
         isolation=table.get("isolation", "read_committed"),
         on_bad_record=table.get("on_bad_record", "fail"),
         ignores_as_of=table.get("as_of") == "ignore",
+        lateness=None if "lateness" not in table else times.duration(table["lateness"]),
+        kept=kept if table.get("materialise", False) else None,
     )

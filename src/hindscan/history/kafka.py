@@ -17,15 +17,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Final, cast
 
+import msgspec
 import pyarrow as pa
 
-from hindscan.errors import SchemaMismatch, SourceChanged, SourceMissing
-from hindscan.history.bounds import bounds_of, check_time_column
+from hindscan.errors import SchemaMismatch, SourceChanged
+from hindscan.history.bounds import Bounds, bounds_of, check_time_column, micros_of
 from hindscan.history.columns import schema_from_text, schema_to_text
+from hindscan.history.decode import Decoder
 from hindscan.history.infer import infer_schema
 from hindscan.history.kafka_reader import KafkaReader
+from hindscan.history.kafka_window import (
+    APPEND_LATENESS,
+    Seen,
+    choose_partitions,
+    cut_at_offsets,
+    cut_at_times,
+)
 from hindscan.history.snapshot import KafkaPin, PartitionPin, Pin, Window
 from hindscan.kafka_log import Isolation, RangeReader, TopicDescription, TopicInspector
 
@@ -67,6 +77,10 @@ class KafkaHistory:
         ``fail`` or ``set aside``.
     ignores_as_of : bool
         May be read as it is now in a run as of an earlier time.
+    lateness : int, optional
+        How far out of order records may be, in microseconds: what `kafka_window` makes of times rests on it. Default: nothing is promised.
+    kept : Path, optional
+        Folder where records are kept as they were first read. Default: they are not.
     """
 
     name: str
@@ -80,12 +94,20 @@ class KafkaHistory:
     isolation: Isolation = "read_committed"
     on_bad_record: str = "fail"
     ignores_as_of: bool = False
+    lateness: int | None = None
+    kept: Path | None = None
 
     def pin(self, window: Window) -> KafkaPin:
         """Resolve the offsets; without declared columns, read a sample.
 
         Raises
         ------
+        UsageError
+            Partitions or offsets are asked for that are not there.
+        DataLost
+            Offsets are asked for that retention has deleted.
+        OutOfOrder
+            The record where the window is cut is further out of order than `lateness` promises.
         SourceMissing
             No such topic or partition.
         SourceChanged
@@ -97,12 +119,16 @@ class KafkaHistory:
         """
         bounds = bounds_of(window, history=self.name, has_time=True, ignores_as_of=self.ignores_as_of)
         inspector = TopicInspector(self.config, self.topic)
-        described, pinned = self._pin_offsets(inspector)
-        caveats = (*bounds.caveats, *_caveats(described, pinned, self.isolation))
+        described, pinned = self._pin_offsets(inspector, window)
+        caveats = (*bounds.caveats, *_caveats(described, pinned, self.isolation, kept=self.kept is not None))
+        pinned = cut_at_offsets(pinned, window, history=self.name)
         pinned = self._cut_at_event(window, described, pinned)
+        # Before the times cut: a window that slides along must not be of another schema each time.
         schema, record_bytes = self._schema(described, pinned)
         if self.time is not None:
             check_time_column(schema, self.time, self.name)
+        pinned, lateness = self._cut_at_times(inspector, described, bounds, pinned, schema)
+        caveats += _gone(pinned)
         return KafkaPin(
             cluster=self.cluster,
             cluster_id=described.cluster_id,
@@ -120,6 +146,9 @@ class KafkaHistory:
             cleanup_policy=described.cleanup_policy,
             retention_ms=described.retention_ms,
             record_bytes=record_bytes,
+            keys=window.keys,
+            lateness=lateness,
+            partition_count=len(described.partitions),
             unverified=described.unverified,
             caveats=caveats,
         )
@@ -136,14 +165,20 @@ class KafkaHistory:
             schema=schema_from_text(pin.schema),
             time=pin.time,
             on_bad_record=pin.on_bad_record,
+            keys=pin.keys,
+            lateness=pin.lateness,
+            # The mock has one id for all topics: what is kept of one would be found for another.
+            kept=None if pin.unverified else self.kept,
             unverified=pin.unverified,
         )
 
-    def _pin_offsets(self, inspector: TopicInspector) -> tuple[TopicDescription, list[PartitionPin]]:
+    def _pin_offsets(self, inspector: TopicInspector, window: Window) -> tuple[TopicDescription, list[PartitionPin]]:
         found: list[str] = []
         for _ in range(PIN_ATTEMPTS):
             described = inspector.describe()
-            numbers = self._chosen(described)
+            numbers = choose_partitions(
+                window, declared=self.partitions, existing=described.partitions, history=self.name, topic=self.topic
+            )
             starts = inspector.offsets(numbers, "earliest", self.isolation)
             ends = inspector.offsets(numbers, "latest", self.isolation)
             marks = inspector.offsets(numbers, "latest", "read_uncommitted")
@@ -168,19 +203,6 @@ class KafkaHistory:
             topic=self.topic,
         )
 
-    def _chosen(self, described: TopicDescription) -> tuple[int, ...]:
-        if self.partitions is None:
-            return described.partitions
-        absent = sorted(set(self.partitions) - set(described.partitions))
-        if absent:
-            raise SourceMissing(
-                f"While pinning history {self.name}: partitions {absent} of topic {self.topic!r} must exist; it has "
-                f"{len(described.partitions)}, numbered from 0. Correct `partitions` in [history.{self.name}].",
-                topic=self.topic,
-                partitions=absent,
-            )
-        return tuple(sorted(set(self.partitions)))
-
     def _cut_at_event(
         self, window: Window, described: TopicDescription, pinned: Sequence[PartitionPin]
     ) -> list[PartitionPin]:
@@ -196,8 +218,54 @@ class KafkaHistory:
                 found=described.topic_id,
             )
         return [
-            _cut(partition, at.offset) if partition.partition == at.partition else partition for partition in pinned
+            msgspec.structs.replace(p, end=min(p.end, max(p.start, at.offset))) if p.partition == at.partition else p
+            for p in pinned
         ]
+
+    def _cut_at_times(
+        self,
+        inspector: TopicInspector,
+        described: TopicDescription,
+        bounds: Bounds,
+        pinned: Sequence[PartitionPin],
+        schema: pa.Schema,
+    ) -> tuple[list[PartitionPin], int | None]:
+        """Leave out what lies outside the bounds; give the lateness that this rests on."""
+        if (bounds.since, bounds.before) == (None, None) or described.unverified:
+            return list(pinned), None  # the mock answers no look-up
+        behind = self.lateness
+        if behind is None and self.time is None and described.timestamp_type == "LogAppendTime":
+            behind = APPEND_LATENESS
+        if behind is None and self.time is not None:
+            return list(pinned), None  # nobody says what a record's own time has to do with its event time
+
+        def lookup(partitions: Sequence[int], time: int) -> dict[int, int | None]:
+            found = inspector.offsets(partitions, -(-time // 1000), self.isolation)
+            return {number: at.offset if at.offset >= 0 else None for number, at in found.items()}
+
+        with RangeReader(self.config, self.topic, described.topic_id, self.isolation) as reader:
+            cut = cut_at_times(
+                pinned,
+                since=bounds.since,
+                before=bounds.before,
+                ahead=0 if self.time is None else behind,
+                behind=behind,
+                lookup=lookup,
+                look=lambda partition, offset: self._look(reader, partition, offset, schema),
+                topic=self.topic,
+            )
+        return cut, behind
+
+    def _look(self, reader: RangeReader, partition: int, offset: int, schema: pa.Schema) -> Seen | None:
+        """Read one record; None if no reader sees it or it is no row with a time, so that nothing can be told by it."""
+        for batch in reader.read(partition, offset, offset + 1):
+            record_time = int(batch.times[0]) * 1000
+            if self.time is None:
+                return Seen(record_time, record_time)
+            table, _ = Decoder(pa.schema([schema.field(self.time)]), self.format).decode(batch.values.drop_null())
+            for event_time in micros_of(table.column(0).drop_null()):
+                return Seen(record_time, int(event_time))
+        return None
 
     def _schema(self, described: TopicDescription, pinned: Sequence[PartitionPin]) -> tuple[pa.Schema, float]:
         if self.columns is not None:
@@ -233,19 +301,9 @@ class KafkaHistory:
         return sample
 
 
-def _cut(partition: PartitionPin, offset: int) -> PartitionPin:
-    end = min(partition.end, max(partition.start, offset))
-    return PartitionPin(
-        partition=partition.partition,
-        start=partition.start,
-        end=end,
-        log_start=partition.log_start,
-        high_watermark=partition.high_watermark,
-        leader_epoch=partition.leader_epoch,
-    )
-
-
-def _caveats(described: TopicDescription, pinned: Sequence[PartitionPin], isolation: str) -> tuple[str, ...]:
+def _caveats(
+    described: TopicDescription, pinned: Sequence[PartitionPin], isolation: str, *, kept: bool
+) -> tuple[str, ...]:
     caveats = []
     policy = described.cleanup_policy
     if described.unverified:
@@ -253,7 +311,10 @@ def _caveats(described: TopicDescription, pinned: Sequence[PartitionPin], isolat
     elif policy is None:
         caveats.append("the topic's settings could not be read: it is unknown how long its records stay")
     if policy is not None and "compact" in policy:
-        caveats.append("the topic is compacted: records that were overwritten can vanish at any time")
+        caveats.append(
+            "the topic is compacted: records that were overwritten can vanish "
+            + ("until they are read for the first time; then they are kept" if kept else "at any time")
+        )
     if policy is not None and "delete" in policy and described.retention_ms is not None and described.retention_ms >= 0:
         caveats.append(
             f"repeatable until retention deletes the oldest record, {described.retention_ms} ms after its time"
@@ -263,6 +324,16 @@ def _caveats(described: TopicDescription, pinned: Sequence[PartitionPin], isolat
         said = ", ".join(f"{count} offsets in partition {partition}" for partition, count in held.items())
         caveats.append(f"an open transaction holds the end back: {said} are not pinned")
     return tuple(caveats)
+
+
+def _gone(pinned: Sequence[PartitionPin]) -> tuple[str, ...]:
+    """Say that there were older records, where what is pinned begins with the oldest that are left."""
+    short = [p for p in pinned if p.start == p.log_start > 0]
+    if not short:
+        return ()
+    more = f", and {len(short) - 3} more partitions" if len(short) > 3 else ""
+    said = ", ".join(f"partition {p.partition} begins at offset {p.log_start}" for p in short[:3])
+    return (f"older records are gone: {said}{more}",)
 
 
 def _width(type_: pa.DataType) -> int:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -28,13 +29,15 @@ import xxhash
 
 from hindscan.data import Proof
 from hindscan.errors import BadRecord, SourceChanged
-from hindscan.history.bounds import Bounds, greatest_micros, keeps
+from hindscan.history.bounds import Bounds, keeps, micros_of
 from hindscan.history.columns import described
 from hindscan.history.decode import BadValue, Decoder
 from hindscan.history.json_fast import FastJson, can_scan
+from hindscan.history.kafka_window import check_lateness
+from hindscan.history.materialised import Kept, read_kept
 from hindscan.history.snapshot import KafkaSlice, Slice
 from hindscan.kafka_fast import uses_compiler
-from hindscan.kafka_fetch import RawBatch
+from hindscan.kafka_fetch import Part, RawBatch
 from hindscan.kafka_log import Isolation, RangeReader
 from hindscan.query import Where
 
@@ -65,11 +68,22 @@ class KafkaReader:
     #: Event-time column; None: the record's own time.
     time: str | None
     on_bad_record: str
+    #: Only records with one of these keys; empty: all.
+    keys: tuple[bytes, ...] = ()
+    #: How far out of order records may be, in microseconds, where the pin rests on it; never shows in a row.
+    lateness: int | None = None
+    #: Folder of kept records; None: none are kept.
+    kept: Path | None = None
     unverified: str | None = None
 
     def open(self, slices: Sequence[Slice]) -> KafkaSource:
         """Open slices as one table, rows in the order of the slices. Connects when rows are asked for."""
         return KafkaSource(self, [s for s in slices if isinstance(s, KafkaSlice)])
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """What of a record is looked at beside its value."""
+        return frozenset(["keys"] if self.keys else [])
 
     def identity(self) -> dict[str, object]:
         """Tell what of reading a key must cover: what is visible, and how it is decoded."""
@@ -79,6 +93,7 @@ class KafkaReader:
             "time": self.time,
             "isolation": self.isolation,
             "on_bad_record": self.on_bad_record,
+            **({"keys": [key.hex() for key in self.keys]} if self.keys else {}),
         }
 
 
@@ -87,6 +102,7 @@ class KafkaSource:
 
     def __init__(self, reader: KafkaReader, slices: Sequence[KafkaSlice]) -> None:
         self._reader = reader
+        self._slices = list(slices)
         self._readings = [_Reading(reader, s) for s in slices]
         self._client: RangeReader | None = None
         #: The condition whose rows are read apart.
@@ -140,10 +156,15 @@ class KafkaSource:
         ------
         SourceChanged, SourceMissing
             The topic was deleted, or created again, meanwhile: what was read may be of another.
+        OutOfOrder
+            A record breaks the promise that the window was cut by.
         """
+        count = None
         if any(reading.is_read for reading in self._readings):
-            self._connected().check()
-        return [reading.proof() for reading in self._readings]
+            count = len(self._connected().check().partitions)
+        proofs = [reading.proof(count) for reading in self._readings]
+        check_lateness(zip(self._slices, proofs, strict=True), lateness=self._reader.lateness, topic=self._reader.topic)
+        return proofs
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -171,8 +192,7 @@ class _Reading:
         self._seen: _Digest | None = None
         self._bad: list[str] = []
         self._set_aside = 0
-        self._records = 0
-        self._greatest: int | None = None
+        self._order = _Order()
 
     @property
     def offsets(self) -> int:
@@ -199,7 +219,7 @@ class _Reading:
         seen = _Digest()
         tables: list[pa.Table] = [passing.schema.empty_table()]
         self._set_aside, self._bad = 0, []
-        for batch in _in_fewer(client.read(self._slice.partition, self._slice.start, self._slice.end)):
+        for batch in _in_fewer(self._batches(client)):
             seen.add(batch)
             tables.append(passing.decode(batch, self._take_bad))
         self._check_same(seen)
@@ -211,7 +231,21 @@ class _Reading:
                 whole = whole.append_column(before.schema.field(name), before.column(name))
         self._tables[key] = whole
         if self._seen is None:
-            self._seen, self._records, self._greatest = seen, passing.records, passing.greatest
+            self._seen, self._order = seen, passing.order
+
+    def _batches(self, client: RangeReader) -> Iterator[RawBatch]:
+        reader, s = self._reader, self._slice
+        if reader.kept is None:
+            return client.read(s.partition, s.start, s.end, reader.parts)
+        kept = Kept(
+            folder=reader.kept,
+            topic_id=reader.topic_id,
+            partition=s.partition,
+            start=s.start,
+            end=s.end,
+            isolation=reader.isolation,
+        )
+        return read_kept(client, kept, keys="keys" in reader.parts)
 
     def _found(self, columns: Sequence[str], where: Where | None) -> pa.Table | None:
         for key in dict.fromkeys([where.key if where is not None else "", ""]):
@@ -251,19 +285,24 @@ class _Reading:
             field=bad.field,
         )
 
-    def proof(self) -> Proof:
+    def proof(self, partition_count: int | None) -> Proof:
         """Say what was read; of a slice that nothing asked for, that nothing was."""
-        s, seen = self._slice, self._seen
+        s, seen, order = self._slice, self._seen, self._order
         if seen is None:
             return Proof(slice=s.position, records=0, unverified=self._reader.unverified)
         return Proof(
             slice=s.position,
-            records=self._records,
+            records=order.rows,
             bytes=seen.bytes,
             first_offset=seen.first,
             last_offset=seen.last,
             invisible=s.end - s.start - seen.count,
-            greatest_time=self._greatest,
+            # Of some keys it says nothing about the others, which a run over all of them reads.
+            greatest_time=None if self._reader.keys else order.greatest,
+            least_time=order.least,
+            latest_record_time=order.latest_record_time,
+            disorder=order.disorder,
+            partition_count=partition_count,
             digest=seen.hexdigest(),
             set_aside=self._set_aside,
             bad_records=tuple(self._bad),
@@ -289,23 +328,33 @@ class _Passing:
         self._bounds = Bounds(since=s.since, before=s.before)
         #: What is given: a column that only the condition needed is kept too, as it is there.
         self.schema = pa.schema([*self._first.schema, *self._rest.schema])
-        self.records = 0
-        self.greatest: int | None = None
+        self.order = _Order()
 
     def decode(self, batch: RawBatch, take_bad: Callable[[Sequence[BadValue], Sequence[int]], None]) -> pa.Table:
         """Give the rows that pass."""
-        rows = np.arange(len(batch))
-        if batch.values.null_count:
-            rows = np.flatnonzero(batch.values.is_valid().to_numpy(zero_copy_only=False))
-        table, rows = self._decode(self._first, batch, rows, take_bad)
-        self.records += len(rows)
-        kept = self._keeps(table, batch.times[rows])
+        table, rows = self._decode(self._first, batch, self._wanted(batch), take_bad)
+        time = self._reader.time
+        times = (
+            pa.chunked_array([pa.array(batch.times[rows], pa.timestamp("ms"))]) if time is None else table.column(time)
+        )
+        self.order.add(batch, rows, times)
+        kept = self._keeps(table, times)
         if kept is not None:
             table, rows = table.filter(pa.array(kept)), rows[kept]
         if not self._rest.schema.names:
             return table
         rest, _ = self._decode(self._rest, batch, rows, take_bad)
         return pa.Table.from_arrays([*table.columns, *rest.columns], schema=self.schema)
+
+    def _wanted(self, batch: RawBatch) -> np.ndarray[Any, Any]:
+        """Tell which records of a batch are rows: those with a value, and with one of the keys where some are asked for."""
+        wanted = pc.is_valid(batch.values) if batch.values.null_count else None
+        if self._reader.keys:
+            assert batch.keys is not None
+            # A key is compared, never hashed to a partition: producers of one topic may use different partitioners.
+            named = pc.is_in(batch.keys, pa.array(self._reader.keys, pa.large_binary()))
+            wanted = named if wanted is None else pc.and_(wanted, named)
+        return np.arange(len(batch)) if wanted is None else np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
 
     def _decoder(self, names: Sequence[str]) -> Decoder | FastJson:
         schema = pa.schema([self._reader.schema.field(name) for name in names])
@@ -330,13 +379,8 @@ class _Passing:
             rows = np.delete(rows, wrong)
         return table, rows
 
-    def _keeps(self, table: pa.Table, record_times: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    def _keeps(self, table: pa.Table, times: pa.ChunkedArray[Any]) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
         """Tell which rows are inside the slice's bounds and fulfil the condition; None where all are and do."""
-        time = self._reader.time
-        times = pa.chunked_array([pa.array(record_times, pa.timestamp("ms"))]) if time is None else table.column(time)
-        greatest = greatest_micros(times)
-        if greatest is not None:
-            self.greatest = greatest if self.greatest is None else max(self.greatest, greatest)
         inside = keeps("time", times.type, self._bounds)
         kept = None if self._where is None else self._where.keeps(table)
         if inside is None:
@@ -376,8 +420,39 @@ def _in_fewer(batches: Iterator[RawBatch]) -> Iterator[RawBatch]:
         yield RawBatch.joined(held)
 
 
+class _Order:
+    """How many rows there were, and how far their times are out of order; microseconds."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.least: int | None = None
+        self.greatest: int | None = None
+        self.latest_record_time: int | None = None
+        #: None where a row has no time.
+        self.disorder: int | None = 0
+        self._peak = np.iinfo(np.int64).min
+
+    def add(self, batch: RawBatch, rows: np.ndarray[Any, Any], times: pa.ChunkedArray[Any]) -> None:
+        """Take a batch, which of its records are rows, and the rows' event times."""
+        if not len(batch):
+            return
+        peaks = np.maximum(np.maximum.accumulate(batch.times), self._peak)
+        self._peak = int(peaks[-1])
+        self.latest_record_time = self._peak * 1000
+        self.rows += len(rows)
+        known = micros_of(times.drop_null())
+        if len(known):
+            self.least = min(int(known.min()), self.least if self.least is not None else int(known.min()))
+            self.greatest = max(int(known.max()), self.greatest if self.greatest is not None else int(known.max()))
+        if len(known) < len(rows):
+            self.disorder = None
+        elif self.disorder is not None and len(known):
+            behind, ahead = peaks[rows] * 1000 - known, known - batch.times[rows] * 1000
+            self.disorder = max(self.disorder, int(behind.max()), int(ahead.max()))
+
+
 class _Digest:
-    """Counts, and a 128-bit hash over offset, time, length and value of every record: four streams, so that batches leave no trace."""
+    """Counts, and a 128-bit hash over all that was taken of every record: a stream for each kind of thing, so that batches leave no trace."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -385,26 +460,42 @@ class _Digest:
         self.tombstones = 0
         self.first: int | None = None
         self.last: int | None = None
-        self._streams = [xxhash.xxh3_128() for _ in range(4)]
+        self._streams: dict[str, xxhash.xxh3_128] = {
+            name: xxhash.xxh3_128() for name in ("offsets", "times", "values: lengths", "values")
+        }
 
     def add(self, batch: RawBatch) -> None:
         if not len(batch):
             return
-        present = batch.values.drop_null()
-        lengths = pc.binary_length(batch.values).fill_null(_NO_VALUE).to_numpy().astype("<i8", copy=False)
-        columns = (batch.offsets.astype("<i8", copy=False), batch.times.astype("<i8", copy=False), lengths)
-        for stream, column in zip(self._streams, columns, strict=False):
-            stream.update(column.tobytes())
-        _, places, content = cast(list[Any], present.buffers())
-        bounds = np.frombuffer(places, "<i8")
-        first, last = bounds[present.offset], bounds[present.offset + len(present)]
-        if last > first:
-            self._streams[3].update(memoryview(content)[first:last])
+        self._numbers("offsets", batch.offsets)
+        self._numbers("times", batch.times)
+        self.bytes += self._binary("values", batch.values)
+        if batch.keys is not None:
+            self._binary("keys", batch.keys)
+        if batch.headers is not None:
+            self._numbers("headers", pc.list_value_length(batch.headers).fill_null(_NO_VALUE).to_numpy())
+            pairs = cast(Any, batch.headers.flatten())
+            self._binary("header names", pairs.field(0).cast(pa.large_binary()))
+            self._binary("header values", pairs.field(1).cast(pa.large_binary()))
         self.count += len(batch)
-        self.bytes += int(last - first)
-        self.tombstones += len(batch) - len(present)
+        self.tombstones += batch.values.null_count
         self.first = int(batch.offsets[0]) if self.first is None else self.first
         self.last = int(batch.offsets[-1])
 
+    def _numbers(self, name: str, numbers: np.ndarray[Any, Any]) -> None:
+        self._streams.setdefault(name, xxhash.xxh3_128()).update(numbers.astype("<i8", copy=False).tobytes())
+
+    def _binary(self, name: str, array: pa.LargeBinaryArray) -> int:
+        """Add values and their lengths; give the bytes of the values."""
+        self._numbers(f"{name}: lengths", pc.binary_length(array).fill_null(_NO_VALUE).to_numpy())
+        stream = self._streams.setdefault(name, xxhash.xxh3_128())
+        present = array.drop_null()
+        _, places, content = cast(list[Any], present.buffers())
+        bounds = np.frombuffer(places, "<i8")
+        first, last = (int(bounds[at]) for at in (present.offset, present.offset + len(present)))
+        if last > first:
+            stream.update(memoryview(content)[first:last])
+        return last - first
+
     def hexdigest(self) -> str:
-        return xxhash.xxh3_128(b"".join(stream.digest() for stream in self._streams)).hexdigest()
+        return xxhash.xxh3_128(b"".join(stream.digest() for stream in self._streams.values())).hexdigest()

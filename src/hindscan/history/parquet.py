@@ -28,6 +28,7 @@ from hindscan.history.columns import schema_from_text, schema_to_text
 from hindscan.history.footer import Footer, plain_type, read_footer
 from hindscan.history.parquet_reader import ParquetReader
 from hindscan.history.snapshot import FilePin, ParquetPin, Pin, RowGroup, Window
+from hindscan.history.window import refuse_topic_options
 
 __all__ = ["ParquetHistory"]
 
@@ -71,6 +72,11 @@ class ParquetHistory:
     #: Footers by path, size and identity: a server pins at every event, and files rarely change in between.
     _footers: dict[tuple[str, int, str], Footer] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def root(self) -> str:
+        """Folder or URL that paths are relative to, as pins say it."""
+        return _shown_root(self.location)
+
     def pin(self, window: Window) -> ParquetPin:
         """List the files and read their footers.
 
@@ -85,6 +91,7 @@ class ParquetHistory:
         UsageError
             A bound is asked for and there is no time column.
         """
+        refuse_topic_options(window, self.name)
         bounds = bounds_of(window, history=self.name, has_time=self.time is not None, ignores_as_of=self.ignores_as_of)
         root = files.listing_root(self.place)
         found = files.find(self.place, SUFFIXES)
@@ -105,7 +112,7 @@ class ParquetHistory:
         if bounded:
             self._check_null_times(names)
         return ParquetPin(
-            root=_shown_root(self.location),
+            root=self.root,
             files=tuple(
                 FilePin(
                     path=file.path,

@@ -28,6 +28,7 @@ __all__ = [
     "History",
     "KafkaPin",
     "KafkaSlice",
+    "OffsetRange",
     "ParquetPin",
     "ParquetSlice",
     "PartitionPin",
@@ -51,6 +52,14 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
 
 
+class OffsetRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Offsets `[start, end)` of one partition; None is where the log begins or ends."""
+
+    partition: int
+    start: int | None = None
+    end: int | None = None
+
+
 class Window(msgspec.Struct, frozen=True, kw_only=True):
     """What part of a history is asked for, before anything is resolved; None is open."""
 
@@ -60,6 +69,12 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     until: int | None = None
     #: Position of the triggering event, where it came from Kafka.
     position: Position | None = None
+    #: Of a topic: these offsets and no others, sorted by partition; empty: all.
+    offsets: tuple[OffsetRange, ...] = ()
+    #: Of a topic: the only partitions; empty: all.
+    partitions: tuple[int, ...] = ()
+    #: Of a topic: only records with one of these keys; empty: all.
+    keys: tuple[bytes, ...] = ()
 
 
 class RowGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +129,10 @@ class PartitionPin(msgspec.Struct, frozen=True, kw_only=True):
     log_start: int
     high_watermark: int
     leader_epoch: int | None = None
+    #: From this offset on no record is before the pin's `since`, up to that one none is at or after its `before`: slices there carry
+    #: no bound. None: not known of any.
+    since_holds_from: int | None = None
+    before_holds_to: int | None = None
 
 
 class KafkaPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="kafka"):
@@ -139,6 +158,12 @@ class KafkaPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     retention_ms: int | None = None
     #: Mean bytes of a record in the sample, for the plan's estimates.
     record_bytes: float = 0.0
+    #: Only records with one of these keys, sorted; empty: all.
+    keys: tuple[bytes, ...] = ()
+    #: How far out of order records may be, in microseconds, where offsets were left out because of it; None: nothing rests on it.
+    lateness: int | None = None
+    #: Partitions the topic had, pinned or not.
+    partition_count: int = 0
     #: Reason why offsets and ids prove nothing ("mock"); None on a real broker.
     unverified: str | None = None
     caveats: tuple[str, ...] = ()

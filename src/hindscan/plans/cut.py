@@ -5,8 +5,8 @@ another number of workers moves no bound: a Parquet file is cut at the same row 
 The window then only takes away (row groups that statistics show to lie wholly outside) and marks: `since` and `before` are put on a slice only
 where nothing shows that all its rows are inside, because whatever is on a slice is in its key.
 
-What "shows" means: for Parquet the least and greatest time of each row group, which a pin has only where the footer counts no null time; for Kafka the
-greatest time an earlier proof of the very same offsets recorded.
+What "shows" means: for Parquet the least and greatest time of each row group, which a pin has only where the footer counts no null time; for Kafka what
+the pin learned from look-ups by time (`history.kafka_window`), or the greatest time an earlier proof of the very same offsets recorded.
 
 ::
 
@@ -140,7 +140,10 @@ def _cut_partition(partition: PartitionPin, pin: KafkaPin, slice_rows: int, know
     while start < partition.end:
         end = min(partition.end, (start // slice_rows + 1) * slice_rows)
         greatest = known.get((partition.partition, start, end))
-        ends_inside = greatest is not None and pin.before is not None and greatest < pin.before
+        ends_inside = (greatest is not None and pin.before is not None and greatest < pin.before) or (
+            partition.before_holds_to is not None and end <= partition.before_holds_to
+        )
+        starts_inside = partition.since_holds_from is not None and start >= partition.since_holds_from
         yield KafkaSlice(
             position=0,
             partition=partition.partition,
@@ -148,7 +151,7 @@ def _cut_partition(partition: PartitionPin, pin: KafkaPin, slice_rows: int, know
             end=end,
             rows=end - start,
             bytes=round((end - start) * pin.record_bytes),
-            since=pin.since,
+            since=None if starts_inside else pin.since,
             before=None if ends_inside else pin.before,
         )
         start = end

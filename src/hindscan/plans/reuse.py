@@ -114,7 +114,8 @@ def _reading(pin: Pin) -> object:
         case ParquetPin():
             return ("parquet", pin.schema, pin.time)
         case KafkaPin():
-            return (pin.cluster_id, pin.topic_id, pin.isolation, pin.format, pin.schema, pin.time, pin.on_bad_record)
+            kept = (pin.isolation, pin.format, pin.schema, pin.time, pin.on_bad_record, pin.keys)
+            return (pin.cluster_id, pin.topic_id, *kept)
         case DrawPin():
             return ()
 

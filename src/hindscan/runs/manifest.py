@@ -54,7 +54,7 @@ _TIMES: Final = {
     "finished_at": _EARLIEST,
     "repeatable_until": _LATEST,
 }
-_TEXTS: Final = ("parameters", "event")
+_TEXTS: Final = ("parameters", "event", "chosen")
 _LIBRARIES: Final = ("dask", "distributed", "duckdb", "msgspec", "numpy", "pandas", "polars", "pyarrow", "scipy")
 
 
@@ -127,6 +127,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     as_of: int | None = None
     since: int | None = None
     until: int | None = None
+    #: What was asked for of a topic: offsets, partitions, keys; all empty if nothing in particular was.
+    chosen: dict[str, Any] = {}
     pinned_at: int | None = None
     #: A text, because a seed may have more digits than SQL's integers; empty if nothing is random.
     seed: str = ""

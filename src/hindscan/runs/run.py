@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from hindscan.errors import Conflict
+from hindscan.history.snapshot import OffsetRange
 
 __all__ = ["FINAL", "MOVES", "Run", "RunRequest", "State", "check_move"]
 
@@ -66,6 +67,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     histories: dict[str, str] = {}
     #: Position of the triggering event (JSON of `history.snapshot.Position`), where it came from Kafka.
     position: dict[str, object] | None = None
+    #: What is read of a topic: see `history.snapshot.Window`.
+    offsets: tuple[OffsetRange, ...] = ()
+    partitions: tuple[int, ...] = ()
+    keys: tuple[bytes, ...] = ()
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -286,11 +286,12 @@ class Stale:
     def __init__(self, client: Client, events: list[Event]) -> None:
         self._client, self._events = client, events
         self.begin, self.close = client.begin, client.close
+        self.gives, self.refusals = client.gives, client.refusals
 
-    def take(self, end: int) -> Taken:
+    def take(self, end: int, parts: Any = ()) -> Taken:
         if self._events:
             return Taken(batch=RawBatch.of([]), event=self._events.pop(0))
-        return self._client.take(end)
+        return self._client.take(end, parts)
 
 
 def test_a_stale_end_of_partition_ends_nothing(kafka_cluster: KafkaCluster, topic: MakeTopic) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.errors import SchemaMismatch, UsageError
-from hindscan.history.bounds import Bounds, bounds_of, check_time_column, greatest_micros, keeps
+from hindscan.history.bounds import Bounds, bounds_of, check_time_column, keeps, micros_of
 from hindscan.history.snapshot import Window
 
 NANOS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -38,7 +38,8 @@ def test_rows_are_kept_exactly_if_they_are_inside(data: st.DataObject) -> None:
         if (bounds.since is None or value * step >= bounds.since * 1000)
         and (bounds.before is None or value * step < bounds.before * 1000)
     ]
-    assert greatest_micros(table["t"]) == (max(values) * step // 1000 if values else None)
+    furthest = ((1 << 62) * 1000 // step) * step // 1000 if step >= 1000 else 1 << 62
+    assert micros_of(table["t"]).tolist() == [min(max(value * step // 1000, -furthest), furthest) for value in values]
 
 
 def test_the_earlier_of_until_and_as_of_is_the_end() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hindscan.history.kafka_reader as module
+import hindscan.history.materialised as module_kept
 from hindscan.data import Data
-from hindscan.errors import BadRecord, SourceChanged
+from hindscan.errors import BadRecord, CorruptData, OutOfOrder, SourceChanged
 from hindscan.history.columns import schema_from_columns
 from hindscan.history.kafka_reader import KafkaReader
 from hindscan.history.snapshot import KafkaSlice
-from hindscan.kafka_log import RawBatch
+from hindscan.kafka_log import RawBatch, TopicDescription
 
 Log = list[tuple[int, int, bytes | None]]
 
@@ -26,32 +29,38 @@ class Client:
     """Stands for the connection: gives the log's records in batches of given sizes."""
 
     log: Log = []  # noqa: RUF012
+    #: Key by offset.
+    keys: dict[int, bytes] = {}  # noqa: RUF012
     sizes: Sequence[int] = (3,)
     ranges: list[tuple[int, int, int]] = []  # noqa: RUF012
 
     def __init__(self, *_: object, **__: object) -> None:
         self.checks = 0
 
-    def check(self) -> None:
+    def check(self) -> TopicDescription:
         self.checks += 1
+        return TopicDescription(topic="t", topic_id="id", cluster_id="", partitions=(0, 1))
 
     def close(self) -> None:
         pass
 
-    def read(self, partition: int, start: int, end: int) -> Iterator[RawBatch]:
+    def read(self, partition: int, start: int, end: int, parts: Collection[str] = ()) -> Iterator[RawBatch]:
         self.ranges.append((partition, start, end))
         inside = [record for record in self.log if start <= record[0] < end]
         turn = 0
         while inside:
             size = self.sizes[turn % len(self.sizes)]
             taken, inside, turn = inside[:size], inside[size:], turn + 1
-            yield RawBatch.of(taken)
+            batch = RawBatch.of(taken)
+            names = pa.array([self.keys.get(offset) for offset, _, _ in taken], pa.large_binary())
+            yield dataclasses.replace(batch, keys=names) if "keys" in parts else batch
 
 
 @pytest.fixture(autouse=True)
 def client(monkeypatch: pytest.MonkeyPatch) -> type[Client]:
     monkeypatch.setattr(module, "RangeReader", Client)
     Client.ranges = []
+    Client.keys = {}
     Client.sizes = (3,)
     return Client
 
@@ -75,7 +84,7 @@ def record(**fields: object) -> bytes:
     return json.dumps(fields).encode()
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     holes=st.lists(st.integers(1, 3), min_size=1, max_size=15),
     nulls=st.sets(st.integers(0, 14)),
@@ -277,3 +286,100 @@ def test_a_condition_and_the_bounds_of_the_slice_hold_together(
         if n * 5 % 12 >= least and (since is None or n * 7 % 12 >= since) and (before is None or n * 7 % 12 < before)
     ]
     assert (proof.records, proof.greatest_time) == (12, 11_000_000)
+
+
+# --- Keys, order and what is kept -------------------------------------------------------------------------------------
+
+
+def test_only_records_with_the_keys_are_decoded_and_the_proof_is_of_all(client: type[Client]) -> None:
+    client.log = [(0, 5, b'{"n": 0}'), (1, 6, b"no JSON"), (2, 7, None), (3, 8, b'{"n": 3}'), (4, 9, b'{"n": 4}')]
+    client.keys = {0: b"a", 1: b"b", 2: b"a", 3: b"\xff", 4: b""}
+
+    def read(*keys: bytes) -> tuple[list[int], str]:
+        with reader({"n": "int64"}, keys=keys).open([piece(0, 5)]) as source:
+            found = Data("t", {"t": source}).arrow()["n"].to_pylist()
+            (proof,) = source.proofs()
+        assert (proof.records, proof.invisible, proof.tombstones) == (len(found), 0, 1)
+        assert proof.greatest_time is None, "of some keys it says nothing about all"
+        return found, proof.digest
+
+    assert read(b"a")[0] == [0]
+    assert read(b"\xff", b"")[0] == [3, 4]
+    assert read(b"a")[1] == read(b"")[1]
+    before = read(b"a")[1]
+    client.keys[3] = b"a"
+    assert read(b"a")[0] == [0, 3]
+    assert read(b"a")[1] != before, "a key is part of what a keyed reading has read"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=12),
+    st.lists(st.integers(1, 4), min_size=1, max_size=4),
+)
+@settings(deadline=None, max_examples=40)
+def test_a_proof_tells_how_far_times_are_out_of_order(times: list[tuple[int, int]], sizes: list[int]) -> None:
+    Client.log = [
+        (offset, record, json.dumps({"at": f"1970-01-01T00:00:00.{event:03}Z"}).encode())
+        for offset, (record, event) in enumerate(times)
+    ]
+    Client.sizes = sizes
+    with reader({"at": "timestamp[us, UTC]"}, time="at").open([piece(0, len(times))]) as source:
+        Data("t", {"t": source}).arrow()
+        (proof,) = source.proofs()
+    late = max(max(record for record, _ in times[: i + 1]) - event for i, (_, event) in enumerate(times))
+    early = max(event - record for record, event in times)
+    assert proof.disorder == max(0, late, early) * 1000
+    assert proof.least_time == min(event for _, event in times) * 1000
+    assert proof.latest_record_time == max(record for record, _ in times) * 1000
+
+
+def test_a_record_beyond_the_lateness_fails_where_it_is_read(client: type[Client]) -> None:
+    client.log = [(0, 100, b'{"n": 0}'), (1, 80, b'{"n": 1}')]
+    for lateness, fails in ((20_000, False), (19_999, True), (None, False)):
+        with reader({"n": "int64"}, lateness=lateness).open([piece(0, 2)]) as source:
+            Data("t", {"t": source}).arrow()
+            if fails:
+                with pytest.raises(OutOfOrder, match="20ms out of order"):
+                    source.proofs()
+            else:
+                assert source.proofs()[0].disorder == 20_000
+
+
+def test_what_is_kept_is_read_again_whatever_the_topic_has_by_then(client: type[Client], tmp_path: Path) -> None:
+    client.log = [(n, n, b'{"n": %d}' % n) for n in range(10)]
+    client.keys = {3: b"k"}
+
+    def read(start: int, end: int, **options: Any) -> list[int]:
+        with reader({"n": "int64"}, kept=tmp_path, **options).open([piece(start, end)]) as source:
+            return Data("t", {"t": source}).arrow()["n"].to_pylist()
+
+    assert read(0, 10) == list(range(10))
+    client.log, asked = client.log[5:], len(client.ranges)
+    assert read(0, 10) == list(range(10))
+    assert read(2, 4) == [2, 3], "a piece of it comes from it too"
+    assert read(0, 10, keys=(b"k",)) == [3]
+    assert len(client.ranges) == asked
+    assert read(0, 11) == list(range(5, 10)), "what was not kept is what the topic has"
+    (file,) = tmp_path.rglob("0-10.*.records")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CorruptData, match=r"0-10\.read_committed\.records must have its checksum"):
+        read(0, 10)
+
+
+def test_of_two_workers_that_keep_one_slice_the_first_counts_for_both(client: type[Client], tmp_path: Path) -> None:
+    client.log = [(0, 0, b'{"n": 0}'), (1, 1, b'{"n": 1}')]
+    whole = read_kept_rows(tmp_path)
+    path = next(tmp_path.rglob("*.records"))
+    first = path.read_bytes()
+    client.log = client.log[1:]
+    module_kept._keep(path, module_kept._SCHEMA.empty_table())
+    assert path.read_bytes() == first
+    assert read_kept_rows(tmp_path) == whole == [0, 1]
+    assert [p.name for p in path.parent.iterdir()] == [path.name], "no attempt is left behind"
+
+
+def read_kept_rows(folder: Path) -> list[int]:
+    with reader({"n": "int64"}, kept=folder).open([piece(0, 2)]) as source:
+        return Data("t", {"t": source}).arrow()["n"].to_pylist()

@@ -152,6 +152,18 @@ def test_full_slices_of_a_topic_stay_when_it_grows(start, length, growth, slice_
     assert sum(s not in new for s in old) <= 1
 
 
+@given(st.integers(0, 120), st.integers(0, 120), st.integers(1, 40))
+def test_offsets_that_a_pin_says_are_inside_carry_no_bound_and_others_do(holds_from, holds_to, slice_rows):
+    pin = kafka_pin((0, 100), since=5, before=9)
+    (partition,) = pin.partitions
+    held = msgspec.structs.replace(partition, since_holds_from=holds_from, before_holds_to=holds_to)
+    slices = cut(msgspec.structs.replace(pin, partitions=(held,)), slice_rows)
+    assert [(s.start, s.end) for s in slices] == [(s.start, s.end) for s in cut(pin, slice_rows)]
+    for s in slices:
+        assert (s.since is None) == (s.start >= holds_from)
+        assert (s.before is None) == (s.end <= holds_to)
+
+
 def test_offsets_known_to_end_before_the_bound_do_not_carry_it():
     slices = cut(kafka_pin((0, 30), before=100), 10, known={(0, 0, 10): 99, (0, 10, 20): 100, (1, 20, 30): 5})
     assert [s.before for s in slices] == [None, 100, 100]

@@ -1,0 +1,128 @@
+"""One window from every way in: typed, in Python, over HTTP, stored and asked for again."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from hindscan import times
+from hindscan.cli.options import WindowOptions
+from hindscan.config import load_project
+from hindscan.desk import option_values
+from hindscan.errors import UsageError
+from hindscan.explore import window_values
+from hindscan.history.snapshot import OffsetRange, Window
+from hindscan.history.window import make_window
+from hindscan.planning import ask
+from hindscan.runs.run import RunRequest
+from hindscan.template import write_project
+from hindscan.words import chosen_document
+from hindscan.workshop import open_workshop
+
+
+def in_python(**given: Any) -> Window:
+    return make_window(**window_values(**{"as_of": None, "since": None, "until": None, "last": None, **given}))
+
+
+@pytest.mark.parametrize(
+    ("typed", "posted", "called"),
+    [
+        (
+            {"as_of": "2020-01-08", "last": "7d"},
+            {"as_of": "2020-01-08", "last": "1w"},
+            {"as_of": date(2020, 1, 8), "last": timedelta(days=7)},
+        ),
+        (
+            {"since": "2020-01-01T01:00:00+01:00", "until": "2020-02-01"},
+            {"since": "2020-01-01", "until": "2020-02-01T00:00:00Z"},
+            {"since": datetime(2020, 1, 1, tzinfo=UTC), "until": "2020-02-01"},
+        ),
+        (
+            {"offsets": "1:5-, 0:100-200"},
+            {"offsets": {"0": [100, 200], "1": [5, None]}},
+            {"offsets": {1: (5, None), 0: (100, 200)}},
+        ),
+        (
+            {"partitions": "3,0", "key": ["b", "a"]},
+            {"partitions": [0, 3], "keys": ["a", "b"]},
+            {"partitions": (0, 3), "keys": [b"b", "a"]},
+        ),
+    ],
+)
+def test_typed_posted_and_called_mean_the_same(
+    typed: dict[str, Any], posted: dict[str, Any], called: dict[str, Any]
+) -> None:
+    window = in_python(**called)
+    assert window != Window()
+    assert make_window(**WindowOptions(**typed).values()) == window
+    parameters, options = option_values({"parameters": {"year": 1}, **posted})
+    assert (parameters, make_window(**options)) == ({"year": 1}, window)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ({"offsets": "0:1"}, r"--offsets: it must be PARTITION:START-END"),
+        ({"offsets": "0:1-2,0:3-4"}, r"each partition once"),
+        ({"partitions": "a"}, r"--partitions: it must be numbers"),
+        ({"last": "7"}, r"--last: it must be a number with a unit"),
+        ({"as_of": "soon"}, r"--as-of: it must be an ISO 8601 time"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_its_option(typed: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        WindowOptions(**typed).values()
+
+
+def test_all_faults_of_a_posted_window_are_told_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        option_values({"last": 7, "offsets": {"a": [1, 2]}, "partitions": "0", "keys": [1], "since": 5})
+    faults = caught.value.details["faults"]
+    assert isinstance(faults, list)
+    assert sorted(fault.partition(":")[0] for fault in faults) == ["keys", "last", "offsets", "partitions", "since"]
+
+
+def test_a_request_goes_through_the_store_unchanged_and_is_shown_in_words() -> None:
+    request = RunRequest(
+        job="j", offsets=(OffsetRange(partition=2, start=1), OffsetRange(partition=10, end=7)), keys=(b"a", b"\xff")
+    )
+    assert msgspec.json.decode(msgspec.json.encode(request), type=RunRequest) == request
+    assert chosen_document(request) == {
+        "offsets": {"2": [1, None], "10": [None, 7]},
+        "partitions": [],
+        "keys": ["a", "\\xff"],
+    }
+
+
+def test_lengths_of_time_are_written_as_they_are_read() -> None:
+    for text in ("90s", "36h", "1ms", "0ms", "14d"):
+        assert times.duration(times.duration_text(times.duration(text))) == times.duration(text)
+    for wrong in ("", "7", "d", "-1d", "1y", "1e3s", "99999w"):
+        with pytest.raises(ValueError, match="such as 30s, 12h or 7d"):
+            times.duration(wrong)
+
+
+def test_a_stored_request_can_be_asked_for_again(tmp_path: Path) -> None:
+    write_project(tmp_path, bids=100)
+    project = load_project(tmp_path)
+    with open_workshop(project) as workshop:
+        spec, _ = workshop.job("bidder_scan")
+    window = {
+        "offsets": {1: (5, None)},
+        "keys": ["a"],
+        "last": times.duration("7d"),
+        "until": times.from_text("2200-01-01"),
+    }
+    request = ask(project, spec, {"year": 2018}, **window)
+    assert request.since is not None
+    stored = {n: v for n, v in msgspec.structs.asdict(request).items() if v not in ({}, ()) and n != "job"}
+    assert ask(project, spec, stored.pop("parameters"), **stored) == request
+    with pytest.raises(UsageError) as caught:
+        ask(project, spec, {}, since=9, until=3, partitions=[], seed=4, histories={"what": "bids"})
+    faults = caught.value.details["faults"]
+    assert isinstance(faults, list)
+    assert len(faults) == 4, "of the window and of the other options at once"
