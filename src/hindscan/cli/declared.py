@@ -10,6 +10,7 @@ from hindscan.cli.output import human_bytes, human_count, print_document, print_
 from hindscan.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
+    from hindscan.history.snapshot import KafkaPin, PartitionPin
     from hindscan.jobs.job import JobSpec
 
 __all__ = ["histories", "init", "jobs", "snapshot", "triggers"]
@@ -104,13 +105,18 @@ def histories(*, options: Options = DEFAULTS) -> None:
         [
             (
                 name,
-                "parquet" if "parquet" in table else "topic",
+                "parquet" if "parquet" in table else "stitched" if "archive" in table else "topic",
                 table.get("parquet") or table.get("topic"),
                 table.get("time", ""),
             )
             for name, table in tables.items()
         ],
     )
+
+
+def _archived_to(pin: KafkaPin, partition: PartitionPin) -> int | None:
+    """Give the offset up to which a partition is read from an archive; None if the history has none."""
+    return None if pin.archive is None else pin.archive.end(partition.partition, partition.start)
 
 
 def snapshot(
@@ -156,8 +162,11 @@ def snapshot(
     else:
         print(f"{history}: topic {pin.topic} (id {pin.topic_id}) on cluster {pin.cluster}, {pin.isolation}")
         print_table(
-            ("partition", "start", "end", "log start", "high watermark"),
-            [(p.partition, p.start, p.end, p.log_start, p.high_watermark) for p in pin.partitions],
+            ("partition", "start", "archived to", "end", "log start", "high watermark"),
+            [
+                (p.partition, p.start, _archived_to(pin, p), p.end, p.log_start, p.high_watermark)
+                for p in pin.partitions
+            ],
         )
         for caveat in pin.caveats:
             print(f"note: {caveat}")

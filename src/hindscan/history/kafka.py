@@ -29,7 +29,7 @@ from hindscan.history.kafka_reader import KafkaReader
 from hindscan.history.snapshot import KafkaPin, PartitionPin, Pin, Window
 from hindscan.kafka_log import Isolation, RangeReader, TopicDescription, TopicInspector
 
-__all__ = ["KafkaHistory"]
+__all__ = ["PIN_ATTEMPTS", "KafkaHistory", "lasting_caveats"]
 
 #: Records of the sample, spread over the partitions.
 SAMPLE_RECORDS: Final = 2_000
@@ -247,22 +247,27 @@ def _cut(partition: PartitionPin, offset: int) -> PartitionPin:
 
 def _caveats(described: TopicDescription, pinned: Sequence[PartitionPin], isolation: str) -> tuple[str, ...]:
     caveats = []
-    policy = described.cleanup_policy
     if described.unverified:
         caveats.append("unverified: mock (the broker inside the client knows no topic ids and no transactions)")
-    elif policy is None:
-        caveats.append("the topic's settings could not be read: it is unknown how long its records stay")
-    if policy is not None and "compact" in policy:
-        caveats.append("the topic is compacted: records that were overwritten can vanish at any time")
-    if policy is not None and "delete" in policy and described.retention_ms is not None and described.retention_ms >= 0:
-        caveats.append(
-            f"repeatable until retention deletes the oldest record, {described.retention_ms} ms after its time"
-        )
+    else:
+        caveats += lasting_caveats(described.cleanup_policy, described.retention_ms)
     held = {p.partition: p.high_watermark - p.end for p in pinned if p.high_watermark > p.end}
     if isolation == "read_committed" and held:
         said = ", ".join(f"{count} offsets in partition {partition}" for partition, count in held.items())
         caveats.append(f"an open transaction holds the end back: {said} are not pinned")
     return tuple(caveats)
+
+
+def lasting_caveats(policy: str | None, retention_ms: int | None) -> list[str]:
+    """Say how long the records of a topic with these settings stay."""
+    if policy is None:
+        return ["the topic's settings could not be read: it is unknown how long its records stay"]
+    caveats = []
+    if "compact" in policy:
+        caveats.append("the topic is compacted: records that were overwritten can vanish at any time")
+    if "delete" in policy and retention_ms is not None and retention_ms >= 0:
+        caveats.append(f"repeatable until retention deletes the oldest record, {retention_ms} ms after its time")
+    return caveats
 
 
 def _width(type_: pa.DataType) -> int:

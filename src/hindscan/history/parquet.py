@@ -23,13 +23,14 @@ import pyarrow.compute as pc
 
 from hindscan import files
 from hindscan.errors import HistoryError, SchemaMismatch, SourceMissing
+from hindscan.history.archive import listed_only
 from hindscan.history.bounds import bounds_of, check_time_column
 from hindscan.history.columns import schema_from_text, schema_to_text
 from hindscan.history.footer import Footer, plain_type, read_footer
 from hindscan.history.parquet_reader import ParquetReader
 from hindscan.history.snapshot import FilePin, ParquetPin, Pin, RowGroup, Window
 
-__all__ = ["ParquetHistory"]
+__all__ = ["ParquetHistory", "shown_root"]
 
 #: Files of a folder that are data; a file or glob named in the project file is taken at its word.
 SUFFIXES: Final = (".parquet", ".parq", ".pq")
@@ -87,7 +88,7 @@ class ParquetHistory:
         """
         bounds = bounds_of(window, history=self.name, has_time=self.time is not None, ignores_as_of=self.ignores_as_of)
         root = files.listing_root(self.place)
-        found = files.find(self.place, SUFFIXES)
+        found = listed_only(self.place, files.find(self.place, SUFFIXES))
         if not found:
             raise SourceMissing(
                 f"While pinning history {self.name}: at least one Parquet file is required; {self.place} has none "
@@ -105,7 +106,7 @@ class ParquetHistory:
         if bounded:
             self._check_null_times(names)
         return ParquetPin(
-            root=_shown_root(self.location),
+            root=shown_root(self.location),
             files=tuple(
                 FilePin(
                     path=file.path,
@@ -214,7 +215,8 @@ def _all_of(faults: Sequence[HistoryError]) -> HistoryError:
     return type(faults[0])("\n".join(str(fault) for fault in faults[:20]), faults=[str(fault) for fault in faults])
 
 
-def _shown_root(location: str) -> str:
+def shown_root(location: str) -> str:
+    """Give a location as a pin may show it."""
     # Keys and options in a URL never become part of a pin.
     return re.sub(r"//[^/@]*@", "//", location.split("?", 1)[0] if "://" in location else location)
 
