@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from hindscan import files
 from hindscan.data import Proof
@@ -133,7 +134,7 @@ class ArchivedRows:
             bytes=round(file.bytes * rows / max(file.rows, 1)),
             first_offset=int(self._offsets[first]) if rows else None,
             last_offset=int(self._offsets[last - 1]) if rows else None,
-            digest=whole.digest,
+            digest=xxhash.xxh3_128(f"{start} {end} {whole.digest}".encode()).hexdigest(),
             set_aside=len(aside),
             bad_records=tuple(bad for bad in whole.bad_records if start <= int(bad.split(":", 2)[1]) < end),
         )

@@ -130,6 +130,7 @@ def test_another_cut_than_that_of_the_files_gives_the_same_rows(
         found, proofs = read(histories.stitched, WINDOWS[2], slice_rows=slice_rows)
         assert found == expected
         assert [p.records for p in proofs] == [p.records for p in proven]
+        assert len({p.digest for p in proofs}) == len(proofs)
         assert [p.greatest_time for p in proofs] == [p.greatest_time for p in proven]
         known = [(p, q) for p, q in zip(proofs, proven, strict=True) if p.invisible is not None]
         assert all(p.invisible == q.invisible for p, q in known)
