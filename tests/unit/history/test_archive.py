@@ -23,7 +23,7 @@ from hindscan.errors import Conflict, CorruptData, DataLost, SourceChanged
 from hindscan.history import kafka_reader
 from hindscan.history.archive import MANIFEST, Archive, ArchivePlace, listed_only, read_archive, write_archive
 from hindscan.history.archiving import SWEEP_SECONDS, _pieces, archive
-from hindscan.history.columns import schema_from_columns
+from hindscan.history.columns import schema_from_columns, schema_from_text
 from hindscan.history.kafka import KafkaHistory
 from hindscan.history.snapshot import KafkaSlice, Window
 from hindscan.history.stitched import StitchedHistory
@@ -31,6 +31,9 @@ from hindscan.kafka_log import RawBatch, TopicDescription, TopicOffset
 from hindscan.plans.cut import cut
 
 Log = list[tuple[int, int, bytes | None]]
+
+
+NUMBERS = {"n": "int64"}
 
 
 class Broker:
@@ -88,10 +91,9 @@ def numbers(count: int, first: int = 0) -> Log:
     return [(n, 1000 * n, b'{"n": %d}' % n) for n in range(first, first + count)]
 
 
-def stitched(place: files.Place, columns: dict[str, str] | None = None) -> StitchedHistory:
-    topic = KafkaHistory(
-        name="h", cluster="default", config={}, topic="t", columns=schema_from_columns(columns or {"n": "int64"})
-    )
+def stitched(place: files.Place, columns: dict[str, str] | None = NUMBERS, **settings: Any) -> StitchedHistory:
+    schema = None if columns is None else schema_from_columns(columns)
+    topic = KafkaHistory(name="h", cluster="default", config={}, topic="t", columns=schema, **settings)
     return StitchedHistory(topic=topic, archive=ArchivePlace(location="lake", place=place))
 
 
@@ -202,6 +204,35 @@ def test_a_slice_of_the_archive_asks_no_broker(tmp_path: Path, monkeypatch: pyte
         assert source.proofs()[0].records == 10
     with reader.open([second]) as source, pytest.raises(TypeError):
         Data("t", {"t": source}).arrow()
+
+
+def test_what_was_set_aside_stays_counted_when_its_file_is_replaced_and_is_told_part_by_part(tmp_path: Path) -> None:
+    Broker.log = [(n, n, b"no" if n in (3, 12, 27) else value) for n, _, value in Broker.log]
+    of = stitched(files.place(tmp_path), on_bad_record="set aside")
+    for until in (5, 15, 30):
+        done = archive(of, slice_rows=20, until=until)
+    assert [file.set_aside for file in done.archive.files] == [(3, 12), (27,)]
+    assert [one.set_aside for one in done.archive.partitions] == [3]
+    Broker.start = 30
+    proofs = [proof for _, [proof] in read(of, 6)]
+    assert [(proof.set_aside, [bad.split(":")[1] for bad in proof.bad_records]) for proof in proofs] == [
+        (1, ["3"]), (0, []), (1, ["12"]), (0, []), (1, ["27"]),
+    ]  # fmt: skip
+    assert [proof.records for proof in proofs] == [5, 6, 5, 6, 5]
+
+
+def test_without_declared_columns_those_of_the_archive_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hindscan.history.kafka.RangeReader", Broker)
+    of = stitched(files.place(tmp_path), None)
+    archive(of, slice_rows=10)
+    Broker.log += [(n, n, b'{"n": %d, "later": true}' % n) for n in range(30, 40)]
+    Broker.start = 30
+    pin = of.topic.pin(Window())
+    assert schema_from_text(pin.schema).names == ["n", "later"]
+    assert {tuple(table.column_names) for table, _ in read(of)} == {("n",)}
+    assert of.pin(Window()).schema_from == "the archive"
+    archive(of, slice_rows=10)
+    assert [row for table, _ in read(of) for row in table["n"].to_pylist()] == list(range(40))
 
 
 def test_an_older_pin_without_an_archive_reads_the_topic(tmp_path: Path) -> None:
