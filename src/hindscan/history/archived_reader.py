@@ -98,12 +98,11 @@ class ArchivedRows:
         """
         pending = [name for name in names if name not in self._columns]
         if pending or not self.is_read:
-            with self._opened() as source:
-                try:
-                    self._columns |= self._read(source, pending)
-                except (pa.ArrowException, OSError):
-                    source.diagnose()
-                    raise
+            try:
+                self._columns |= self._scanned(pending)
+            except SourceChanged:
+                # An archiver may have removed a file after it was looked at: its successor is in the manifest then.
+                self._columns |= self._scanned(pending)
         return {name: self._columns[name] for name in names}
 
     def verify(self) -> None:
@@ -138,6 +137,14 @@ class ArchivedRows:
             set_aside=len(aside),
             bad_records=tuple(bad for bad in whole.bad_records if start <= int(bad.split(":", 2)[1]) < end),
         )
+
+    def _scanned(self, names: Sequence[str]) -> dict[str, pa.ChunkedArray[Any]]:
+        with self._opened() as source:
+            try:
+                return self._read(source, names)
+            except (pa.ArrowException, OSError):
+                source.diagnose()
+                raise
 
     def _read(self, source: ParquetSource, names: Sequence[str]) -> dict[str, pa.ChunkedArray[Any]]:
         column = self._reader.pin.offset

@@ -183,14 +183,15 @@ class StitchedHistory:
         if gaps:
             raise DataLost(
                 f"While pinning history {self.name}: every offset must be in the archive in {self.archive.location} or in the topic {self.topic.topic!r}; "
-                f"{'; '.join(gaps)}. If these records are lost for good, archive what is left into another folder.",
+                f"{'; '.join(gaps)}. Archive what is there into another folder, if what is missing cannot be brought back.",
                 history=self.name,
                 topic=self.topic.topic,
                 gaps=gaps,
             )
         partitions = tuple(self._join(one, known.get(one.partition), window) for one in pin.partitions)
         total = sum(one.end - one.start for one in partitions)
-        live = sum(max(0, one.end - max(one.start, found.end(one.partition, one.start))) for one in partitions)
+        ends = {one.partition: one.end for one in ranges}
+        live = sum(max(0, one.end - max(one.start, ends.get(one.partition, one.start))) for one in partitions)
         lasting = lasting_caveats(pin.cleanup_policy, pin.retention_ms) if not live else []
         own = [
             f"{total - live:,} of {total:,} offsets are read from the archive {found.root}, repeatable as long as its files stay"
@@ -228,6 +229,11 @@ def _gaps(live: PartitionPin, archived: ArchivedRange | None, *, begins: bool, w
                 "(`hindscan archive` begins the archive where the topic does)"
             )
         return
+    if live.log_start < archived.start:
+        yield (
+            f"the archive of partition {number} begins at {archived.start}, and the topic has [{live.log_start}, {archived.start}) before it: what is before an archive "
+            "is not read"
+        )
     if live.log_start > archived.end:
         yield (
             f"of partition {number}, [{archived.end}, {live.log_start}) is in neither: the archive ends at {archived.end}, the topic begins at {live.log_start}"

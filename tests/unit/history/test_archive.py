@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import decimal
 import json
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +28,7 @@ from hindscan.history.archive import MANIFEST, Archive, ArchivePlace, listed_onl
 from hindscan.history.archiving import SWEEP_SECONDS, _pieces, archive
 from hindscan.history.columns import schema_from_columns, schema_from_text
 from hindscan.history.kafka import KafkaHistory
+from hindscan.history.parquet_reader import ParquetSource
 from hindscan.history.snapshot import KafkaSlice, Window
 from hindscan.history.stitched import StitchedHistory
 from hindscan.kafka_log import RawBatch, TopicDescription, TopicOffset
@@ -249,6 +253,40 @@ def test_a_log_that_ends_before_its_archive_was_truncated(tmp_path: Path) -> Non
     Broker.log = Broker.log[:25]
     with pytest.raises(DataLost, match=r"ends at 30, beyond the end of the topic at 25: the log was truncated"):
         of.pin(Window())
+
+
+def test_a_file_that_goes_while_it_is_read_is_read_from_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = stitched(files.place(tmp_path))
+    archive(of, slice_rows=20, until=5)
+    pin = of.pin(Window())
+    real = ParquetSource.dataset
+
+    def replaced_meanwhile(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.setattr(ParquetSource, "dataset", real)
+        archive(of, slice_rows=20, until=15)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(ParquetSource, "dataset", replaced_meanwhile)
+    with of.reader(pin).open([KafkaSlice(position=0, partition=0, start=0, end=5, rows=5, bytes=0)]) as source:
+        assert Data("t", {"t": source}).arrow()["n"].to_pylist() == [0, 1, 2, 3, 4]
+        assert source.proofs()[0].records == 5
+    assert len(files.find(of.archive.place)) == 1
+
+
+def test_a_lake_that_begins_after_the_topic_hides_nothing(tmp_path: Path) -> None:
+    for start in (5, 10, 20):
+        pq.write_table(pa.table({"n": list(range(start, 2 * start))}), tmp_path / f"t+0+{start}.parquet")
+    of = stitched(files.place(tmp_path))
+    connected = dataclasses.replace(of, archive=dataclasses.replace(of.archive, layout="connect"))
+    with pytest.raises(DataLost, match=r"begins at 5, and the topic has \[0, 5\) before it"):
+        connected.pin(Window())
+    Broker.start = 5
+    pin = connected.pin(Window())
+    assert [(one.start, one.end) for one in pin.partitions] == [(5, 30)]
+    assert pin.archive is not None
+    assert pin.archive.end(0, 5) == 20
 
 
 def test_another_topic_id_is_another_topic(tmp_path: Path) -> None:
