@@ -45,7 +45,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Kafka only: offsets of the first and last delivered record; None if there was none.
     first_offset: int | None = None
     last_offset: int | None = None
-    #: Kafka only: offsets in the range that no reader at this isolation level sees (markers, aborted, compacted).
+    #: Kafka only: offsets in the range that no reader at this isolation level sees (markers, aborted, compacted). None where it is not known of a part of what
+    #: was archived together.
     invisible: int | None = None
     #: Greatest event time read, microseconds since the epoch; lets a later run drop T from the key.
     greatest_time: int | None = None

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -142,7 +142,9 @@ def identified(root: Place, file: FoundFile) -> FoundFile:
         return file
     try:
         with root.filesystem.open_input_file((root / file.path).path) as stream:
-            etag = stream.metadata().get(b"ETag")
+            # The stubs say that its keys are bytes; they are texts.
+            metadata: Any = stream.metadata()
+            etag = metadata.get("ETag")
             size = stream.size()
     except FileNotFoundError as fault:
         raise _gone(file.path) from fault

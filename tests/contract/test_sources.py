@@ -1,6 +1,6 @@
 """What every `Source` does alike, whatever lies behind it: the contract of `hindscan.data.Source` and `snapshot.Reader`.
 
-The same rows lie in memory, in Parquet files and in a topic; a source of each is put through one suite.
+The same rows lie in memory, in Parquet files, in a topic and partly in its archive; a source of each is put through one suite.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from hindscan.data import Data, Proof, Source, TableSource
+from hindscan.history.archiving import archive
 from hindscan.history.columns import schema_from_text
 from hindscan.history.declared import history_from_toml
 from hindscan.history.snapshot import History, Pin, Slice, Window
+from hindscan.history.stitched import StitchedHistory
 from hindscan.plans.cut import cut, cut_whole
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def parquet(folder: Path) -> History:
     return history_from_toml("h", table, clusters={}, root=folder)
 
 
-def topic(cluster: KafkaCluster, name: str) -> History:
+def topic(cluster: KafkaCluster, name: str, folder: Path, **settings: Any) -> History:
     import confluent_kafka
 
     producer = confluent_kafka.Producer({"bootstrap.servers": cluster.bootstrap})
@@ -62,16 +64,36 @@ def topic(cluster: KafkaCluster, name: str) -> History:
         value = {**row(n), "at": f"1970-01-01T00:{row(n)['at'] // SECOND // 60:02}:{row(n)['at'] // SECOND % 60:02}Z"}
         producer.produce(name, json.dumps(value).encode(), partition=n * 3 // ROWS, timestamp=1000)
     assert producer.flush(30) == 0
-    table = {"topic": name, "time": "at", "columns": COLUMNS}
-    return history_from_toml("h", table, clusters={"default": {"bootstrap.servers": cluster.bootstrap}}, root=".")
+    table = {"topic": name, "time": "at", "columns": COLUMNS, **settings}
+    return history_from_toml("h", table, clusters={"default": {"bootstrap.servers": cluster.bootstrap}}, root=folder)
 
 
-@pytest.fixture(params=["parquet", pytest.param("topic", marks=pytest.mark.kafka)])
+def stitched(cluster: KafkaCluster, name: str, folder: Path) -> History:
+    """Archive one partition whole, one up to the middle of a slice, one not at all."""
+    made = topic(cluster, name, folder, archive="lake")
+    assert isinstance(made, StitchedHistory)
+    archive(made, slice_rows=60, until={0: 100, 1: 37})
+    return made
+
+
+def connected(cluster: KafkaCluster, name: str, folder: Path) -> History:
+    """Lay out two partitions as Kafka Connect would; the last file of each counts for nothing."""
+    for partition, start, end in [(0, 0, 40), (0, 40, 41), (0, 41, 100), (1, 0, 37), (1, 37, 50)]:
+        place = folder / "lake" / f"day={start % 7}" / f"{name}+{partition}+{start:010d}.parquet"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(TABLE.slice(100 * partition + start, end - start), place)
+    return topic(cluster, name, folder, archive={"path": "lake", "layout": "connect"})
+
+
+_KINDS = {"topic": topic, "stitched": stitched, "connected": connected}
+
+
+@pytest.fixture(params=["parquet", *(pytest.param(kind, marks=pytest.mark.kafka) for kind in _KINDS)])
 def history(request: pytest.FixtureRequest, tmp_path: Path) -> History:
     if request.param == "parquet":
         return parquet(tmp_path)
     name = request.getfixturevalue("topic")("sources", partitions=3)
-    return topic(request.getfixturevalue("kafka_cluster"), name)
+    return _KINDS[request.param](request.getfixturevalue("kafka_cluster"), name, tmp_path)
 
 
 def travelled(history: History, pin: Pin) -> tuple[Any, Pin]:

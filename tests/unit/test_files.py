@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 
 from hindscan.errors import SourceMissing, UsageError
 from hindscan.files import (
+    FoundFile,
+    Place,
     delete,
     exists,
     find,
+    identified,
     listing_root,
     place,
     read_bytes,
@@ -103,6 +107,24 @@ def test_a_change_of_time_or_size_changes_what_identifies_a_file(tmp_path: Path)
     [touched] = find(tmp_path)
     assert before.identity != touched.identity
     assert touched.identity == "mtime_ns:2"
+
+
+def test_on_an_object_store_the_etag_is_what_identifies_a_file() -> None:
+    class Stream(io.BytesIO):
+        def metadata(self) -> dict[str, bytes]:
+            return {"Content-Length": b"9", "ETag": b'"5980-1"'}
+
+        def size(self) -> int:
+            return 9
+
+    class Store:
+        def open_input_file(self, path: str) -> Stream:
+            assert path == "bucket/a.parquet"
+            return Stream()
+
+    bucket = Place(filesystem=Store(), path="bucket")  # type: ignore[arg-type]
+    found = identified(bucket, FoundFile(path="a.parquet", size=9, identity="mtime_ns:1"))
+    assert found == FoundFile(path="a.parquet", size=9, identity="etag:5980-1")
 
 
 @given(content=st.one_of(st.binary(max_size=200), st.text(max_size=50)))

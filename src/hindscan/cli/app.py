@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "events": ("service", "events", "Show received events, what matched and why not."),
     "match": ("service", "match", "Try a filter on the events of a file or topic."),
     "snapshot": ("exploring", "snapshot", "Pin a history and print what was pinned."),
+    "archive": ("archive", "archive", "Write what is new in a topic to its archive."),
     "generate": ("samples", "generate", "Write sample history of any size, seeded."),
     "doctor": ("service", "doctor", "Check broker, store, artefacts, workers, versions; say what to do."),
 }

@@ -103,7 +103,7 @@ def histories(*, options: Options = DEFAULTS) -> None:
         [
             (
                 name,
-                "parquet" if "parquet" in table else "topic",
+                "parquet" if "parquet" in table else "stitched" if "archive" in table else "topic",
                 table.get("parquet") or table.get("topic"),
                 table.get("time", ""),
             )

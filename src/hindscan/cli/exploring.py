@@ -100,8 +100,18 @@ def _print(found: Pinned, handle: PinnedHistory) -> None:
     if isinstance(pin, KafkaPin):
         print(f"{found.history}: topic {pin.topic} (id {pin.topic_id}) on cluster {pin.cluster}, {pin.isolation}")
         print_table(
-            ("partition", "start", "end", "log start", "high watermark"),
-            [(p.partition, p.start, p.end, p.log_start, p.high_watermark) for p in pin.partitions],
+            ("partition", "start", "archived to", "end", "log start", "high watermark"),
+            [
+                (
+                    p.partition,
+                    p.start,
+                    pin.archive and pin.archive.end(p.partition, p.start),
+                    p.end,
+                    p.log_start,
+                    p.high_watermark,
+                )
+                for p in pin.partitions
+            ],
         )
     else:
         print(f"{found.history}: {len(pin.files)} files in {pin.root}")

@@ -88,12 +88,14 @@ def plan(
         }
         for s in prepared.plan.stages
     ]
+    caveats = [caveat for pin in snapshot.pins.values() for caveat in getattr(pin, "caveats", ())]
     document = {
         "job": job, "parameters": request.parameters, "slices": cost.slices, "tasks": cost.tasks, "rows": cost.rows, "bytes": cost.bytes,
         "reused": cost.reused, "rows_to_read": cost.rows_to_read, "bytes_to_read": cost.bytes_to_read,
         "table_bytes": cost.table_bytes, "memory_bytes": cost.worker_bytes, "executor": kind_of_executor(project.compute, prepared),
         "chains": cost.chains, "longest_slices": cost.longest_slices, "longest_bytes": cost.longest_bytes,
         "seed": prepared.plan.seed, "draws": prepared.plan.draws, "stages": stages,
+        "caveats": caveats,
     }  # fmt: skip
     if options.json:
         print_document(document)
@@ -112,7 +114,7 @@ def plan(
             f"in order: {cost.chains} partitions beside each other; the longest has {cost.longest_slices} slices "
             f"({human_bytes(cost.longest_bytes)}) to compute one after another"
         )
-    for caveat in [c for p in snapshot.pins.values() for c in getattr(p, "caveats", ())]:
+    for caveat in caveats:
         print(f"note: {caveat}")
 
 

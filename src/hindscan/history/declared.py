@@ -1,12 +1,12 @@
 """Histories as the project file declares them.
 
-A `[history.NAME]` table becomes a `ParquetHistory` or a `KafkaHistory`. All that is wrong with it is said at once, field by field (promise 12's neighbour: nothing
-that is misspelt is taken as absent): an unknown key, a setting of the other kind, a type that is none, a cluster that is not declared.
-Nothing is opened and nothing asked for: a project file is read without a broker.
+A `[history.NAME]` table becomes a `ParquetHistory`, a `KafkaHistory` or, with an archive, a `StitchedHistory`. All that is wrong with it is said at once, field by
+field (promise 12's neighbour: nothing that is misspelt is taken as absent): an unknown key, a setting of the other kind, a type that is none, a cluster
+that is not declared. Nothing is opened and nothing asked for: a project file is read without a broker.
 
 ::
 
-    [history.NAME] -> history_from_toml -> ParquetHistory | KafkaHistory
+    [history.NAME] -> history_from_toml -> ParquetHistory | KafkaHistory | StitchedHistory
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from hindscan import files, times
 from hindscan.errors import ConfigError, UsageError
+from hindscan.history.archive import ArchivePlace, archive_from_toml
 from hindscan.history.columns import column_faults, schema_from_columns
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.snapshot import History
@@ -41,10 +42,12 @@ KEYS: Final = (
     "lateness",
     "materialise",
     "verify",
+    "archive",
 )
 _PARQUET_ONLY: Final = frozenset({"verify"})
-_TOPIC_ONLY: Final = frozenset({"format", "on_bad_record", "partitions", "isolation", "lateness", "materialise"})
-_LATER_KEYS: Final = {"archive": "stitched histories"}
+_TOPIC_ONLY: Final = frozenset(
+    {"format", "on_bad_record", "partitions", "isolation", "lateness", "materialise", "archive"}
+)
 _LATER_FORMATS: Final = ("avro", "protobuf", "arrow", "cloudevents")
 #: The cluster of a topic that names none.
 DEFAULT_CLUSTER: Final = "default"
@@ -85,9 +88,10 @@ def history_from_toml(
     schema = None if columns is None or faults else schema_from_columns(columns)
     history: History | None = None
     if "topic" in table and "parquet" not in table:
-        faults += _topic_faults(table, clusters, schema)
+        archive, archive_faults = _archive(table, root)
+        faults += [*_topic_faults(table, clusters, schema), *archive_faults]
         kept = (artefacts or Path(root) / ".hindscan") / "materialised"
-        history = None if faults else _kafka(name, table, clusters, schema, kept)
+        history = None if faults else _kafka(name, table, clusters, schema, kept, archive)
     elif "parquet" in table and "topic" not in table:
         location, place = table["parquet"], None
         try:
@@ -122,9 +126,7 @@ def _key_faults(table: Mapping[str, Any]) -> list[tuple[str, str]]:
     faults = []
     kind, foreign = ("topic", _PARQUET_ONLY) if "topic" in table else ("parquet", _TOPIC_ONLY)
     for key in table:
-        if key in _LATER_KEYS:
-            faults.append((key, f"it is for {_LATER_KEYS[key]}, which this version of hindscan does not have yet"))
-        elif key not in KEYS:
+        if key not in KEYS:
             close = difflib.get_close_matches(key, KEYS, 1)
             hint = f"; is it {close[0]}? There are" if close else "; there are"
             faults.append((key, f"there is no such setting{hint} {', '.join(KEYS)}"))
@@ -180,11 +182,28 @@ def _topic_faults(
         faults.append(("partitions", f"must be a list of partition numbers, found {numbers!r}"))
     if type(table.get("materialise", False)) is not bool:
         faults.append(("materialise", f"must be true or false, found {table['materialise']!r}"))
+    elif table.get("materialise") and "archive" in table:
+        faults.append(("materialise", "keeps what an archive keeps too; leave one of them out"))
+    if "lateness" in table and "archive" in table:
+        faults.append(("lateness", "a history with an archive is read whole and filtered; leave one of them out"))
     try:
         times.duration(str(table.get("lateness", "0s")))
     except ValueError as fault:
         faults.append(("lateness", str(fault)))
     return faults
+
+
+def _archive(table: Mapping[str, Any], root: str | Path) -> tuple[ArchivePlace | None, list[tuple[str, str]]]:
+    if "archive" not in table:
+        return None, []
+    archive, faults = archive_from_toml(table["archive"], root)
+    if archive is not None and archive.layout == "connect":
+        faults += [
+            (key, f"must be declared with an archive that Kafka Connect wrote: {reason}")
+            for key, reason in (("columns", "its files are checked against it"), ("time", "it keeps no record times"))
+            if key not in table
+        ]
+    return archive, faults
 
 
 def _cluster_and_topic(text: object) -> tuple[str, str]:
@@ -200,13 +219,15 @@ def _kafka(
     clusters: Mapping[str, Mapping[str, Any]],
     schema: pa.Schema | None,
     kept: Path,
+    archive: ArchivePlace | None,
 ) -> History:
     # The client library is loaded only where a topic is declared.
     from hindscan.history.kafka import KafkaHistory
+    from hindscan.history.stitched import StitchedHistory
 
     cluster, topic = _cluster_and_topic(table["topic"])
     numbers = table.get("partitions")
-    return KafkaHistory(
+    history = KafkaHistory(
         name=name,
         cluster=cluster,
         config=clusters[cluster],
@@ -219,5 +240,7 @@ def _kafka(
         on_bad_record=table.get("on_bad_record", "fail"),
         ignores_as_of=table.get("as_of") == "ignore",
         lateness=None if "lateness" not in table else times.duration(table["lateness"]),
+        cuts_by_time=archive is None,
         kept=kept if table.get("materialise", False) else None,
     )
+    return history if archive is None else StitchedHistory(topic=history, archive=archive)

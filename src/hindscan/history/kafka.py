@@ -39,7 +39,7 @@ from hindscan.history.kafka_window import (
 from hindscan.history.snapshot import KafkaPin, PartitionPin, Pin, Window
 from hindscan.kafka_log import Isolation, RangeReader, TopicDescription, TopicInspector
 
-__all__ = ["KafkaHistory"]
+__all__ = ["PIN_ATTEMPTS", "KafkaHistory", "lasting_caveats"]
 
 #: Records of the sample, spread over the partitions.
 SAMPLE_RECORDS: Final = 2_000
@@ -79,6 +79,8 @@ class KafkaHistory:
         May be read as it is now in a run as of an earlier time.
     lateness : int, optional
         How far out of order records may be, in microseconds: what `kafka_window` makes of times rests on it. Default: nothing is promised.
+    cuts_by_time : bool
+        Bounds by time become offsets where they can; else all offsets are read, and their rows filtered.
     kept : Path, optional
         Folder where records are kept as they were first read. Default: they are not.
     """
@@ -95,6 +97,7 @@ class KafkaHistory:
     on_bad_record: str = "fail"
     ignores_as_of: bool = False
     lateness: int | None = None
+    cuts_by_time: bool = True
     kept: Path | None = None
 
     def pin(self, window: Window) -> KafkaPin:
@@ -231,7 +234,7 @@ class KafkaHistory:
         schema: pa.Schema,
     ) -> tuple[list[PartitionPin], int | None]:
         """Leave out what lies outside the bounds; give the lateness that this rests on."""
-        if (bounds.since, bounds.before) == (None, None) or described.unverified:
+        if (bounds.since, bounds.before) == (None, None) or described.unverified or not self.cuts_by_time:
             return list(pinned), None  # the mock answers no look-up
         behind = self.lateness
         if behind is None and self.time is None and described.timestamp_type == "LogAppendTime":
@@ -305,20 +308,10 @@ def _caveats(
     described: TopicDescription, pinned: Sequence[PartitionPin], isolation: str, *, kept: bool
 ) -> tuple[str, ...]:
     caveats = []
-    policy = described.cleanup_policy
     if described.unverified:
         caveats.append("unverified: mock (the broker inside the client knows no topic ids and no transactions)")
-    elif policy is None:
-        caveats.append("the topic's settings could not be read: it is unknown how long its records stay")
-    if policy is not None and "compact" in policy:
-        caveats.append(
-            "the topic is compacted: records that were overwritten can vanish "
-            + ("until they are read for the first time; then they are kept" if kept else "at any time")
-        )
-    if policy is not None and "delete" in policy and described.retention_ms is not None and described.retention_ms >= 0:
-        caveats.append(
-            f"repeatable until retention deletes the oldest record, {described.retention_ms} ms after its time"
-        )
+    else:
+        caveats += lasting_caveats(described.cleanup_policy, described.retention_ms, kept=kept)
     held = {p.partition: p.high_watermark - p.end for p in pinned if p.high_watermark > p.end}
     if isolation == "read_committed" and held:
         said = ", ".join(f"{count} offsets in partition {partition}" for partition, count in held.items())
@@ -334,6 +327,21 @@ def _gone(pinned: Sequence[PartitionPin]) -> tuple[str, ...]:
     more = f", and {len(short) - 3} more partitions" if len(short) > 3 else ""
     said = ", ".join(f"partition {p.partition} begins at offset {p.log_start}" for p in short[:3])
     return (f"older records are gone: {said}{more}",)
+
+
+def lasting_caveats(policy: str | None, retention_ms: int | None, *, kept: bool = False) -> list[str]:
+    """Say how long the records of a topic with these settings stay."""
+    if policy is None:
+        return ["the topic's settings could not be read: it is unknown how long its records stay"]
+    caveats = []
+    if "compact" in policy:
+        caveats.append(
+            "the topic is compacted: records that were overwritten can vanish "
+            + ("until they are read for the first time; then they are kept" if kept else "at any time")
+        )
+    if "delete" in policy and retention_ms is not None and retention_ms >= 0:
+        caveats.append(f"repeatable until retention deletes the oldest record, {retention_ms} ms after its time")
+    return caveats
 
 
 def _width(type_: pa.DataType) -> int:

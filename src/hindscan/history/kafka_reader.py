@@ -29,6 +29,7 @@ import xxhash
 
 from hindscan.data import Proof
 from hindscan.errors import BadRecord, SourceChanged
+from hindscan.history.archived import OFFSET, POSITIONS, TIMESTAMP
 from hindscan.history.bounds import Bounds, keeps, micros_of
 from hindscan.history.columns import described
 from hindscan.history.decode import BadValue, Decoder
@@ -44,7 +45,7 @@ from hindscan.query import Where
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["KafkaReader", "KafkaSource"]
+__all__ = ["NAMED_BAD_RECORDS", "KafkaReader", "KafkaSource", "inside"]
 
 #: Set-aside records whose position and reason a proof names; all are counted.
 NAMED_BAD_RECORDS: Final = 100
@@ -132,19 +133,29 @@ class KafkaSource:
             No broker answered.
         """
         wanted = list(self.schema.names if columns is None else columns) or self.schema.names[:1]
+        tables = self.tables(wanted, where)
+        schema = pa.schema([self.schema.field(name) for name in wanted])
+        import pyarrow.dataset as ds
+
+        return ds.dataset(pa.concat_tables([schema.empty_table(), *tables]))
+
+    def tables(self, wanted: Sequence[str], where: Where | None = None) -> list[pa.Table]:
+        """Give the rows of `dataset` as one table for each slice; the columns may be those of `archived.POSITIONS` too."""
+        names = list(wanted)
         if self._reader.on_bad_record != "fail":
-            wanted, where = self.schema.names, None
+            names, where = [*self.schema.names, *(name for name in wanted if name not in self.schema.names)], None
         elif where is not None and self._filtered is None:
             self._filtered = where.key
         elif where is not None and self._filtered != where.key:
             where = None  # one query's rows are read apart; with more of them the whole is read once, for all
         for reading in self._readings:
-            if not reading.has(wanted, where):
-                reading.read(self._connected(), wanted, where)
-        schema = pa.schema([self.schema.field(name) for name in wanted])
-        import pyarrow.dataset as ds
+            if not reading.has(names, where):
+                reading.read(self._connected(), names, where)
+        return [reading.table(wanted, where) for reading in self._readings]
 
-        return ds.dataset(pa.concat_tables([schema.empty_table(), *(r.table(wanted, where) for r in self._readings)]))
+    def set_aside(self) -> list[list[int]]:
+        """Give the offsets of the records that were set aside, slice by slice."""
+        return [reading.set_aside for reading in self._readings]
 
     def diagnose(self) -> None:
         """Return: whatever was wrong with the topic was said when it was read."""
@@ -191,7 +202,8 @@ class _Reading:
         self._tables: dict[str, pa.Table] = {}
         self._seen: _Digest | None = None
         self._bad: list[str] = []
-        self._set_aside = 0
+        #: Offsets of the records that did not decode.
+        self.set_aside: list[int] = []
         self._order = _Order()
 
     @property
@@ -218,7 +230,7 @@ class _Reading:
         )  # after the client: it may have loaded the compiler
         seen = _Digest()
         tables: list[pa.Table] = [passing.schema.empty_table()]
-        self._set_aside, self._bad = 0, []
+        self.set_aside, self._bad = [], []
         for batch in _in_fewer(self._batches(client)):
             seen.add(batch)
             tables.append(passing.decode(batch, self._take_bad))
@@ -268,7 +280,7 @@ class _Reading:
         """Take in what did not decode."""
         if self._reader.on_bad_record == "fail":
             raise self._bad_record(offsets[0], bad[0])
-        self._set_aside += len(bad)
+        self.set_aside += offsets
         room = max(NAMED_BAD_RECORDS - len(self._bad), 0)
         self._bad += [
             f"{self._slice.partition}:{offset}: {_said(b)}" for offset, b in zip(offsets[:room], bad, strict=False)
@@ -304,7 +316,7 @@ class _Reading:
             disorder=order.disorder,
             partition_count=partition_count,
             digest=seen.hexdigest(),
-            set_aside=self._set_aside,
+            set_aside=len(self.set_aside),
             bad_records=tuple(self._bad),
             tombstones=seen.tombstones,
             unverified=self._reader.unverified,
@@ -325,9 +337,9 @@ class _Passing:
         first = {*(where.columns if where is not None else wanted), *([reader.time] if reader.time is not None else [])}
         self._first = self._decoder([name for name in names if name in first])
         self._rest = self._decoder([name for name in names if name in wanted and name not in first])
-        self._bounds = Bounds(since=s.since, before=s.before)
+        self._positions = [field for field in POSITIONS if field.name in wanted and field.name not in names]
         #: What is given: a column that only the condition needed is kept too, as it is there.
-        self.schema = pa.schema([*self._first.schema, *self._rest.schema])
+        self.schema = pa.schema([*self._first.schema, *self._rest.schema, *self._positions])
         self.order = _Order()
 
     def decode(self, batch: RawBatch, take_bad: Callable[[Sequence[BadValue], Sequence[int]], None]) -> pa.Table:
@@ -341,10 +353,14 @@ class _Passing:
         kept = self._keeps(table, times)
         if kept is not None:
             table, rows = table.filter(pa.array(kept)), rows[kept]
-        if not self._rest.schema.names:
-            return table
-        rest, _ = self._decode(self._rest, batch, rows, take_bad)
-        return pa.Table.from_arrays([*table.columns, *rest.columns], schema=self.schema)
+        if self._rest.schema.names:
+            rest, rows = self._decode(self._rest, batch, rows, take_bad)
+            table = pa.Table.from_arrays(
+                [*table.columns, *rest.columns], names=[*table.column_names, *rest.column_names]
+            )
+        places = {OFFSET: batch.offsets, TIMESTAMP: batch.times}
+        positions = [pa.array(places[field.name][rows]).cast(field.type) for field in self._positions]
+        return pa.Table.from_arrays([*table.columns, *positions], schema=self.schema)
 
     def _wanted(self, batch: RawBatch) -> np.ndarray[Any, Any]:
         """Tell which records of a batch are rows: those with a value, and with one of the keys where some are asked for."""
@@ -381,28 +397,39 @@ class _Passing:
 
     def _keeps(self, table: pa.Table, times: pa.ChunkedArray[Any]) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
         """Tell which rows are inside the slice's bounds and fulfil the condition; None where all are and do."""
-        inside = keeps("time", times.type, self._bounds)
         kept = None if self._where is None else self._where.keeps(table)
-        if inside is None:
+        bounded = inside(times, self._slice, self._reader)
+        if bounded is None:
             return kept
-        self._check_times(times)
-        # An expression over a table of the one column, so that bounds mean the same here as for Parquet.
-        import pyarrow.dataset as ds
-
-        marked = ds.dataset(pa.table({"time": cast(Any, times)})).to_table(columns={"kept": inside}).column("kept")
-        bounded = np.asarray(marked.combine_chunks().to_numpy(zero_copy_only=False), bool)
         return bounded if kept is None else bounded & kept
 
-    def _check_times(self, times: pa.ChunkedArray[Any]) -> None:
-        reader, s = self._reader, self._slice
-        if times.null_count:
-            raise BadRecord(
-                f"While reading offsets [{s.start}, {s.end}) of {reader.topic}[{s.partition}] up to a time: every record must have a {reader.time!r}; "
-                f"{times.null_count} have none. Correct the producer, or read the history without a bound.",
-                topic=reader.topic,
-                partition=s.partition,
-                field=reader.time,
-            )
+
+def inside(
+    times: pa.ChunkedArray[Any], s: KafkaSlice, reader: KafkaReader
+) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    """Mark the rows inside a slice's bounds by their times; None if there is no bound.
+
+    Raises
+    ------
+    BadRecord
+        There is a bound, and a row has no time.
+    """
+    kept = keeps("time", times.type, Bounds(since=s.since, before=s.before))
+    if kept is None:
+        return None
+    if times.null_count:
+        raise BadRecord(
+            f"While reading offsets [{s.start}, {s.end}) of {reader.topic}[{s.partition}] up to a time: every record must have a {reader.time!r}; "
+            f"{times.null_count} have none. Correct the producer, or read the history without a bound.",
+            topic=reader.topic,
+            partition=s.partition,
+            field=reader.time,
+        )
+    # An expression over a table of the one column, so that bounds mean the same here as for Parquet.
+    import pyarrow.dataset as ds
+
+    marked = ds.dataset(pa.table({"time": cast(Any, times)})).to_table(columns={"kept": kept}).column("kept")
+    return np.asarray(marked.combine_chunks().to_numpy(zero_copy_only=False), bool)
 
 
 def _in_fewer(batches: Iterator[RawBatch]) -> Iterator[RawBatch]:

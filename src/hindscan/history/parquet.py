@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from hindscan import files
 from hindscan.errors import HistoryError, SchemaMismatch, SourceMissing
+from hindscan.history.archive import listed_only
 from hindscan.history.bounds import bounds_of, check_time_column
 from hindscan.history.columns import schema_from_text, schema_to_text
 from hindscan.history.footer import Footer, plain_type, read_footer
@@ -30,7 +31,7 @@ from hindscan.history.parquet_reader import ParquetReader
 from hindscan.history.snapshot import FilePin, ParquetPin, Pin, RowGroup, Window
 from hindscan.history.window import refuse_topic_options
 
-__all__ = ["ParquetHistory"]
+__all__ = ["ParquetHistory", "shown_root"]
 
 #: Files of a folder that are data; a file or glob named in the project file is taken at its word.
 SUFFIXES: Final = (".parquet", ".parq", ".pq")
@@ -75,7 +76,7 @@ class ParquetHistory:
     @property
     def root(self) -> str:
         """Folder or URL that paths are relative to, as pins say it."""
-        return _shown_root(self.location)
+        return shown_root(self.location)
 
     def pin(self, window: Window) -> ParquetPin:
         """List the files and read their footers.
@@ -94,7 +95,7 @@ class ParquetHistory:
         refuse_topic_options(window, self.name)
         bounds = bounds_of(window, history=self.name, has_time=self.time is not None, ignores_as_of=self.ignores_as_of)
         root = files.listing_root(self.place)
-        found = files.find(self.place, SUFFIXES)
+        found = listed_only(self.place, files.find(self.place, SUFFIXES))
         if not found:
             raise SourceMissing(
                 f"While pinning history {self.name}: at least one Parquet file is required; {self.place} has none "
@@ -221,7 +222,8 @@ def _all_of(faults: Sequence[HistoryError]) -> HistoryError:
     return type(faults[0])("\n".join(str(fault) for fault in faults[:20]), faults=[str(fault) for fault in faults])
 
 
-def _shown_root(location: str) -> str:
+def shown_root(location: str) -> str:
+    """Give a location as a pin may show it."""
     # Keys and options in a URL never become part of a pin.
     return re.sub(r"//[^/@]*@", "//", location.split("?", 1)[0] if "://" in location else location)
 

@@ -20,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from hindscan.data import Source
+from hindscan.history.archived import ArchivePin
 
 __all__ = [
     "DrawPin",
@@ -167,6 +168,8 @@ class KafkaPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     #: Reason why offsets and ids prove nothing ("mock"); None on a real broker.
     unverified: str | None = None
     caveats: tuple[str, ...] = ()
+    #: What is read from Parquet instead; None: everything comes from the topic. Never part of a key.
+    archive: ArchivePin | None = None
 
 
 class DrawPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="draws"):

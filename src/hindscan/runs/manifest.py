@@ -94,9 +94,9 @@ class PinSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One table of the snapshot in few words; all of it is in snapshot.parquet."""
 
     table: str
-    #: "parquet", "kafka" or "draws".
+    #: "parquet", "kafka", "stitched" or "draws".
     kind: str
-    #: Root of the data set, or topic.
+    #: Root of the data set, or topic; of a stitched history both.
     source: str = ""
     #: Topic id: a recreated topic has another.
     source_id: str = ""
@@ -197,8 +197,8 @@ def _summary(table: str, pin: ParquetPin | KafkaPin | DrawPin) -> PinSummary:
         case KafkaPin():
             return PinSummary(
                 table=table,
-                kind="kafka",
-                source=f"{pin.cluster}:{pin.topic}",
+                kind="kafka" if pin.archive is None else "stitched",
+                source=f"{'' if pin.archive is None else f'{pin.archive.root} + '}{pin.cluster}:{pin.topic}",
                 source_id=pin.topic_id,
                 parts=len(pin.partitions),
                 rows=sum(part.end - part.start for part in pin.partitions),

@@ -74,6 +74,7 @@ def test_building_opens_nothing(tmp_path: Path) -> None:
         ({"parquet": "a", "tiem": "x"}, {"tiem"}),
         ({"parquet": "a", "format": "json"}, {"format"}),
         ({"parquet": "a", "archive": "b"}, {"archive"}),
+        ({"topic": "a", "archive": "b", "materialise": True, "lateness": "1h"}, {"materialise", "lateness"}),
         ({"topic": "a", "verify": True}, {"verify"}),
         ({"topic": ""}, {"topic"}),
         ({"topic": "staging:bids"}, {"topic"}),
