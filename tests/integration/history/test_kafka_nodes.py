@@ -8,10 +8,11 @@ import confluent_kafka
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from hindscan.errors import BrokerUnavailable
 from hindscan.history.snapshot import Window
 from hindscan.kafka_log import RangeReader, TopicInspector
 from hindscan.testing import KafkaCluster
-from integration.history.test_kafka import config_of, history, read
+from integration.history.test_kafka import config_of, history, read, wait_until
 from integration.history.test_range_readers import SMALL, wide
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -39,7 +40,7 @@ def leader(cluster: KafkaCluster) -> int:
     return int(admin.list_topics(TOPIC, timeout=20).topics[TOPIC].partitions[0].leader)
 
 
-def test_the_death_of_a_leader_while_it_is_read_costs_no_record(
+def test_the_death_of_a_leader_while_it_is_read_costs_no_record_and_a_second_death_leaves_enough_to_read(
     nodes: KafkaCluster, range_reader: type[RangeReader]
 ) -> None:
     settings = {**config_of(nodes), **SMALL}
@@ -64,5 +65,31 @@ def test_the_death_of_a_leader_while_it_is_read_costs_no_record(
     assert (
         [(p.start, p.end) for p in after.partitions] == [(p.start, p.end) for p in before.partitions] == [(0, RECORDS)]
     )
-    table, _ = read(of, before)
+    table, proofs = read(of, before)
     assert table["n"].to_pylist() == list(range(RECORDS))
+    nodes.restart(first)
+    wait_until(lambda: all_in_sync(nodes), 60)
+    assert read(of, before)[1] == proofs
+
+
+def all_in_sync(cluster: KafkaCluster) -> bool:
+    admin = AdminClient({**config_of(cluster), "log_level": 0})
+    return len(admin.list_topics(TOPIC, timeout=20).topics[TOPIC].partitions[0].isrs) == 3
+
+
+def test_a_cluster_without_a_majority_is_waited_for_and_then_named(
+    nodes: KafkaCluster, range_reader: type[RangeReader]
+) -> None:
+    topic_id = TopicInspector(config_of(nodes), TOPIC).describe(settings=False).topic_id
+    alive = [node for node in range(3) if node != leader(nodes)]
+    settings = {**config_of(nodes), **SMALL}
+    with range_reader(settings, TOPIC, topic_id, "read_committed", idle_seconds=1.0, outage_seconds=5.0) as reader:
+        reading = reader.read(0, 0, RECORDS)
+        got = next(reading).offsets.tolist()
+        for node in (leader(nodes), *alive):
+            nodes.kill(node)
+        with pytest.raises(BrokerUnavailable, match="a broker at"):
+            for batch in reading:
+                got += batch.offsets.tolist()
+    assert got == list(range(len(got)))
+    assert len(got) < RECORDS
