@@ -48,6 +48,8 @@ FORBIDDEN: Final[Mapping[str, tuple[str, str]]] = {
 _PROVIDER_AWAY: Final = re.compile(
     r"acquire SASL OAUTHBEARER token: .*(connect|resolve|timed out|timeout)", re.IGNORECASE
 )
+#: A client that is refused tries again within this time; a broker that goes down now and then, in the midst of a long write, is none that refuses.
+_SOON_SECONDS: Final = 15.0
 #: Looks at what was refused this often while an answer is waited for.
 _LOOK_SECONDS: Final = 0.2
 #: Metadata is asked for in goes of this length and twice as long each time, because what was refused can be looked at only in between.
@@ -57,11 +59,17 @@ _FIRST_SECONDS: Final = 1.0
 class Refusals:
     """Why brokers did not let a client in; given to it as ``error_cb``.
 
-    One refusal may be a broker that was just going down; the second of the same client is believed.
+    One refusal may be a broker that was just going down; the second of the same client, soon after, is believed.
+
+    Parameters
+    ----------
+    clock : callable
+        Gives seconds that only rise.
     """
 
-    def __init__(self) -> None:
-        self._said: list[str] = []
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said: list[tuple[float, str]] = []
         self._too_large = ""
 
     def __call__(self, error: KafkaError) -> None:
@@ -71,7 +79,8 @@ class Refusals:
             self._too_large = text
         # A certificate that the broker does not take is told by the broker's alert, after the client believed to be connected.
         if error.name() in {"_AUTHENTICATION", "_SSL"} or (error.name() == "_TRANSPORT" and "SSL alert" in text):
-            self._said.append(text)
+            self._said = [(at, said) for at, said in self._said if self._clock() - at < _SOON_SECONDS]
+            self._said.append((self._clock(), text))
 
     def forget(self) -> None:
         """Begin anew: what was refused before says nothing of a new question."""
@@ -103,14 +112,15 @@ class Refusals:
         """
         if len(self._said) >= enough:
             servers = settings.get("bootstrap.servers")
-            if _PROVIDER_AWAY.search(self._said[-1]):
+            said = self._said[-1][1]
+            if _PROVIDER_AWAY.search(said):
                 raise ServiceUnavailable(
-                    f"{doing}: the provider of tokens for the broker at {servers} must answer; it did not: {self._said[-1]}. Check that it runs, and "
+                    f"{doing}: the provider of tokens for the broker at {servers} must answer; it did not: {said}. Check that it runs, and "
                     "`sasl.oauthbearer.token.endpoint.url` in [kafka.NAME].",
                     servers=servers,
                 )
             raise AccessRefused(
-                f"{doing}: the broker at {servers} must let this client in; it was refused: {self._said[-1]}. Check user, password, certificates, "
+                f"{doing}: the broker at {servers} must let this client in; it was refused: {said}. Check user, password, certificates, "
                 "`security.protocol` and `sasl.mechanism` of the cluster in [kafka.NAME].",
                 servers=servers,
             )

@@ -52,6 +52,19 @@ def test_a_provider_of_tokens_that_does_not_answer_is_a_service_that_is_away(why
         refusals.check("While asking", SETTINGS, enough=1)
 
 
+def test_two_refusals_far_apart_are_two_brokers_that_went_down() -> None:
+    now = [0.0]
+    refusals = Refusals(clock=lambda: now[0])
+    for seconds in (0.0, 100.0, 200.0):
+        now[0] = seconds
+        refusals(REFUSED[0])
+        refusals.check("While writing", SETTINGS)
+    now[0] = 201.0
+    refusals(REFUSED[0])
+    with pytest.raises(AccessRefused):
+        refusals.check("While writing", SETTINGS)
+
+
 def test_a_broker_that_is_away_is_no_refusal() -> None:
     refusals = Refusals()
     for error in (

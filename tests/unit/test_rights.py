@@ -5,6 +5,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import pytest
+
+from hindscan.cli.options import Options
+from hindscan.cli.service import doctor
 from hindscan.config import load_project
 from hindscan.rights import acl_commands, needed_rights
 
@@ -66,3 +70,20 @@ def test_a_line_is_ready_for_a_shell_and_holds_no_secret(tmp_path: Path) -> None
     ]  # fmt: skip
     assert "hush" not in "".join(others)
     assert any("--operation DescribeConfigs --topic bids" in line for line in others)
+
+
+def test_the_command_prints_what_is_for_what_and_the_lines_by_need(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hush")
+    (tmp_path / "hindscan.toml").write_text(TEXT)
+    assert doctor(acls=True, principal="me", options=Options(project=tmp_path)) == 0
+    printed = capsys.readouterr().out
+    table, needed, optional = printed.split("\n# ")
+    assert "prod     topic     bids      READ                        pin and read history bids" in table
+    assert [needed.splitlines()[0], optional.splitlines()[0]] == ["needed", "optional: run those that you need"]
+    assert [
+        len([line for line in part.splitlines() if line.startswith("kafka-acls.sh")]) for part in (needed, optional)
+    ] == [5, 5]
+    assert "--allow-principal User:me --operation Read --topic bids" in needed
+    assert "hush" not in printed

@@ -74,8 +74,6 @@ def site(secured: SecuredKafka, tmp_path: Path) -> Iterator[Callable[..., Site]]
             f"""
 [serve]
 group = "{group}"
-[kafka.default]
-"bootstrap.servers" = "127.0.0.1:1"
 [kafka.prod]
 {write_settings(plain)}{"".join(f'"{name}" = "${{SECRET}}"' for name in secrets)}
 [history.bids]

@@ -79,15 +79,13 @@ def test_no_command_prints_or_writes_a_secret_whether_it_succeeds_or_fails(
     typed = Typist(here, tmp_path_factory.mktemp("home"))
 
     typed("generate", "auctions", f"kafka:prod:{here.bids}", "--bids", "500", "--partitions", "1")
-    typed("snapshot", "bids", "--json")
     manifest = manifest_of(typed("run", "count_bids", "--json").document)
     assert manifest["caveats"] == [
         "bids: the topic's settings could not be read: it is unknown how long its records stay"
     ]
     assert "ValueError: 500 rows" in typed("run", "fails", code=1).err
     assert "it was refused" in typed("run", "count_bids", "--fresh", code=1, SECRET=f"{CANARY}-wrong").err
-    # The cluster `default` is nobody: the secured one answers, and doctor still has something to complain about.
-    assert "_TRANSPORT" in typed("doctor", code=3).out
+    assert here.settings["bootstrap.servers"] in typed("doctor").out
     typed("emit", "--type", "t", "--to", f"kafka:prod:{here.closed}")
     refused = typed("jobs", code=2, HINDSCAN_KAFKA__PROD__SASL_PASSWORD=f"{CANARY}-x", HINDSCAN_SERVE__PORT='"no"')
     assert "serve.port" in refused.err

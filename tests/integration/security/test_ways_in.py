@@ -107,9 +107,7 @@ def is_refused_in_time(settings: Settings, what: str, *names: str) -> None:
     ("way", "changed", "what"),
     [
         ("plain", {"sasl.password": f"{CANARY}-wrong"}, "Invalid username or password"),
-        ("plain", {"sasl.username": "nobody"}, "Invalid username or password"),
         ("scram-256", {"sasl.password": f"{CANARY}-wrong"}, "invalid credentials with SASL mechanism SCRAM-SHA-256"),
-        ("scram-512", {"sasl.mechanism": "SCRAM-SHA-256"}, "invalid credentials with SASL mechanism SCRAM-SHA-256"),
         ("scram-512", {"sasl.mechanism": "PLAIN"}, "supported mechanisms: SCRAM-SHA"),
         ("oidc", {"sasl.oauthbearer.client.secret": f"{CANARY}-wrong"}, "invalid_client"),
         ("oidc", {"sasl.oauthbearer.client.id": STALE}, "unexpired token"),
