@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hindscan.history.columns import parse_type, schema_from_columns
-from hindscan.history.decode import BadValue, Decoder, column_faults_of
+from hindscan.history.formats.decoder import BadValue
+from hindscan.history.formats.json import JsonDecoder, json_column_faults
+from hindscan.history.formats.raw import RawDecoder, raw_column_faults
 
 
 def decode(columns: dict[str, str], *values: bytes | object) -> tuple[list[dict[str, Any]], list[BadValue]]:
     raw = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
-    table, bad = Decoder(schema_from_columns(columns), "json").decode(pa.array(raw, pa.large_binary()))
+    table, bad = JsonDecoder(schema_from_columns(columns)).decode(pa.array(raw, pa.large_binary()))
     return table.to_pylist(), bad
 
 
@@ -260,11 +262,11 @@ def test_times_of_every_spelling_mix_in_one_column(times: list[dt.datetime], dat
 
 
 def test_bytes_are_one_column_as_they_are() -> None:
-    table, bad = Decoder(pa.schema([("value", pa.binary())]), "bytes").decode(
+    table, bad = RawDecoder(pa.schema([("value", pa.binary())])).decode(
         pa.array([b"\xff", b""], pa.large_binary())
     )
     assert (table.to_pylist(), bad) == ([{"value": b"\xff"}, {"value": b""}], [])
-    table, bad = Decoder(pa.schema([("value", pa.string())]), "bytes").decode(
+    table, bad = RawDecoder(pa.schema([("value", pa.string())])).decode(
         pa.array([b"ok", b"\xff"], pa.large_binary())
     )
     assert table.to_pylist() == [{"value": "ok"}]
@@ -273,9 +275,9 @@ def test_bytes_are_one_column_as_they_are() -> None:
 
 def test_columns_a_format_cannot_give_are_named() -> None:
     assert (
-        column_faults_of(pa.schema([("a", pa.map_(pa.string(), pa.int64())), ("b", pa.int64())]), "json")[0][0]
+        json_column_faults(pa.schema([("a", pa.map_(pa.string(), pa.int64())), ("b", pa.int64())]))[0][0]
         == "columns.a"
     )
-    assert column_faults_of(pa.schema([('q"uote', pa.int64())]), "json")[0][0] == 'columns.q"uote'
-    assert column_faults_of(schema_from_columns({"value": "binary"}), "bytes") == []
-    assert column_faults_of(schema_from_columns({"price": "int64"}), "bytes")[0][0] == "columns"
+    assert json_column_faults(pa.schema([('q"uote', pa.int64())]))[0][0] == 'columns.q"uote'
+    assert raw_column_faults(schema_from_columns({"value": "binary"})) == []
+    assert raw_column_faults(schema_from_columns({"price": "int64"}))[0][0] == "columns"
