@@ -35,7 +35,16 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-__all__ = ["AvroField", "AvroType", "arrow_type", "default_value", "parse_avro", "reading_of", "resolution_faults"]
+__all__ = [
+    "AvroField",
+    "AvroType",
+    "arrow_type",
+    "default_value",
+    "matching",
+    "parse_avro",
+    "reading_of",
+    "resolution_faults",
+]
 
 _PRIMITIVE: Final[dict[str, pa.DataType]] = {
     "boolean": pa.bool_(),
@@ -290,9 +299,7 @@ def arrow_type(type_: AvroType, *, logical: bool = True) -> pa.DataType:
             pair = [pa.field("key", pa.string()), pa.field("value", arrow_type(type_.items, logical=logical))]
             return pa.list_(pa.field("element", pa.struct(pair)))
         case "record":
-            return pa.struct(
-                [pa.field(each.name, arrow_type(each.type, logical=logical)) for each in type_.fields]
-            )
+            return pa.struct([pa.field(each.name, arrow_type(each.type, logical=logical)) for each in type_.fields])
     return _PRIMITIVE[type_.kind]
 
 
@@ -377,7 +384,7 @@ def reading_of(type_: AvroType) -> object:
         type_.nullable,
         list(type_.symbols),
         type_.fallback,
-        sorted(type_.names) if type_.kind != "record" else [],
+        sorted(type_.names),
         None if type_.items is None else reading_of(type_.items),
-        [[each.name, sorted(each.aliases), each.default, reading_of(each.type)] for each in type_.fields],
+        [[each.name, list(each.aliases), each.default, reading_of(each.type)] for each in type_.fields],
     ]

@@ -262,21 +262,16 @@ def test_times_of_every_spelling_mix_in_one_column(times: list[dt.datetime], dat
 
 
 def test_bytes_are_one_column_as_they_are() -> None:
-    table, bad = RawDecoder(pa.schema([("value", pa.binary())])).decode(
-        pa.array([b"\xff", b""], pa.large_binary())
-    )
+    table, bad = RawDecoder(pa.schema([("value", pa.binary())])).decode(pa.array([b"\xff", b""], pa.large_binary()))
     assert (table.to_pylist(), bad) == ([{"value": b"\xff"}, {"value": b""}], [])
-    table, bad = RawDecoder(pa.schema([("value", pa.string())])).decode(
-        pa.array([b"ok", b"\xff"], pa.large_binary())
-    )
+    table, bad = RawDecoder(pa.schema([("value", pa.string())])).decode(pa.array([b"ok", b"\xff"], pa.large_binary()))
     assert table.to_pylist() == [{"value": "ok"}]
     assert [b.index for b in bad] == [1]
 
 
 def test_columns_a_format_cannot_give_are_named() -> None:
     assert (
-        json_column_faults(pa.schema([("a", pa.map_(pa.string(), pa.int64())), ("b", pa.int64())]))[0][0]
-        == "columns.a"
+        json_column_faults(pa.schema([("a", pa.map_(pa.string(), pa.int64())), ("b", pa.int64())]))[0][0] == "columns.a"
     )
     assert json_column_faults(pa.schema([('q"uote', pa.int64())]))[0][0] == 'columns.q"uote'
     assert raw_column_faults(schema_from_columns({"value": "binary"})) == []
