@@ -92,6 +92,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     jobs: JobsSettings = JobsSettings()
     #: librdkafka properties by name of the cluster; secrets are filled in, so this value is never shown or stored.
     clusters: dict[str, ClusterSettings] = {}
+    #: Settings of confluent's SchemaRegistryClient by name of the registry; with secrets, as above.
+    registries: dict[str, ClusterSettings] = {}
     #: The `[history.NAME]` and `[triggers.NAME]` tables as written.
     history_tables: dict[str, dict[str, Any]] = {}
     trigger_tables: dict[str, dict[str, Any]] = {}
@@ -115,7 +117,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         from hindscan.history.declared import history_from_toml
 
         return {
-            name: history_from_toml(name, table, clusters=self.clusters, root=self.root)
+            name: history_from_toml(name, table, clusters=self.clusters, registries=self.registries, root=self.root)
             for name, table in self.history_tables.items()
         }
 
@@ -231,7 +233,8 @@ class _Reading:
             compute=self._settings(ComputeSettings, "compute", tables["compute"]),
             serve=self._settings(ServeSettings, "serve", tables["serve"]),
             jobs=self._settings(JobsSettings, "jobs", tables["jobs"]),
-            clusters=self._clusters(tables["kafka"]),
+            clusters=self._properties("kafka", "bootstrap.servers", tables["kafka"]),
+            registries=self._properties("registry", "url", tables["registry"]),
             history_tables=self._named("history", tables["history"]),
             trigger_tables=self._named("triggers", tables["triggers"]),
         )
@@ -251,7 +254,7 @@ class _Reading:
             parts = variable.removeprefix("HINDSCAN_").lower().split("__")
             if not variable.startswith("HINDSCAN_") or len(parts) < 2 or parts[0] not in _SECTIONS:
                 continue
-            if parts[0] == "kafka":
+            if parts[0] in ("kafka", "registry"):
                 parts[-1] = parts[-1].replace("_", ".")
             table = document
             for part in parts[:-1]:
@@ -286,18 +289,19 @@ class _Reading:
         if dask != "local" and not dask.startswith(("tcp://", "tls://")):
             self.fault(("compute", "dask"), f'must be "local" or tcp://HOST:PORT or tls://HOST:PORT, found {dask!r}')
 
-    def _clusters(self, table: dict[str, Any]) -> dict[str, ClusterSettings]:
-        clusters: dict[str, ClusterSettings] = {}
+    def _properties(self, section: str, required: str, table: dict[str, Any]) -> dict[str, ClusterSettings]:
+        """Read tables of a library's own properties by name."""
+        found: dict[str, ClusterSettings] = {}
         for name, settings in table.items():
             if not isinstance(settings, dict):
-                self.fault(("kafka", name), "must be a table [kafka.NAME] of librdkafka properties")
+                self.fault((section, name), f"must be a table [{section}.NAME] of properties")
                 continue
             # TOML reads an unquoted `bootstrap.servers = ...` as nested tables; both spellings mean the property.
             flat = _flattened(settings)
-            clusters[name] = {key: self._filled(("kafka", name, key), value) for key, value in flat.items()}
-            if "bootstrap.servers" not in flat:
-                self.fault(("kafka", name), 'needs "bootstrap.servers"')
-        return clusters
+            found[name] = {key: self._filled((section, name, key), value) for key, value in flat.items()}
+            if required not in flat:
+                self.fault((section, name), f'needs "{required}"')
+        return found
 
     def _named(self, section: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
         named: dict[str, dict[str, Any]] = {}
@@ -321,7 +325,8 @@ class _Reading:
         alone = Project(
             root=self.root,
             file=self.file,
-            clusters=self._known_clusters,
+            clusters={name: {"bootstrap.servers": "unknown"} for name in self._declared("kafka")},
+            registries={name: {"url": "mock://"} for name in self._declared("registry")},
             history_tables={name: table} if section == "history" else {},
             trigger_tables={name: table} if section == "triggers" else {},
         )
@@ -335,10 +340,8 @@ class _Reading:
                 else:
                     self.fault((section, name), str(fault))
 
-    @cached_property
-    def _known_clusters(self) -> dict[str, ClusterSettings]:
-        document = tomllib.loads(self.text)
-        return {name: {"bootstrap.servers": "unknown"} for name in document.get("kafka", {})}
+    def _declared(self, section: str) -> list[str]:
+        return list(tomllib.loads(self.text).get(section, {}))
 
     def _filled(self, field: tuple[str, ...], value: Any) -> Any:
         """Put secrets in the place of ``${NAME}``."""

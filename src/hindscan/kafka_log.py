@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +46,16 @@ from hindscan.kafka import MOCK_TOPIC_ID, client_config, translated
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-__all__ = ["Isolation", "RangeReader", "RawBatch", "TopicDescription", "TopicInspector", "TopicOffset"]
+__all__ = [
+    "HEADERS",
+    "Isolation",
+    "Part",
+    "RangeReader",
+    "RawBatch",
+    "TopicDescription",
+    "TopicInspector",
+    "TopicOffset",
+]
 
 Isolation = Literal["read_committed", "read_uncommitted"]
 Config = Mapping[str, str | int | float | bool]
@@ -87,6 +96,11 @@ _FAST: Final[Config] = {
     # A broker that is back is found again within a second, not ten.
     "reconnect.backoff.max.ms": 1000,
 }
+
+#: Type of a batch's headers: any name may come twice, and a value may be null.
+HEADERS: Final = pa.list_(pa.field("element", pa.struct([("key", pa.string()), ("value", pa.binary())])))
+#: What of a record can be asked for besides offset, time and value.
+Part = Literal["keys", "headers"]
 
 _MISSING: Final = frozenset(
     {"UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "_NOENT"}
@@ -144,6 +158,10 @@ class RawBatch:
     times: np.ndarray[Any, np.dtype[np.int64]]
     #: large_binary; null is a tombstone.
     values: pa.LargeBinaryArray
+    #: large_binary; null is a record without a key. None: not asked for.
+    keys: pa.LargeBinaryArray | None = None
+    #: `HEADERS`; null is a record without headers. None: not asked for.
+    headers: pa.ListArray | None = None
 
     @classmethod
     def of(cls, records: Sequence[tuple[int, int, bytes | None]]) -> RawBatch:
@@ -382,11 +400,11 @@ class RangeReader:
                 found=found.topic_id,
             )
 
-    def read(self, partition: int, start: int, end: int) -> Iterator[RawBatch]:
+    def read(self, partition: int, start: int, end: int, parts: Collection[Part] = frozenset()) -> Iterator[RawBatch]:
         """Read every visible record with start <= offset < end, in order.
 
         The iterator ends only when it is certain that there is no further one. Ranges that follow each other in one partition
-        go on where the client stands.
+        go on where the client stands. Keys and headers are made into arrays only where `parts` names them.
 
         Raises
         ------
@@ -416,7 +434,7 @@ class RangeReader:
                     self._probe(where, position, quiet_since)
                     probe_at = time.monotonic() + self._idle_seconds
                 continue
-            batch, taken, done = self._sift(messages, where, position)
+            batch, taken, done = self._sift(messages, where, position, parts)
             if len(batch):
                 position = int(batch.offsets[-1]) + 1
                 yield batch
@@ -426,12 +444,16 @@ class RangeReader:
             # After the yield: what the caller does with a batch is no silence of the broker.
             quiet_since, probe_at = time.monotonic(), time.monotonic() + self._idle_seconds
 
-    def _sift(self, messages: list[Message], where: _Where, position: int) -> tuple[RawBatch, int, bool]:
+    def _sift(
+        self, messages: list[Message], where: _Where, position: int, parts: Collection[Part]
+    ) -> tuple[RawBatch, int, bool]:
         """Take the records of the range: them, how many messages they and the events before them were, whether the range is complete."""
         events = [index for index, message in enumerate(messages) if message.error() is not None]
         offsets: list[int] = []
         times: list[int] = []
         values: list[bytes | None] = []
+        keys: list[bytes | None] = []
+        headers: list[Any] = []
         at, done = 0, False
         for event in [*events, len(messages)]:
             run = messages[at:event]
@@ -442,6 +464,10 @@ class RangeReader:
             offsets += found
             times += [message.timestamp()[1] for message in run]
             values += [message.value() for message in run]
+            if "keys" in parts:
+                keys += [cast("bytes | None", message.key()) for message in run]
+            if "headers" in parts:
+                headers += [message.headers() for message in run]
             if done:
                 at += len(run)
                 break
@@ -455,6 +481,8 @@ class RangeReader:
             offsets=np.array(offsets, np.int64),
             times=np.array(times, np.int64),
             values=pa.array(values, pa.large_binary()),
+            keys=pa.array(keys, pa.large_binary()) if "keys" in parts else None,
+            headers=pa.array(headers, HEADERS) if "headers" in parts else None,
         )
         _check_rising(batch.offsets, position, where)
         return batch, at, done

@@ -21,6 +21,7 @@ import pyarrow as pa
 from hindscan import files
 from hindscan.errors import ConfigError, UsageError
 from hindscan.history.columns import column_faults, schema_from_columns
+from hindscan.history.declared_schema import SCHEMA_KEYS, declared_schema_faults, schema_source
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.snapshot import History
 
@@ -39,17 +40,26 @@ KEYS: Final = (
     "partitions",
     "isolation",
     "verify",
+    "registry",
+    "subject",
+    "schema",
+    "message",
+    "record",
 )
 _PARQUET_ONLY: Final = frozenset({"verify"})
-_TOPIC_ONLY: Final = frozenset({"format", "on_bad_record", "partitions", "isolation"})
+_TOPIC_ONLY: Final = frozenset({"format", "on_bad_record", "partitions", "isolation", *SCHEMA_KEYS, "record"})
 _LATER_KEYS: Final = {"archive": "stitched histories"}
-_LATER_FORMATS: Final = ("avro", "protobuf", "arrow", "cloudevents")
 #: The cluster of a topic that names none.
 DEFAULT_CLUSTER: Final = "default"
 
 
 def history_from_toml(
-    name: str, table: Mapping[str, Any], *, clusters: Mapping[str, Mapping[str, Any]], root: str | Path
+    name: str,
+    table: Mapping[str, Any],
+    *,
+    clusters: Mapping[str, Mapping[str, Any]],
+    root: str | Path,
+    registries: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> History:
     """Build a history from its table in the project file.
 
@@ -63,6 +73,8 @@ def history_from_toml(
         librdkafka properties by name of the cluster.
     root : path
         What a relative path is relative to.
+    registries : mapping, optional
+        Settings by name of the schema registry.
 
     Raises
     ------
@@ -77,7 +89,8 @@ def history_from_toml(
     history: History | None = None
     if "topic" in table and "parquet" not in table:
         faults += _topic_faults(table, clusters, schema)
-        history = None if faults else _kafka(name, table, clusters, schema)
+        faults += declared_schema_faults(table, registries or {}, schema)
+        history = None if faults else _kafka(name, table, clusters, registries or {}, schema, Path(root))
     elif "parquet" in table and "topic" not in table:
         location, place = table["parquet"], None
         try:
@@ -141,7 +154,7 @@ def _common_faults(table: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _topic_faults(
     table: Mapping[str, Any], clusters: Mapping[str, Mapping[str, Any]], schema: pa.Schema | None
 ) -> list[tuple[str, str]]:
-    from hindscan.history.decode import FORMATS, column_faults_of
+    from hindscan.history.formats.choose import FORMATS, declared_column_faults
 
     faults = []
     cluster, topic = _cluster_and_topic(table["topic"])
@@ -153,14 +166,10 @@ def _topic_faults(
             ("topic", f"names the cluster {cluster!r}, which must be declared as [kafka.{cluster}]; declared: {known}")
         )
     chosen = table.get("format", "json")
-    if chosen in _LATER_FORMATS:
-        faults.append(
-            ("format", f"this version of hindscan does not have {chosen} yet; there are {', '.join(FORMATS)}")
-        )
-    elif chosen not in FORMATS:
+    if chosen not in FORMATS:
         faults.append(("format", f"must be one of {', '.join(FORMATS)}, found {chosen!r}"))
     elif schema is not None:
-        faults += column_faults_of(schema, chosen)
+        faults += declared_column_faults(schema, chosen)
     if table.get("on_bad_record", "fail") not in ("fail", "set aside"):
         faults.append(("on_bad_record", f'must be "fail" or "set aside", found {table["on_bad_record"]!r}'))
     if table.get("isolation", "read_committed") not in ("read_committed", "read_uncommitted"):
@@ -179,7 +188,12 @@ def _cluster_and_topic(text: object) -> tuple[str, str]:
 
 
 def _kafka(
-    name: str, table: Mapping[str, Any], clusters: Mapping[str, Mapping[str, Any]], schema: pa.Schema | None
+    name: str,
+    table: Mapping[str, Any],
+    clusters: Mapping[str, Mapping[str, Any]],
+    registries: Mapping[str, Mapping[str, Any]],
+    schema: pa.Schema | None,
+    root: Path,
 ) -> History:
     # The client library is loaded only where a topic is declared.
     from hindscan.history.kafka import KafkaHistory
@@ -198,4 +212,6 @@ def _kafka(
         isolation=table.get("isolation", "read_committed"),
         on_bad_record=table.get("on_bad_record", "fail"),
         ignores_as_of=table.get("as_of") == "ignore",
+        schemas=schema_source(name, table, topic, registries, root),
+        record=tuple(table.get("record", ())),
     )

@@ -27,8 +27,11 @@ from hindscan.data import Proof
 from hindscan.errors import BadRecord, SourceChanged
 from hindscan.history.bounds import Bounds, greatest_micros, keeps
 from hindscan.history.columns import described
-from hindscan.history.decode import BadValue, Decoder
-from hindscan.history.snapshot import KafkaSlice, Slice
+from hindscan.history.formats.choose import WITH_HEADERS, make_decoder, reading_identity
+from hindscan.history.formats.decoder import BadValue, Decoder
+from hindscan.history.record import parts_of, record_arrays, record_fields
+from hindscan.history.schemas import known_schemas
+from hindscan.history.snapshot import Coding, KafkaSlice, Slice
 from hindscan.kafka_log import Isolation, RangeReader, RawBatch
 
 if TYPE_CHECKING:
@@ -56,6 +59,21 @@ class KafkaReader:
     time: str | None
     on_bad_record: str
     unverified: str | None = None
+    #: The pinned schemas, and the settings of their registry.
+    coding: Coding | None = None
+    registry: Mapping[str, str | int | float | bool] | None = field(default=None, repr=False)
+    #: What of the records themselves are columns; see `history.record`.
+    record: tuple[str, ...] = ()
+
+    @property
+    def record_schema(self) -> pa.Schema:
+        """The columns that are not decoded."""
+        return pa.schema(record_fields(self.record))
+
+    def decoder(self, names: Sequence[str]) -> Decoder:
+        """Make the decoder for some of the decoded columns."""
+        schema = pa.schema([self.schema.field(name) for name in names])
+        return make_decoder(self.format, schema, self.coding, known_schemas(self.coding, self.format, self.registry))
 
     def open(self, slices: Sequence[Slice]) -> KafkaSource:
         """Open slices as one table, rows in the order of the slices. Connects when rows are asked for."""
@@ -63,13 +81,18 @@ class KafkaReader:
 
     def identity(self) -> dict[str, object]:
         """Tell what of reading a key must cover: what is visible, and how it is decoded."""
-        return {
+        told: dict[str, object] = {
             "format": self.format,
             "schema": described(self.schema),
             "time": self.time,
             "isolation": self.isolation,
             "on_bad_record": self.on_bad_record,
         }
+        if self.record:
+            told["record"] = list(self.record)
+        if self.coding is not None:
+            told["coding"] = reading_identity(self.format, self.schema, self.coding)
+        return told
 
 
 class KafkaSource:
@@ -179,15 +202,20 @@ class _Reading:
             # Its greatest value says whether a later run as of a time may take this slice's partial as it is.
             wanted = [reader.time, *wanted]
         names = [name for name in reader.schema.names if name in wanted and name not in self._columns]
-        decoder = Decoder(pa.schema([reader.schema.field(name) for name in names]), reader.format)
+        beside = pa.schema([each for each in reader.record_schema if each.name in names])
+        decoder = reader.decoder([name for name in names if name not in beside.names])
+        parts = parts_of(reader.record, headers=reader.format in WITH_HEADERS)
+        schema = pa.schema([*decoder.schema, *beside])
         seen = _Digest()
-        tables: list[pa.Table] = [decoder.schema.empty_table()]
+        tables: list[pa.Table] = [schema.empty_table()]
         times: list[pa.Array[Any]] = [pa.array([], pa.int64())]
         self._set_aside, self._bad = 0, []
-        for batch in client.read(s.partition, s.start, s.end):
+        for batch in client.read(s.partition, s.start, s.end, parts):
             seen.add(batch)
-            table, rows = self._decode(decoder, batch)
-            tables.append(table)
+            table, rows = self._decode(decoder, batch, seen)
+            arrays = record_arrays(beside.names, batch, rows, s.partition)
+            columns: list[Any] = [*table.columns, *(arrays[name] for name in beside.names)]
+            tables.append(pa.Table.from_arrays(columns, schema=schema))
             times.append(pa.array(batch.times[rows]))
         if self._seen is not None and self._seen.hexdigest() != seen.hexdigest():
             raise SourceChanged(
@@ -199,17 +227,28 @@ class _Reading:
         whole = pa.concat_tables(tables)
         self._columns |= {name: whole.column(name) for name in names}
         if self._seen is None:
-            self._seen, self._records = seen, whole.num_rows
+            self._seen, self._records = seen, sum(map(len, times))
             self._bound(pa.chunked_array(times))
 
-    def _decode(self, decoder: Decoder, batch: RawBatch) -> tuple[pa.Table, np.ndarray[Any, Any]]:
+    def _decode(self, decoder: Decoder, batch: RawBatch, seen: _Digest) -> tuple[pa.Table, np.ndarray[Any, Any]]:
         """Decode a batch: rows, and which of its records they are."""
         rows = np.arange(len(batch))
-        values = batch.values
+        values, headers = batch.values, batch.headers
         if values.null_count:
-            rows = np.flatnonzero(values.is_valid().to_numpy(zero_copy_only=False))
-            values = values.drop_null()
-        table, bad = decoder.decode(values)
+            there = values.is_valid().to_numpy(zero_copy_only=False)
+            if headers is not None and self._reader.format in WITH_HEADERS:
+                from hindscan.history.formats.cloudevents import valueless_events
+
+                events = valueless_events(values, headers)
+                seen.tombstones -= int(events.sum())
+                there = there | events
+            rows = np.flatnonzero(there)
+            values = cast(pa.LargeBinaryArray, values.filter(pa.array(there)))
+            headers = None if headers is None else cast(pa.ListArray, headers.filter(pa.array(there)))
+        if not decoder.schema.names:
+            # Nothing of the values is asked for: they are not looked at.
+            return decoder.schema.empty_table(), rows
+        table, bad = decoder.decode(values, headers)
         if bad:
             at = [int(batch.offsets[rows[b.index]]) for b in bad]
             if self._reader.on_bad_record == "fail":
@@ -280,7 +319,7 @@ def _said(bad: BadValue) -> str:
 
 
 class _Digest:
-    """Counts, and a 128-bit hash over offset, time, length and value of every record: four streams, so that batches leave no trace."""
+    """Counts, and a 128-bit hash over all that was taken of every record: a stream for each kind of thing, so that batches leave no trace."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -288,26 +327,42 @@ class _Digest:
         self.tombstones = 0
         self.first: int | None = None
         self.last: int | None = None
-        self._streams = [xxhash.xxh3_128() for _ in range(4)]
+        self._streams: dict[str, xxhash.xxh3_128] = {
+            name: xxhash.xxh3_128() for name in ("offsets", "times", "values: lengths", "values")
+        }
 
     def add(self, batch: RawBatch) -> None:
         if not len(batch):
             return
-        present = batch.values.drop_null()
-        lengths = pc.binary_length(batch.values).fill_null(_NO_VALUE).to_numpy().astype("<i8", copy=False)
-        columns = (batch.offsets.astype("<i8", copy=False), batch.times.astype("<i8", copy=False), lengths)
-        for stream, column in zip(self._streams, columns, strict=False):
-            stream.update(column.tobytes())
-        _, places, content = cast(list[Any], present.buffers())
-        bounds = np.frombuffer(places, "<i8")
-        first, last = bounds[present.offset], bounds[present.offset + len(present)]
-        if last > first:
-            self._streams[3].update(memoryview(content)[first:last])
+        self._numbers("offsets", batch.offsets)
+        self._numbers("times", batch.times)
+        self.bytes += self._binary("values", batch.values)
+        if batch.keys is not None:
+            self._binary("keys", batch.keys)
+        if batch.headers is not None:
+            self._numbers("headers", pc.list_value_length(batch.headers).fill_null(_NO_VALUE).to_numpy())
+            pairs = cast(Any, batch.headers.flatten())
+            self._binary("header names", pairs.field(0).cast(pa.large_binary()))
+            self._binary("header values", pairs.field(1).cast(pa.large_binary()))
         self.count += len(batch)
-        self.bytes += int(last - first)
-        self.tombstones += len(batch) - len(present)
+        self.tombstones += batch.values.null_count
         self.first = int(batch.offsets[0]) if self.first is None else self.first
         self.last = int(batch.offsets[-1])
 
+    def _numbers(self, name: str, numbers: np.ndarray[Any, Any]) -> None:
+        self._streams.setdefault(name, xxhash.xxh3_128()).update(numbers.astype("<i8", copy=False).tobytes())
+
+    def _binary(self, name: str, array: pa.LargeBinaryArray) -> int:
+        """Add values and their lengths; give the bytes of the values."""
+        self._numbers(f"{name}: lengths", pc.binary_length(array).fill_null(_NO_VALUE).to_numpy())
+        stream = self._streams.setdefault(name, xxhash.xxh3_128())
+        present = array.drop_null()
+        _, places, content = cast(list[Any], present.buffers())
+        bounds = np.frombuffer(places, "<i8")
+        first, last = (int(bounds[at]) for at in (present.offset, present.offset + len(present)))
+        if last > first:
+            stream.update(memoryview(content)[first:last])
+        return last - first
+
     def hexdigest(self) -> str:
-        return xxhash.xxh3_128(b"".join(stream.digest() for stream in self._streams)).hexdigest()
+        return xxhash.xxh3_128(b"".join(stream.digest() for stream in self._streams.values())).hexdigest()

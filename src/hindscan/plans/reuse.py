@@ -103,7 +103,9 @@ def _reading(pin: Pin) -> object:
         case ParquetPin():
             return ("parquet", pin.schema, pin.time)
         case KafkaPin():
-            return (pin.cluster_id, pin.topic_id, pin.isolation, pin.format, pin.schema, pin.time, pin.on_bad_record)
+            reader = None if pin.coding is None else pin.coding.reader
+            how = (pin.format, pin.schema, reader, pin.record, pin.time, pin.on_bad_record)
+            return (pin.cluster_id, pin.topic_id, pin.isolation, *how)
         case DrawPin():
             return ()
 

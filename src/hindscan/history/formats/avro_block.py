@@ -1,10 +1,11 @@
 """Many Avro bodies as one container block: the fast way to a writer's arrays.
 
-Keeps promise 2 at speed. Bodies written with one schema, laid end to end, are the one block of an Avro container file, which polars decodes about fifteen times as fast as
-a library that makes an object of each record. Three things make it exact:
+Keeps promise 2 at speed. Bodies written with one schema, laid end to end, are the one block of an Avro container file, which polars decodes about
+fifteen times as fast as a library that makes an object of each record. Three things make it exact:
 
 * A mark of eight random bytes, all different, is laid behind each body and read as one more field. If all are read where they were laid, every
-  body ended where its schema says: no shift by a damaged record goes unseen. A mark cannot overlap itself, so that it is found in a foreign place with probability 2^-64 a byte.
+  body ended where its schema says: no shift by a damaged record goes unseen. A mark cannot overlap itself, so that it is found in a foreign place with
+  probability 2^-64 a byte.
 * The engine never sees a type that it gets wrong or panics on; see `avro_engine`.
 * Whatever it raises, a panic (a BaseException) included, means no more than "look closer": the records are then judged one by one by fastavro.
 
