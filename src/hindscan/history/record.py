@@ -1,7 +1,7 @@
 """What of a record itself can be a column: key, headers, timestamp, offset, partition.
 
-Keeps promise 2 for what lies beside the value: null and empty keys and header values are told apart, header names come as often as they were written. A history names what
-it wants in `record`; what it does not name is neither taken from the client nor part of a read's digest.
+Keeps promise 2 for what lies beside the value: null and empty keys and header values are told apart, header names come as often as they were written.
+A history names what it wants in `record`; what it does not name is neither taken from the client nor part of a read's digest.
 
 =============  ===============================================  ======================================
 `record` has   column                                           type

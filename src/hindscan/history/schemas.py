@@ -1,8 +1,8 @@
 """Which schemas a topic's records follow: found once when the history is pinned, looked up by id when it is read.
 
 Keeps promise 1 for schemas. What every record is read as (the latest version of the topic's subject, else the schema of the greatest id in the
-pinned sample, else a declared file) becomes part of the pin, and so do the schemas of the sample's ids. A later version changes nothing for a run that is pinned: its records
-are resolved to the pinned schema. An id that the sample did not show is asked of the registry by the worker that meets it.
+pinned sample, else a declared file) becomes part of the pin, and so do the schemas of the sample's ids. A later version changes nothing for a
+run that is pinned: its records are resolved to the pinned schema. An id that the sample did not show is asked of the registry by the worker that meets it.
 
 ::
 

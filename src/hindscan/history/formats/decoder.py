@@ -24,7 +24,7 @@ __all__ = ["BadValue", "Columns", "Decoder", "Headers", "Misfit", "decode_by_hal
 #: Arrays of one length, in the order of a schema.
 Columns: TypeAlias = "list[pa.Array[Any]]"
 #: Headers of records: list<struct<key: string, value: binary>>, null where a record has none.
-Headers: TypeAlias = "pa.ListArray"
+Headers: TypeAlias = "pa.ListArray[Any]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,8 @@
 """Protobuf records to columns: format `protobuf`, in a registry's wire format or bare with a declared descriptor.
 
 Keeps promise 2 for Protobuf. A body is parsed as the pinned message; by Protobuf's rules that reads other versions of it too, once `protobuf_schema` has
-found that no field changed its type. What Protobuf would pass over in silence is bad here: a field that came with the wire type of another, a number that is no symbol of its enum.
+found that no field changed its type. What Protobuf would pass over in silence is bad here: a field that came with the wire type of
+another, a number that is no symbol of its enum.
 Which message a body is, the wire format says by its place in the writer's file; another than the pinned one is bad.
 """
 
