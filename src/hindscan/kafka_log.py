@@ -161,7 +161,7 @@ class RawBatch:
     #: large_binary; null is a record without a key. None: not asked for.
     keys: pa.LargeBinaryArray | None = None
     #: `HEADERS`; null is a record without headers. None: not asked for.
-    headers: pa.ListArray | None = None
+    headers: pa.ListArray[Any] | None = None
 
     @classmethod
     def of(cls, records: Sequence[tuple[int, int, bytes | None]]) -> RawBatch:
@@ -465,7 +465,7 @@ class RangeReader:
             times += [message.timestamp()[1] for message in run]
             values += [message.value() for message in run]
             if "keys" in parts:
-                keys += [cast("bytes | None", message.key()) for message in run]
+                keys += [message.key() for message in run]
             if "headers" in parts:
                 headers += [message.headers() for message in run]
             if done:
@@ -482,7 +482,7 @@ class RangeReader:
             times=np.array(times, np.int64),
             values=pa.array(values, pa.large_binary()),
             keys=pa.array(keys, pa.large_binary()) if "keys" in parts else None,
-            headers=pa.array(headers, HEADERS) if "headers" in parts else None,
+            headers=cast("pa.ListArray[Any]", pa.array(headers, HEADERS)) if "headers" in parts else None,
         )
         _check_rising(batch.offsets, position, where)
         return batch, at, done

@@ -24,6 +24,7 @@ import msgspec
 from hindscan.errors import HindscanError, RegistryUnavailable, UsageError
 
 if TYPE_CHECKING:
+    from confluent_kafka.schema_registry import RegisteredSchema as RegisteredVersion
     from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
 __all__ = ["RegisteredSchema", "SchemaRegistry"]
@@ -93,7 +94,13 @@ class SchemaRegistry:
             Nobody answered.
         """
         doing = f"While asking registry {self._name} for subject {subject!r}"
-        found = self._asked(doing, lambda client: client.get_latest_version(subject, fmt=_SERIALIZED.get(kind)))
+
+        def ask(client: SchemaRegistryClient) -> RegisteredVersion:
+            # The client would give what it got the first time, for as long as this process lives.
+            client.clear_latest_caches()  # type: ignore[no-untyped-call]
+            return client.get_latest_version(subject, fmt=_SERIALIZED.get(kind))
+
+        found = self._asked(doing, ask)
         if found is None:
             return None
         return found.schema_id, self._complete(doing, subject, found.schema, kind)
@@ -153,7 +160,7 @@ class SchemaRegistry:
                 registry=self._name,
                 status=status,
             ) from None
-        except (OSError, *_transport_errors()) as fault:
+        except _transport_errors() as fault:
             raise self._unavailable(doing, fault) from None
 
     def _unavailable(self, doing: str, fault: Exception) -> RegistryUnavailable:
@@ -203,4 +210,4 @@ def _transport_errors() -> tuple[type[Exception], ...]:
     # What the client lets through of the HTTP library below it; both are there where a client could be made.
     import httpx2
 
-    return (httpx2.HTTPError, httpx2.InvalidURL)
+    return (OSError, httpx2.HTTPError, httpx2.InvalidURL)

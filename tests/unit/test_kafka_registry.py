@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from registry_server import RegistryServer
 
 from hindscan.errors import HindscanError, RegistryUnavailable, UsageError
 from hindscan.kafka_registry import RegisteredSchema, SchemaRegistry
+from registry_server import RegistryServer
 
 
 def avro(text: object) -> RegisteredSchema:
@@ -47,6 +47,17 @@ def test_a_schema_is_fetched_once_in_a_process(server: RegistryServer) -> None:
     for _ in range(3):
         assert SchemaRegistry({"url": server.url}).schema(number, "AVRO") is not None
     assert [path for method, path in server.requests if method == "GET"] == [f"/schemas/ids/{number}"]
+
+
+def test_the_latest_version_is_asked_for_anew_each_time(server: RegistryServer) -> None:
+    registry = SchemaRegistry({"url": server.url})
+    server.register("a-value", {"schema": '"int"'})
+    first = registry.latest("a-value", "AVRO")
+    server.register("a-value", {"schema": '"long"'})
+    second = registry.latest("a-value", "AVRO")
+    assert first is not None
+    assert second is not None
+    assert (first[1].files[-1][1], second[1].files[-1][1]) == ('"int"', '"long"')
 
 
 def test_what_a_schema_refers_to_comes_before_it(server: RegistryServer) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 
@@ -297,7 +297,7 @@ class KafkaHistory:
 
 
 def _records(batch: RawBatch) -> Iterator[Record]:
-    values = cast("list[bytes | None]", batch.values.to_pylist())
+    values = batch.values.to_pylist()
     if batch.headers is None:
         return ((value, None) for value in values)
     headers = [None if each is None else [(h["key"], h["value"]) for h in each] for each in batch.headers.to_pylist()]

@@ -243,8 +243,8 @@ class _Reading:
                 seen.tombstones -= int(events.sum())
                 there = there | events
             rows = np.flatnonzero(there)
-            values = cast(pa.LargeBinaryArray, values.filter(pa.array(there)))
-            headers = None if headers is None else cast(pa.ListArray, headers.filter(pa.array(there)))
+            values = values.filter(pa.array(there))
+            headers = None if headers is None else headers.filter(pa.array(there))
         if not decoder.schema.names:
             # Nothing of the values is asked for: they are not looked at.
             return decoder.schema.empty_table(), rows

@@ -51,8 +51,8 @@ class ArrowDecoder:
 
     def _all(self, first: int, values: pa.LargeBinaryArray) -> Columns:
         del first
-        rows = pa.concat_tables([self._one(value) for value in values.to_pylist()])
-        return [cast("pa.Array[Any]", pa.concat_arrays(rows.column(at).chunks)) for at in range(rows.num_columns)]
+        rows = pa.concat_tables([self._one(value) for value in cast("list[bytes]", values.to_pylist())])
+        return [pa.concat_arrays(rows.column(at).chunks) for at in range(rows.num_columns)]
 
     def _one(self, value: bytes) -> pa.Table:
         source = pa.BufferReader(value)

@@ -120,7 +120,7 @@ class _Plan:
         if self._block is not None and len(values) >= BLOCK_FROM:
             arrays = self._block.read(values)
         else:
-            records = [self._one(value) for value in values.to_pylist()]
+            records = [self._one(value) for value in cast("list[bytes]", values.to_pylist())]
             arrays = {
                 each.name: _column([record[name] for record in records], each)
                 for name, each in zip(self._names, self._taken, strict=True)
@@ -139,7 +139,11 @@ class _Plan:
             raise Misfit("", f"is no record of its schema: {type(fault).__name__}: {fault}".rstrip(": ")) from fault
         beyond = body.tell() - len(value)
         if beyond:
-            said = f"ends {beyond} bytes early" if beyond > 0 else f"has {-beyond} bytes too many"
+            said = (
+                "ends before its last field does"
+                if beyond > 0
+                else f"ends at byte {len(value) + beyond} of {len(value)}"
+            )
             raise Misfit("", f"is no record of its schema: it {said}")
         return record
 

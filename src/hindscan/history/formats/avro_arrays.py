@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from hindscan.history.formats.avro_schema import AvroField, AvroType, arrow_type, default_value, matching
 from hindscan.history.formats.decoder import Misfit
 
-__all__ = ["finished", "list_of", "struct_of"]
+__all__ = ["finished", "list_of", "outside", "struct_of"]
 
 #: Times of day are less than this.
 _DAY = {"time-millis": 86_400_000, "time-micros": 86_400_000_000}
@@ -99,6 +99,12 @@ def _resolved(array: Any, writer: AvroType, reader: AvroType, path: str, inside:
     return cast("pa.Array[Any]", array)
 
 
+def outside(numbers: Any, end: int) -> bool:
+    """Whether a number is less than 0, or not less than an end."""
+    extremes: Any = pc.min_max(numbers).as_py()
+    return extremes["min"] is not None and not 0 <= extremes["min"] <= extremes["max"] < end
+
+
 def _symbols(array: Any, reader: AvroType, path: str) -> pa.Array[Any]:
     known = pc.or_(pc.is_in(array, value_set=pa.array(reader.symbols, pa.string())), pc.is_null(array))
     if pc.all(known).as_py() is not False:
@@ -120,7 +126,7 @@ def _logical(array: Any, type_: AvroType, path: str) -> pa.Array[Any]:
             texts = [None if each is None else str(uuid.UUID(bytes=each)) for each in array.to_pylist()]
             return pa.array(texts, pa.string())
         case "time-millis" | "time-micros":
-            if pc.any(pc.or_(pc.less(array, 0), pc.greater_equal(array, _DAY[type_.logical]))).as_py():
+            if outside(array, _DAY[type_.logical]):
                 raise Misfit(path, "is no time of a day")
             return cast("pa.Array[Any]", array.cast(wanted))
         case str():

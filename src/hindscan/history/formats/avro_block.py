@@ -108,10 +108,9 @@ class Block:
         import polars as pl
 
         mark = _new_mark()
-        joined = pc.binary_join_element_wise(
-            values, pa.scalar(mark, pa.large_binary()), pa.scalar(b"", pa.large_binary())
-        )
-        _, places, content = cast(list[Any], cast(Any, joined).buffers())
+        parts: list[Any] = [values, pa.scalar(mark, pa.large_binary()), pa.scalar(b"", pa.large_binary())]
+        joined: Any = pc.binary_join_element_wise(*parts)
+        _, places, content = cast(list[Any], joined.buffers())
         bounds = np.frombuffer(places, "<i8")
         first, last = int(bounds[joined.offset]), int(bounds[joined.offset + len(joined)])
         body = memoryview(content)[first:last]

@@ -14,9 +14,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from hindscan.history.formats.avro_arrays import list_of, struct_of
+from hindscan.history.formats.avro_arrays import list_of, outside, struct_of
 from hindscan.history.formats.avro_schema import AvroType, arrow_type
 from hindscan.history.formats.decoder import Misfit
 
@@ -88,7 +87,7 @@ def from_engine(array: Any, type_: AvroType, path: str) -> pa.Array[Any]:
         case "bytes" | "fixed":
             return cast("pa.Array[Any]", array.cast(pa.binary()))
         case "enum":
-            if pc.any(pc.or_(pc.less(array, 0), pc.greater_equal(array, len(type_.symbols)))).as_py():
+            if outside(array, len(type_.symbols)):
                 raise Misfit(path, "is the number of no symbol")
             return cast("pa.Array[Any]", pa.array(type_.symbols, pa.string()).take(array))
         case "array":

@@ -166,9 +166,10 @@ class CloudEventsDecoder:
         kept = np.arange(len(places))
         if self._members is not None:
             table, wrong = self._members.decode(pa.array(data, pa.large_binary()))
-            for each in wrong:
-                bad[places[each.index]] = BadValue(index=places[each.index], field=each.field, reason=each.reason)
-            kept = np.delete(kept, [each.index for each in wrong])
+            for fault in wrong:
+                at = places[fault.index]
+                bad[at] = BadValue(index=at, field=fault.field, reason=fault.reason)
+            kept = np.delete(kept, [fault.index for fault in wrong])
             columns = {name: table.column(name) for name in table.schema.names}
         for at, each in enumerate(self._attributes):
             columns[each.name] = pa.array([attributes[row][at] for row in kept], each.type)

@@ -59,7 +59,7 @@ def split(values: pa.LargeBinaryArray) -> tuple[Ints, list[BadValue]]:
 
 
 def _bad(at: int, values: pa.LargeBinaryArray) -> BadValue:
-    value = cast(bytes, values[at].as_py())
+    value = values[at].as_py() or b""
     if len(value) < HEAD_BYTES:
         reason = f"has {len(value)} bytes; a zero byte and four bytes of a schema id are required"
     else:
@@ -70,7 +70,7 @@ def _bad(at: int, values: pa.LargeBinaryArray) -> BadValue:
 def bodies(values: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
     """Give values without their heads."""
     # binary_slice cannot take a start without an end from large_binary.
-    return cast(pa.LargeBinaryArray, pc.binary_replace_slice(values, 0, HEAD_BYTES, b""))
+    return pc.binary_replace_slice(values, 0, HEAD_BYTES, b"")
 
 
 def decode_by_id(
@@ -94,7 +94,7 @@ def decode_by_id(
     places: list[Ints] = []
     for schema_id in np.unique(ids[ids != _NO_ID]).tolist():
         at = np.flatnonzero(ids == schema_id)
-        part = values if len(at) == len(values) else cast(pa.LargeBinaryArray, values.take(pa.array(at)))
+        part = values if len(at) == len(values) else values.take(cast(Any, pa.array(at)))
         try:
             table, wrong = decode(schema_id, part)
         except UnknownSchema as fault:
@@ -105,5 +105,5 @@ def decode_by_id(
         places.append(np.delete(at, [b.index for b in wrong]))
     whole = pa.concat_tables(tables)
     if len(places) > 1:
-        whole = whole.take(pa.array(np.argsort(np.concatenate(places), kind="stable")))
+        whole = whole.take(cast(Any, pa.array(np.argsort(np.concatenate(places), kind="stable"))))
     return whole, sorted(bad, key=lambda each: each.index)

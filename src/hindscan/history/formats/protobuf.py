@@ -9,13 +9,21 @@ Which message a body is, the wire format says by its place in the writer's file;
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pyarrow as pa
 
 from hindscan.history.formats import confluent
 from hindscan.history.formats.decoder import BadValue, Columns, Headers, Misfit, decode_by_halves
-from hindscan.history.formats.protobuf_schema import TIMESTAMP, WRAPPERS, evolution_faults, is_map, message_at
+from hindscan.history.formats.protobuf_schema import (
+    TIMESTAMP,
+    WRAPPERS,
+    enum_of,
+    evolution_faults,
+    is_map,
+    message_at,
+    message_of,
+)
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
@@ -130,7 +138,7 @@ class ProtobufDecoder:
 
         def decode_all(first: int, part: pa.LargeBinaryArray) -> Columns:
             del first
-            messages = [self._parse(body(value)) for value in part.to_pylist()]
+            messages = [self._parse(body(value)) for value in cast("list[bytes]", part.to_pylist())]
             for message in messages:
                 self._known.check(message)
             return [
@@ -148,7 +156,8 @@ def _explain(index: int, fault: Exception) -> BadValue:
 
 def _column(values: list[Any], column: pa.Field[Any]) -> pa.Array[Any]:
     try:
-        return pa.array(values, column.type)
+        array: pa.Array[Any] = pa.array(values, column.type)
+        return array
     except (OverflowError, ValueError, pa.ArrowException) as fault:
         raise Misfit(column.name, f"does not fit {column.type}: {fault}") from fault
 
@@ -157,7 +166,7 @@ def _taker(field: FieldDescriptor) -> Take:
     """Make the function that takes a field out of its message as a value for its column."""
     name, one = field.name, _one(field)
     if is_map(field):
-        value = _one(field.message_type.fields_by_name["value"])
+        value = _one(message_of(field).fields_by_name["value"])
 
         def pairs(message: Any) -> Any:
             found = getattr(message, name)
@@ -177,7 +186,7 @@ def _one(field: FieldDescriptor) -> Take:
         return _symbol(field)
     if field.type not in _MESSAGES:
         return lambda value: value
-    message = field.message_type
+    message = message_of(field)
     if message.full_name == TIMESTAMP:
         return _timestamp(field.name)
     if message.full_name in WRAPPERS:
@@ -190,11 +199,11 @@ def _one(field: FieldDescriptor) -> Take:
 
 def _symbol(field: FieldDescriptor) -> Take:
     # Of several names of one number the first.
-    names: Mapping[int, str] = {each.number: each.name for each in reversed(field.enum_type.values)}
+    names: Mapping[int, str] = {each.number: each.name for each in reversed(enum_of(field).values)}
 
     def symbol(value: int) -> str:
         if value not in names:
-            raise Misfit(field.name, f"is {value}, which is no symbol of enum {field.enum_type.name}")
+            raise Misfit(field.name, f"is {value}, which is no symbol of enum {enum_of(field).name}")
         return names[value]
 
     return symbol
@@ -220,7 +229,7 @@ class _Known:
         self._names = {each.number: each.name for each in fields}
         # What is wanted is never recursive: that could be no column.
         self._inner = [
-            (each, _Known(each.message_type, [inner.name for inner in each.message_type.fields]))
+            (each, _Known(message_of(each), [inner.name for inner in message_of(each).fields]))
             for each in fields
             if each.type in _MESSAGES and not is_map(each)
         ]

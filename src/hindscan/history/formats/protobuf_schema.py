@@ -32,15 +32,17 @@ from hindscan.history.formats.decoder import missing_extra
 from hindscan.kafka_registry import RegisteredSchema
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
+    from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 
 __all__ = [
     "TIMESTAMP",
     "WRAPPERS",
+    "enum_of",
     "evolution_faults",
     "is_map",
     "load_file",
     "message_at",
+    "message_of",
     "protobuf_columns",
     "reading_of_message",
     "schema_of_descriptor_set",
@@ -104,7 +106,7 @@ def load_file(schema: RegisteredSchema) -> FileDescriptor:
             if needed.startswith(_OWN) and needed not in loaded:
                 _add_own(pool, needed, loaded)
         try:
-            pool.Add(file)  # type: ignore[no-untyped-call]
+            pool.Add(file)
             loaded.add(file.name)
             found = pool.FindFileByName(file.name)
         except (TypeError, KeyError) as fault:
@@ -164,9 +166,21 @@ def message_at(file: FileDescriptor, indexes: Sequence[int]) -> Descriptor | Non
     return found
 
 
+def message_of(field: FieldDescriptor) -> Descriptor:
+    """Give the message that a field is of."""
+    assert field.message_type is not None
+    return field.message_type
+
+
+def enum_of(field: FieldDescriptor) -> EnumDescriptor:
+    """Give the enum that a field is of."""
+    assert field.enum_type is not None
+    return field.enum_type
+
+
 def is_map(field: FieldDescriptor) -> bool:
     """Whether a field is a map."""
-    return field.type in _MESSAGES and bool(field.message_type.GetOptions().map_entry)
+    return field.type in _MESSAGES and bool(message_of(field).GetOptions().map_entry)
 
 
 def protobuf_columns(message: Descriptor) -> tuple[pa.Schema, list[tuple[str, str]]]:
@@ -182,7 +196,7 @@ def protobuf_columns(message: Descriptor) -> tuple[pa.Schema, list[tuple[str, st
 
 def _type(field: FieldDescriptor, inside: tuple[str, ...]) -> pa.DataType:
     if is_map(field):
-        key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
+        key, value = message_of(field).fields_by_name["key"], message_of(field).fields_by_name["value"]
         pair = [pa.field("key", _one(key, inside), nullable=False), pa.field("value", _one(value, inside))]
         return pa.list_(pa.field("element", pa.struct(pair)))
     one = _one(field, inside)
@@ -194,7 +208,7 @@ def _one(field: FieldDescriptor, inside: tuple[str, ...]) -> pa.DataType:
         return pa.string()
     if field.type not in _MESSAGES:
         return _SCALARS[field.type]
-    message = field.message_type
+    message = message_of(field)
     if message.full_name == TIMESTAMP:
         return pa.timestamp("ns", "UTC")
     if message.full_name in WRAPPERS:
@@ -222,8 +236,8 @@ def evolution_faults(
         elif other.type != field.type and (other.type, field.type) not in _WIDER:
             faults.append((name, f"{_said(other)} cannot be read as {_said(field)}"))
         elif field.type in _MESSAGES:
-            inner = field.message_type
-            faults += evolution_faults(other.message_type, inner, [each.name for each in inner.fields], f"{name}.")
+            inner = message_of(field)
+            faults += evolution_faults(message_of(other), inner, [each.name for each in inner.fields], f"{name}.")
     return faults
 
 
@@ -235,17 +249,17 @@ def reading_of_message(message: Descriptor, wanted: Sequence[str]) -> object:
             continue
         inner: object = None
         if field.type == _ENUM:
-            inner = [[each.number, each.name] for each in field.enum_type.values]
+            inner = [[each.number, each.name] for each in enum_of(field).values]
         elif field.type in _MESSAGES:
-            inner = reading_of_message(field.message_type, [each.name for each in field.message_type.fields])
+            inner = reading_of_message(message_of(field), [each.name for each in message_of(field).fields])
         told.append([field.name, field.number, field.type, field.is_repeated, field.has_presence, inner])
     return [message.full_name, told]
 
 
 def _said(field: FieldDescriptor) -> str:
     if field.type == _ENUM:
-        return f"enum {field.enum_type.name}"
-    return f"message {field.message_type.name}" if field.type in _MESSAGES else _PROTO_NAMES[field.type]
+        return f"enum {enum_of(field).name}"
+    return f"message {message_of(field).name}" if field.type in _MESSAGES else _PROTO_NAMES[field.type]
 
 
 _PROTO_NAMES: Final = {

@@ -386,7 +386,7 @@ def test_records_of_several_writers_keep_their_order() -> None:
         (104, "schema id 3 is not in the registry"),
         (109, "begins with byte 0x01"),
         (114, "has 2 bytes"),
-        (119, "is no record of its schema: it ends 1 bytes early"),
+        (119, "is no record of its schema: it ends before its last field does"),
     ]
     rows = [n for n in range(200) if n not in (104, 109, 114, 119)]
     assert table.to_pylist() == [{"a": n, "b": "none" if n % 5 in (0, 3) else "x"} for n in rows]
