@@ -10,6 +10,7 @@ import decimal
 import io
 import json
 import re
+import sys
 import uuid
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastavro.validation import validate
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from hindscan.errors import UsageError
 from hindscan.history.formats import avro, avro_block
 from hindscan.history.formats.avro import AvroDecoder, avro_columns
 from hindscan.history.formats.avro_schema import parse_avro
@@ -627,3 +629,20 @@ def test_resolution_agrees_with_fastavro(written: list[tuple[str, str]], read: l
         expected = None
     rows, bad = decode(writer, [body] * 2, reader)
     assert (rows, len(bad)) == (([expected] * 2, 0) if expected is not None else ([], 2))
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fastavro", None)
+    reader = parse_avro([json.dumps(record(a="int"))])
+    with pytest.raises(UsageError, match=r"format avro needs the library fastavro.*pip install 'hindscan\[avro\]'"):
+        AvroDecoder(avro_columns(reader)[0], reader)
+
+
+def test_without_the_fast_engine_the_same_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avro_block, "installed", lambda: False)
+    monkeypatch.setattr(avro_block.Block, "read", lambda *_: pytest.fail("polars is not there"))
+    schema = record(a="long")
+    reader = parse_avro([json.dumps(schema)])
+    values = values_of(*(encode(schema, {"a": n}) for n in range(100)))
+    table, bad = AvroDecoder(avro_columns(reader)[0], reader).decode(values)
+    assert (table["a"].to_pylist(), bad) == (list(range(100)), [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import sys
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from google.protobuf import descriptor_pb2, json_format, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hindscan.errors import UsageError
 from hindscan.history.formats.confluent import head
 from hindscan.history.formats.decoder import BadValue
 from hindscan.history.formats.protobuf import ProtobufDecoder, read_indexes
@@ -372,3 +374,13 @@ def test_a_descriptor_set_is_a_schema_and_nothing_else_is() -> None:
 def test_times_are_utc() -> None:
     value = Bid(at={"seconds": 1_514_764_800}).SerializeToString()
     assert decode(BID, [value], columns=["at"])[0][0]["at"].to_pydatetime() == dt.datetime(2018, 1, 1, tzinfo=dt.UTC)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
+    with pytest.raises(
+        UsageError, match=r"format protobuf needs the library protobuf.*pip install 'hindscan\[protobuf\]'"
+    ):
+        load_file(EVERY)
+    with pytest.raises(UsageError, match="needs the library protobuf"):
+        schema_of_descriptor_set(b"")
