@@ -341,7 +341,8 @@ class _Reading:
                     self.fault((section, name), str(fault))
 
     def _declared(self, section: str) -> list[str]:
-        return list(tomllib.loads(self.text).get(section, {}))
+        table = tomllib.loads(self.text).get(section)
+        return list(table) if isinstance(table, dict) else []
 
     def _filled(self, field: tuple[str, ...], value: Any) -> Any:
         """Put secrets in the place of ``${NAME}``."""

@@ -97,6 +97,7 @@ def test_a_history_of_a_registry_that_is_not_declared_is_told_with_its_line(tmp_
     text = '[kafka.default]\n"bootstrap.servers" = "b:1"\n[history.bids]\ntopic = "bids"\nformat = "avro"\nregistry = "prod"\n'
     [fault] = faults_of(tmp_path, text)
     assert fault.startswith("hindscan.toml:6: history.bids.registry: names the registry 'prod'")
+    assert any("registry: must be a table" in each for each in faults_of(tmp_path, "registry = 5\n" + text))
     assert faults_of(tmp_path, text + "[registry.prod]\nurl2 = 5\n")[0].startswith(
         'hindscan.toml:7: registry.prod: needs "url"'
     )

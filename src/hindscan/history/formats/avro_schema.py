@@ -29,6 +29,7 @@ Refused: null alone, unions of several types, recursive records, duration, array
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -76,6 +77,7 @@ _PROMOTIONS: Final = {
     "bytes": ("string",),
 }
 _UUID_BYTES: Final = 16
+_NAME: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,9 +140,12 @@ def parse_avro(texts: Sequence[str]) -> AvroType:
     for text in texts:
         try:
             document = json.loads(text)
-        except ValueError as fault:
+        except (ValueError, RecursionError) as fault:
             raise ValueError(f"must be an Avro schema in JSON: {fault}") from fault
-        made = parser.type(document, "", ())
+        try:
+            made = parser.type(document, "", ())
+        except (KeyError, TypeError, AttributeError, RecursionError) as fault:
+            raise ValueError(f"must be an Avro schema; it lacks or mistakes {fault}") from fault
     if made is None or made.kind != "record" or made.nullable:
         found = made.refusal or made.kind if made is not None else "nothing"
         raise ValueError(f"must be an Avro record, so that its fields are columns; found {found}")
@@ -219,6 +224,8 @@ class _Parser:
             return _logical(made, schema)
         inner_space = full.rpartition(".")[0]
         fields = tuple(self._field(each, inner_space, ((full, engine_name), *inside)) for each in schema["fields"])
+        if len({each.name for each in fields}) < len(fields):
+            raise ValueError(f"must name each field of {full} only once")
         plain = {
             "type": "record",
             "name": engine_name,
@@ -230,6 +237,8 @@ class _Parser:
         return AvroType(kind="record", fields=fields, names=names, plain=plain)
 
     def _field(self, schema: Mapping[str, Any], space: str, inside: tuple[tuple[str, str], ...]) -> AvroField:
+        if not _NAME.fullmatch(schema["name"]):
+            raise ValueError(f"must have names of letters, digits and underscores; found {schema['name']!r}")
         return AvroField(
             name=schema["name"],
             type=self.type(schema["type"], space, inside),

@@ -68,7 +68,7 @@ def json_schema_columns(schema: RegisteredSchema) -> tuple[pa.Schema, list[tuple
     for name, text in schema.files:
         try:
             documents[name] = json.loads(text)
-        except ValueError as fault:
+        except (ValueError, RecursionError) as fault:
             raise ValueError(f"must be a JSON Schema in JSON: {fault}") from fault
     reading = _Reading(documents)
     main = schema.files[-1][0]
@@ -81,6 +81,8 @@ def json_schema_columns(schema: RegisteredSchema) -> tuple[pa.Schema, list[tuple
             columns.append(reading.property(root, name, where, ()))
         except _Refused as fault:
             refused.append((name, str(fault)))
+        except (TypeError, AttributeError, RecursionError) as fault:
+            refused.append((name, f"no JSON Schema: {fault}"))
     return pa.schema(columns), refused
 
 

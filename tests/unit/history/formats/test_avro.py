@@ -206,6 +206,15 @@ def test_a_type_that_can_be_no_column_is_named_and_can_be_left_out(type_: Any, w
         ('{"type": "record", "name": "r", "fields": [{"name": "x", "type": "absent"}]}', "names the type absent"),
         ('{"type": "record", "fields": []}', "must name every record"),
         ('{"name": "r"}', "must be an Avro schema; found"),
+        ('{"type": "record", "name": "r"}', "lacks or mistakes 'fields'"),
+        ('{"type": "record", "name": "r", "fields": [{"name": "x"}]}', "lacks or mistakes 'type'"),
+        ('{"type": "record", "name": "r", "fields": [5]}', "lacks or mistakes"),
+        ('{"type": "record", "name": "r", "fields": [{"name": "a-b", "type": "int"}]}', "must have names of letters"),
+        (
+            '{"type": "record", "name": "r", "fields": [{"name": "a", "type": "int"}, {"name": "a", "type": "int"}]}',
+            "must name each field of r only once",
+        ),
+        ("[" * 100_000, "must be an Avro schema"),
     ],
 )
 def test_what_is_no_schema_is_refused(text: str, why: str) -> None:

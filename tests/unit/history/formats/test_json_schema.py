@@ -75,6 +75,7 @@ def test_a_property_becomes_its_column(property_: Any, type_: str) -> None:
         ({"$ref": "#"}, "the recursive #"),
         ({"enum": [1, "a"]}, "no type"),
         ({"type": "quaternion"}, "the type quaternion"),
+        ({"anyOf": 5}, "no JSON Schema: 'int' object is not iterable"),
     ],
 )
 def test_a_property_that_can_be_no_column_is_named(property_: Any, why: str) -> None:
