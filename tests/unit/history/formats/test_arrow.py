@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hindscan.history.formats.arrow import ArrowDecoder, arrow_columns
 from hindscan.history.formats.decoder import BadValue
 
+TEXT = pa.schema([("a", pa.int32()), ("s", pa.string())])
 SCHEMA = pa.schema([("a", pa.int32()), ("b", pa.list_(pa.string()))])
 
 
@@ -63,6 +64,7 @@ def test_a_dictionary_is_its_values() -> None:
         (b"no stream", "", ""),
         (row(a=1)[:-20], "", ""),
         (row(a=1) + b"more", "", "4 bytes behind the end"),
+        (row(TEXT, a=1, s="word").replace(b"word", b"\xff\xfe\xff\xfe"), "", "UTF8"),
         (stream(pa.table({"a": pa.array([], pa.int32())})), "", "has 0 rows"),
         (stream(pa.table({"a": pa.array([1, 2], pa.int32())})), "", "has 2 rows"),
         (row(pa.schema([("a", pa.int64())]), a=1), "a", "must be int32, found int64"),
@@ -70,9 +72,9 @@ def test_a_dictionary_is_its_values() -> None:
     ],
 )
 def test_what_is_no_such_row_is_bad_and_its_neighbours_are_not(value: bytes, field: str, why: str) -> None:
-    wanted = pa.schema([("a", pa.int32())])
-    rows, bad = decode(wanted, row(a=1), value, row(a=2))
-    assert rows == [{"a": 1}, {"a": 2}]
+    wanted = TEXT if why == "UTF8" else TEXT.remove(1)
+    rows, bad = decode(wanted, row(TEXT, a=1), value, row(TEXT, a=2))
+    assert [each["a"] for each in rows] == [1, 2]
     assert [(b.index, b.field) for b in bad] == [(1, field)]
     assert why in bad[0].reason
     assert bad[0].reason

@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from hindscan.errors import UsageError
 from hindscan.history.formats import avro, avro_block
 from hindscan.history.formats.avro import AvroDecoder, avro_columns
+from hindscan.history.formats.avro_arrays import finished
 from hindscan.history.formats.avro_schema import parse_avro
 from hindscan.history.formats.confluent import UnknownSchema, head
-from hindscan.history.formats.decoder import BadValue
+from hindscan.history.formats.decoder import BadValue, Misfit
 
 
 def record(name: str = "r", /, **fields: Any) -> dict[str, Any]:
@@ -364,6 +365,12 @@ def test_a_null_record_hides_that_its_fields_may_not_be_null() -> None:
     writer = record(a=["null", record("n", x=["null", "int"])])
     reader = record(a=["null", record("n", x="int")])
     assert decode(writer, [encode(writer, {"a": None})] * 2, reader) == ([{"a": None}] * 2, [])
+    # An engine may lay nulls or anything else where there is no record.
+    array = pa.StructArray.from_arrays([pa.array([None, 1], pa.int32())], names=["x"], mask=pa.array([True, False]))
+    source, target = (parse_avro([json.dumps(each)]).fields[0] for each in (writer, reader))
+    assert finished(array, source.type, target).to_pylist() == [None, {"x": 1}]
+    with pytest.raises(Misfit, match="is null"):
+        finished(pa.array([{"x": None}], array.type), source.type, target)
 
 
 def test_records_of_several_writers_keep_their_order() -> None:
