@@ -45,6 +45,8 @@ __all__ = ["AvroDecoder", "avro_columns"]
 
 #: Fewer records are decoded one by one: a block for the engine costs more than it saves.
 BLOCK_FROM: Final = 32
+#: Blocks of one batch that may fail before the rest is judged record by record: each bad record fails about a dozen, and a panic writes to standard error.
+FAILED_BLOCKS: Final = 64
 #: Laid behind a body, so that what reads past its end is seen to do so instead of getting less than it asked for.
 _BEYOND: Final = bytes(16)
 
@@ -98,6 +100,7 @@ class _Plan:
         self._schema = schema
         self._reader = reader
         self._head_bytes = head_bytes
+        self._failed_blocks = 0
         wanted = AvroType(kind="record", fields=tuple(reader))
         self._faults = resolution_faults(writer, wanted, "")
         #: The writer's field that each column is read from; None: its default.
@@ -113,12 +116,13 @@ class _Plan:
             field, reason = self._faults[0]
             bad = [BadValue(index=index, field=field, reason=reason) for index in range(len(values))]
             return self._schema.empty_table(), bad
+        self._failed_blocks = 0
         return decode_by_halves(self._schema, values, self._all, _explain, (ValueError, pa.ArrowException))
 
     def _all(self, first: int, values: pa.LargeBinaryArray) -> Columns:
         del first
         if self._block is not None and len(values) >= BLOCK_FROM:
-            arrays = self._block.read(values)
+            arrays = self._at_once(self._block, values)
         else:
             records = [self._one(value) for value in cast("list[bytes]", values.to_pylist())]
             arrays = {
@@ -129,6 +133,15 @@ class _Plan:
             _default(each, len(values)) if source is None else finished(arrays[source.name], source.type, each)
             for each, source in zip(self._reader, self._from, strict=True)
         ]
+
+    def _at_once(self, block: avro_block.Block, values: pa.LargeBinaryArray) -> dict[str, pa.Array[Any]]:
+        if self._failed_blocks >= FAILED_BLOCKS:
+            raise Misfit("", "too many blocks failed")
+        try:
+            return block.read(values)
+        except Misfit:
+            self._failed_blocks += 1
+            raise
 
     def _one(self, value: bytes) -> dict[str, Any]:
         body = io.BytesIO(value + _BEYOND)

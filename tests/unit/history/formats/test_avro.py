@@ -459,6 +459,27 @@ def test_a_shift_by_one_damaged_record_cannot_go_unseen() -> None:
     assert len(rows) == 98
 
 
+def test_a_batch_of_bad_records_tries_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    read = avro_block.Block.read
+
+    def counting(self: avro_block.Block, values: Any) -> Any:
+        tried.append(len(values))
+        return read(self, values)
+
+    monkeypatch.setattr(avro_block.Block, "read", counting)
+    schema = record(a="long", b="string")
+    reader = parse_avro([json.dumps(schema)])
+    bodies = [encode(schema, {"a": n, "b": "text"})[: None if n % 3 else -1] for n in range(6000)]
+    decoder = AvroDecoder(avro_columns(reader)[0], reader)
+    for _ in range(2):  # and the next batch begins anew
+        tried.clear()
+        table, bad = decoder.decode(values_of(*bodies))
+        assert table["a"].to_pylist() == [n for n in range(6000) if n % 3]
+        assert [b.index for b in bad] == [n for n in range(6000) if not n % 3]
+        assert len(tried) == avro.FAILED_BLOCKS
+
+
 def test_the_fast_engine_is_used_where_it_can_be_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
     read = avro_block.Block.read
