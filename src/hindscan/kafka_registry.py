@@ -14,6 +14,7 @@ start: for tests.
 
 from __future__ import annotations
 
+import atexit
 import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -203,7 +204,9 @@ class SchemaRegistry:
 def _client(settings: tuple[tuple[str, Any], ...]) -> SchemaRegistryClient:
     from confluent_kafka.schema_registry import SchemaRegistryClient
 
-    return SchemaRegistryClient.new_client(dict(settings))
+    client = SchemaRegistryClient.new_client(dict(settings))
+    atexit.register(client.close)
+    return client
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:

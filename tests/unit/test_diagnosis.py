@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from registry_server import RegistryServer
-
 from hindscan.config import load_project
 from hindscan.diagnosis import Finding, diagnose
+from registry_server import RegistryServer
 
 
 def registries(folder: Path, url: str) -> list[Finding]:
