@@ -683,3 +683,24 @@ def test_without_the_fast_engine_the_same_is_read(monkeypatch: pytest.MonkeyPatc
     values = values_of(*(encode(schema, {"a": n}) for n in range(100)))
     table, bad = AvroDecoder(avro_columns(reader)[0], reader).decode(values)
     assert (table["a"].to_pylist(), bad) == (list(range(100)), [])
+
+
+def test_confluents_own_serializer_is_understood() -> None:
+    from confluent_kafka.schema_registry import SchemaRegistryClient
+    from confluent_kafka.schema_registry.avro import AvroSerializer
+    from confluent_kafka.serialization import MessageField, SerializationContext
+
+    client = SchemaRegistryClient.new_client({"url": "mock://avro-serializer"})
+    schema = record(a="long", at={"type": "long", "logicalType": "timestamp-millis"}, e=["null", ENUM])
+    serializer = AvroSerializer(client, json.dumps(schema))
+    row = {"a": 5, "at": dt.datetime(2018, 1, 2, tzinfo=UTC), "e": "B"}
+    value = serializer(row, SerializationContext("bids", MessageField.VALUE))
+    number = int.from_bytes(value[1:5], "big")
+
+    def registered(schema_id: int) -> Any:
+        assert schema_id == number
+        return parse_avro([str(client.get_schema(schema_id).schema_str)])
+
+    reader = parse_avro([json.dumps(schema)])
+    table, bad = AvroDecoder(avro_columns(reader)[0], reader, registered).decode(values_of(*[value] * 40))
+    assert (table.to_pylist(), bad) == ([row] * 40, [])
