@@ -43,10 +43,11 @@ def known_schemas(coding: Coding | None, format_: str, settings: Settings | None
     settings : mapping, optional
         The registry's.
     """
+    known = {} if coding is None else dict(coding.known)
 
     def lookup(schema_id: int) -> RegisteredSchema:
         assert coding is not None
-        found = coding.known.get(schema_id)
+        found = known.get(schema_id)
         if found is None and settings is not None:
             found = SchemaRegistry(settings, coding.registry or "").schema(schema_id, KINDS[format_])
         if found is None:
@@ -132,7 +133,7 @@ class SchemaSource:
             raise self._mismatch(
                 f"schema id {schema_id} must be of {kind}; it is of {reader.kind}", "Set `format` or `subject`"
             )
-        coding = Coding(registry=self.registry, reader=reader, known=known)
+        coding = Coding(registry=self.registry, reader=reader, known=tuple(known.items()))
         bodies = [value for value, each in zip(sample, ids.tolist(), strict=True) if each in known]
         return self._with_message(coding, bodies), f"schema id {schema_id} of registry {self.registry}"
 

@@ -126,7 +126,7 @@ class Coding(msgspec.Struct, frozen=True, kw_only=True):
     #: What every record is read as.
     reader: RegisteredSchema
     #: Schemas by id, as far as the pinned sample showed them; others are asked of the registry when a record names them.
-    known: dict[int, RegisteredSchema] = {}
+    known: tuple[tuple[int, RegisteredSchema], ...] = ()
     #: Full name of the Protobuf message.
     message: str | None = None
 
