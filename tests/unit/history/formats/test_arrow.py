@@ -33,6 +33,7 @@ def decode(schema: pa.Schema, *values: bytes) -> tuple[list[dict[str, Any]], lis
     return table.to_pylist(), bad
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.none() | st.integers(-(2**31), 2**31 - 1), st.none() | st.lists(st.text(max_size=3), max_size=3)),
