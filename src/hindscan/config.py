@@ -92,6 +92,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     jobs: JobsSettings = JobsSettings()
     #: librdkafka properties by name of the cluster; secrets are filled in, so this value is never shown or stored.
     clusters: dict[str, ClusterSettings] = {}
+    #: Settings of confluent's SchemaRegistryClient by name of the registry; with secrets, as above.
+    registries: dict[str, ClusterSettings] = {}
     #: The `[history.NAME]` and `[triggers.NAME]` tables as written.
     history_tables: dict[str, dict[str, Any]] = {}
     trigger_tables: dict[str, dict[str, Any]] = {}
@@ -119,7 +121,14 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         from hindscan.history.declared import history_from_toml
 
         return {
-            name: history_from_toml(name, table, clusters=self.clusters, root=self.root, artefacts=self.artefacts)
+            name: history_from_toml(
+                name,
+                table,
+                clusters=self.clusters,
+                registries=self.registries,
+                root=self.root,
+                artefacts=self.artefacts,
+            )
             for name, table in self.history_tables.items()
         }
 
@@ -209,7 +218,7 @@ _OWN_PROPERTIES: dict[str, tuple[object, ...]] = {
     "hindscan.mock": (True, False),
 }
 #: librdkafka's properties whose values are secrets: passwords, the secret of an OAuth client, keys written out.
-_SECRET_PROPERTY = re.compile(r"(password|passphrase|secret|\.key\.pem)$")
+_SECRET_PROPERTY = re.compile(r"(password|passphrase|secret|\.key\.pem|auth\.user\.info|auth\.token)$")
 #: The password of a database URL.
 _URL_PASSWORD = re.compile(r"://[^/@:]*:([^/@]+)@")
 _SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "history", "triggers")
@@ -246,7 +255,8 @@ class _Reading:
             compute=self._settings(ComputeSettings, "compute", tables["compute"]),
             serve=self._settings(ServeSettings, "serve", tables["serve"]),
             jobs=self._settings(JobsSettings, "jobs", tables["jobs"]),
-            clusters=self._clusters(tables["kafka"]),
+            clusters=self._properties("kafka", "bootstrap.servers", tables["kafka"]),
+            registries=self._properties("registry", "url", tables["registry"]),
             history_tables=self._named("history", tables["history"]),
             trigger_tables=self._named("triggers", tables["triggers"]),
         )
@@ -266,7 +276,7 @@ class _Reading:
             parts = variable.removeprefix("HINDSCAN_").lower().split("__")
             if not variable.startswith("HINDSCAN_") or len(parts) < 2 or parts[0] not in _SECTIONS:
                 continue
-            if parts[0] == "kafka":
+            if parts[0] in ("kafka", "registry"):
                 parts[-1] = parts[-1].replace("_", ".")
             table = document
             for part in parts[:-1]:
@@ -305,22 +315,25 @@ class _Reading:
         if dask != "local" and not dask.startswith(("tcp://", "tls://")):
             self.fault(("compute", "dask"), f'must be "local" or tcp://HOST:PORT or tls://HOST:PORT, found {dask!r}')
 
-    def _clusters(self, table: dict[str, Any]) -> dict[str, ClusterSettings]:
-        clusters: dict[str, ClusterSettings] = {}
+    def _properties(self, section: str, required: str, table: dict[str, Any]) -> dict[str, ClusterSettings]:
+        """Read tables of a library's own properties by name."""
+        found: dict[str, ClusterSettings] = {}
         for name, settings in table.items():
             if not isinstance(settings, dict):
-                self.fault(("kafka", name), "must be a table [kafka.NAME] of librdkafka properties")
+                self.fault((section, name), f"must be a table [{section}.NAME] of properties")
                 continue
             # TOML reads an unquoted `bootstrap.servers = ...` as nested tables; both spellings mean the property.
             flat = _flattened(settings)
-            clusters[name] = {key: self._filled(("kafka", name, key), value) for key, value in flat.items()}
+            found[name] = {key: self._filled((section, name, key), value) for key, value in flat.items()}
             for key, value in flat.items():
                 if _SECRET_PROPERTY.search(key):
-                    self._demand_reference(("kafka", name, key), str(value))
-            if "bootstrap.servers" not in flat:
-                self.fault(("kafka", name), 'needs "bootstrap.servers"')
-            self._check_own(name, flat)
-        return clusters
+                    # Of `USER:PASSWORD` the user may be written out.
+                    self._demand_reference((section, name, key), str(value).rpartition(":")[2])
+            if required not in flat:
+                self.fault((section, name), f'needs "{required}"')
+            if section == "kafka":
+                self._check_own(name, flat)
+        return found
 
     def _check_own(self, cluster: str, properties: ClusterSettings) -> None:
         """Check the properties that are hindscan's, not librdkafka's."""
@@ -355,7 +368,8 @@ class _Reading:
         alone = Project(
             root=self.root,
             file=self.file,
-            clusters=self._known_clusters,
+            clusters={name: {"bootstrap.servers": "unknown"} for name in self._declared("kafka")},
+            registries={name: {"url": "mock://"} for name in self._declared("registry")},
             history_tables={name: table} if section == "history" else {},
             trigger_tables={name: table} if section == "triggers" else {},
         )
@@ -369,10 +383,9 @@ class _Reading:
                 else:
                     self.fault((section, name), str(fault))
 
-    @cached_property
-    def _known_clusters(self) -> dict[str, ClusterSettings]:
-        document = tomllib.loads(self.text)
-        return {name: {"bootstrap.servers": "unknown"} for name in document.get("kafka", {})}
+    def _declared(self, section: str) -> list[str]:
+        table = tomllib.loads(self.text).get(section)
+        return list(table) if isinstance(table, dict) else []
 
     def _demand_reference(self, field: tuple[str, ...], value: str, what: str = "") -> None:
         """A secret in the file would be in its history, in backups and on screens; what stands there is not repeated."""

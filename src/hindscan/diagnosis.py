@@ -53,6 +53,9 @@ def diagnose(project: Project) -> Iterator[Finding]:
     for name, settings in project.clusters.items():
         todo = f'Start the broker, or correct "bootstrap.servers" in [kafka.{name}].'
         yield _tried(f"cluster {name}", partial(_cluster, settings), todo)
+    for name, settings in project.registries.items():
+        todo = f'Start the registry, or correct "url" in [registry.{name}].'
+        yield _tried(f"registry {name}", partial(_registry, name, settings), todo)
     yield _tried("workers", lambda: _workers(project), "Run again; if it stays, reinstall the environment.")
 
 
@@ -131,6 +134,15 @@ def _cluster(settings: ClusterSettings) -> str:
 
     kafka.ping(settings, timeout_seconds=BROKER_SECONDS)
     return str(settings["bootstrap.servers"])
+
+
+def _registry(name: str, settings: ClusterSettings) -> str:
+    from hindscan.kafka_registry import SchemaRegistry
+
+    registry = SchemaRegistry(settings, name)
+    # Any answer will do, also that there is no such subject.
+    registry.latest("hindscan-doctor", "AVRO")
+    return registry.place
 
 
 def _workers(project: Project) -> str:

@@ -42,6 +42,7 @@ what was required, what was found (value and ids), what to do next. The docstrin
     │   └── Fenced                          another owner took the run over
     └── ServiceUnavailable              3   a service cannot be reached (retryable)
         ├── BrokerUnavailable
+        ├── RegistryUnavailable
         ├── StoreUnavailable
         └── PortInUse
 """
@@ -78,6 +79,7 @@ __all__ = [
     "PlanRefused",
     "PortInUse",
     "ReadIncomplete",
+    "RegistryUnavailable",
     "RunCancelled",
     "SchemaMismatch",
     "ServiceUnavailable",
@@ -277,6 +279,10 @@ class ServiceUnavailable(HindscanError):
 
 class BrokerUnavailable(ServiceUnavailable):
     """The Kafka broker cannot be reached."""
+
+
+class RegistryUnavailable(ServiceUnavailable):
+    """The schema registry cannot be reached."""
 
 
 class StoreUnavailable(ServiceUnavailable):

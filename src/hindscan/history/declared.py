@@ -22,6 +22,7 @@ from hindscan import files, times
 from hindscan.errors import ConfigError, UsageError
 from hindscan.history.archive import ArchivePlace, archive_from_toml
 from hindscan.history.columns import column_faults, schema_from_columns
+from hindscan.history.declared_schema import SCHEMA_KEYS, declared_schema_faults, schema_source
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.snapshot import History
 
@@ -43,12 +44,16 @@ KEYS: Final = (
     "materialise",
     "verify",
     "archive",
+    "registry",
+    "subject",
+    "schema",
+    "message",
+    "record",
 )
 _PARQUET_ONLY: Final = frozenset({"verify"})
 _TOPIC_ONLY: Final = frozenset(
-    {"format", "on_bad_record", "partitions", "isolation", "lateness", "materialise", "archive"}
+    {"format", "on_bad_record", "partitions", "isolation", "lateness", "materialise", "archive", *SCHEMA_KEYS, "record"}
 )
-_LATER_FORMATS: Final = ("avro", "protobuf", "arrow", "cloudevents")
 #: The cluster of a topic that names none.
 DEFAULT_CLUSTER: Final = "default"
 
@@ -60,6 +65,7 @@ def history_from_toml(
     clusters: Mapping[str, Mapping[str, Any]],
     root: str | Path,
     artefacts: Path | None = None,
+    registries: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> History:
     """Build a history from its table in the project file.
 
@@ -75,6 +81,8 @@ def history_from_toml(
         What a relative path is relative to.
     artefacts : Path, optional
         Folder below which records are kept. Default: `.hindscan` of the root.
+    registries : mapping, optional
+        Settings by name of the schema registry.
 
     Raises
     ------
@@ -90,8 +98,9 @@ def history_from_toml(
     if "topic" in table and "parquet" not in table:
         archive, archive_faults = _archive(table, root)
         faults += [*_topic_faults(table, clusters, schema), *archive_faults]
+        faults += declared_schema_faults(table, registries or {}, schema)
         kept = (artefacts or Path(root) / ".hindscan") / "materialised"
-        history = None if faults else _kafka(name, table, clusters, schema, kept, archive)
+        history = None if faults else _kafka(name, table, clusters, registries or {}, schema, Path(root), kept, archive)
     elif "parquet" in table and "topic" not in table:
         location, place = table["parquet"], None
         try:
@@ -153,7 +162,7 @@ def _common_faults(table: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _topic_faults(
     table: Mapping[str, Any], clusters: Mapping[str, Mapping[str, Any]], schema: pa.Schema | None
 ) -> list[tuple[str, str]]:
-    from hindscan.history.decode import FORMATS, column_faults_of
+    from hindscan.history.formats.choose import FORMATS, declared_column_faults
 
     faults = []
     cluster, topic = _cluster_and_topic(table["topic"])
@@ -165,14 +174,10 @@ def _topic_faults(
             ("topic", f"names the cluster {cluster!r}, which must be declared as [kafka.{cluster}]; declared: {known}")
         )
     chosen = table.get("format", "json")
-    if chosen in _LATER_FORMATS:
-        faults.append(
-            ("format", f"this version of hindscan does not have {chosen} yet; there are {', '.join(FORMATS)}")
-        )
-    elif chosen not in FORMATS:
+    if chosen not in FORMATS:
         faults.append(("format", f"must be one of {', '.join(FORMATS)}, found {chosen!r}"))
     elif schema is not None:
-        faults += column_faults_of(schema, chosen)
+        faults += declared_column_faults(schema, chosen)
     if table.get("on_bad_record", "fail") not in ("fail", "set aside"):
         faults.append(("on_bad_record", f'must be "fail" or "set aside", found {table["on_bad_record"]!r}'))
     if table.get("isolation", "read_committed") not in ("read_committed", "read_uncommitted"):
@@ -184,6 +189,10 @@ def _topic_faults(
         faults.append(("materialise", f"must be true or false, found {table['materialise']!r}"))
     elif table.get("materialise") and "archive" in table:
         faults.append(("materialise", "keeps what an archive keeps too; leave one of them out"))
+    elif table.get("materialise") and (table.get("format") == "cloudevents" or "headers" in table.get("record", ())):
+        faults.append(("materialise", "keeps no headers, which this history needs; leave one of them out"))
+    if "record" in table and "archive" in table:
+        faults.append(("record", "an archive has no columns of its records; leave one of them out"))
     if "lateness" in table and "archive" in table:
         faults.append(("lateness", "a history with an archive is read whole and filtered; leave one of them out"))
     try:
@@ -217,7 +226,9 @@ def _kafka(
     name: str,
     table: Mapping[str, Any],
     clusters: Mapping[str, Mapping[str, Any]],
+    registries: Mapping[str, Mapping[str, Any]],
     schema: pa.Schema | None,
+    root: Path,
     kept: Path,
     archive: ArchivePlace | None,
 ) -> History:
@@ -242,5 +253,7 @@ def _kafka(
         lateness=None if "lateness" not in table else times.duration(table["lateness"]),
         cuts_by_time=archive is None,
         kept=kept if table.get("materialise", False) else None,
+        schemas=schema_source(name, table, topic, registries, root),
+        record=tuple(table.get("record", ())),
     )
     return history if archive is None else StitchedHistory(topic=history, archive=archive)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
-from hindscan.history.decode import is_field_name
+from hindscan.history.formats.json import is_field_name
 
 __all__ = ["infer_schema"]
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hindscan.history.decode import BadValue
+    from hindscan.history.formats.decoder import BadValue, Headers
 
 __all__ = ["FastJson", "can_scan"]
 
@@ -84,8 +84,8 @@ class FastJson:
         self._least, self._greatest = np.array(bounds, np.int64).T.copy()
         self._nullable = np.array([column.nullable for column in schema], np.bool_)
 
-    def decode(self, values: pa.LargeBinaryArray) -> tuple[pa.Table, list[BadValue]]:
-        """Decode values; see `decode.Decoder.decode`."""
+    def decode(self, values: pa.LargeBinaryArray, headers: Headers | None = None) -> tuple[pa.Table, list[BadValue]]:  # noqa: ARG002
+        """Decode values; see `formats.decoder.Decoder.decode`."""
         if not len(values):
             return self.schema.empty_table(), []
         try:

@@ -18,15 +18,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from hindscan.errors import SchemaMismatch, SourceChanged
 from hindscan.history.bounds import Bounds, bounds_of, check_time_column, micros_of
 from hindscan.history.columns import schema_from_text, schema_to_text
-from hindscan.history.decode import Decoder
+from hindscan.history.formats.arrow import arrow_columns
+from hindscan.history.formats.choose import WITH_HEADERS
+from hindscan.history.formats.raw import SCHEMA as RAW_SCHEMA
 from hindscan.history.infer import infer_schema
 from hindscan.history.kafka_reader import KafkaReader
 from hindscan.history.kafka_window import (
@@ -36,7 +39,10 @@ from hindscan.history.kafka_window import (
     cut_at_offsets,
     cut_at_times,
 )
-from hindscan.history.snapshot import KafkaPin, PartitionPin, Pin, Window
+from hindscan.history.record import record_arrays, record_fields
+from hindscan.history.schemas import SchemaSource
+from hindscan.history.snapshot import Coding, KafkaPin, PartitionPin, Pin, Window
+from hindscan.kafka_fetch import Part, RawBatch
 from hindscan.kafka_log import Isolation, RangeReader, TopicDescription, TopicInspector
 
 __all__ = ["PIN_ATTEMPTS", "KafkaHistory", "lasting_caveats"]
@@ -47,6 +53,19 @@ SAMPLE_RECORDS: Final = 2_000
 PIN_ATTEMPTS: Final = 3
 #: Mean bytes of a JSON value by width of its type, for estimates where there is no sample: digits, times, short texts.
 _TEXT_BYTES: Final = 16
+
+
+#: Value and headers.
+Record = tuple[bytes | None, Sequence[tuple[str, bytes | None]] | None]
+
+
+class _Shape(NamedTuple):
+    """What rows look like, and how that is known."""
+
+    columns: pa.Schema
+    origin: str
+    coding: Coding | None
+    record_bytes: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +83,7 @@ class KafkaHistory:
     topic : str
         The topic.
     format : str
-        How values are encoded; one of `decode.FORMATS`.
+        How values are encoded; one of `choose.FORMATS`.
     time : str, optional
         Event-time column. Default: the record's own time.
     columns : pyarrow.Schema, optional
@@ -83,6 +102,10 @@ class KafkaHistory:
         Bounds by time become offsets where they can; else all offsets are read, and their rows filtered.
     kept : Path, optional
         Folder where records are kept as they were first read. Default: they are not.
+    schemas : SchemaSource, optional
+        Where the schemas are that the records follow, for a format that has any.
+    record : tuple of str
+        What of the records themselves are columns; see `history.record`.
     """
 
     name: str
@@ -99,6 +122,8 @@ class KafkaHistory:
     lateness: int | None = None
     cuts_by_time: bool = True
     kept: Path | None = None
+    schemas: SchemaSource | None = None
+    record: tuple[str, ...] = ()
 
     def pin(self, window: Window) -> KafkaPin:
         """Resolve the offsets; without declared columns, read a sample.
@@ -127,10 +152,13 @@ class KafkaHistory:
         pinned = cut_at_offsets(pinned, window, history=self.name)
         pinned = self._cut_at_event(window, described, pinned)
         # Before the times cut: a window that slides along must not be of another schema each time.
-        schema, record_bytes = self._schema(described, pinned)
+        shape = self._shape(described, pinned)
+        schema = self._with_record(shape.columns)
         if self.time is not None:
             check_time_column(schema, self.time, self.name)
-        pinned, lateness = self._cut_at_times(inspector, described, bounds, pinned, schema)
+        pinned, lateness = self._cut_at_times(
+            inspector, described, bounds, pinned, self._reading(described, schema, shape.coding)
+        )
         caveats += _gone(pinned)
         return KafkaPin(
             cluster=self.cluster,
@@ -141,14 +169,16 @@ class KafkaHistory:
             partitions=tuple(pinned),
             format=self.format,
             schema=schema_to_text(schema),
-            schema_from="declared" if self.columns is not None else "inferred from a pinned sample",
+            schema_from=shape.origin,
+            coding=shape.coding,
+            record=self.record,
             time=self.time,
             since=bounds.since,
             before=bounds.before,
             on_bad_record=self.on_bad_record,
             cleanup_policy=described.cleanup_policy,
             retention_ms=described.retention_ms,
-            record_bytes=record_bytes,
+            record_bytes=shape.record_bytes,
             keys=window.keys,
             lateness=lateness,
             partition_count=len(described.partitions),
@@ -173,6 +203,9 @@ class KafkaHistory:
             # The mock has one id for all topics: what is kept of one would be found for another.
             kept=None if pin.unverified else self.kept,
             unverified=pin.unverified,
+            coding=pin.coding,
+            registry=None if self.schemas is None else self.schemas.settings,
+            record=pin.record,
         )
 
     def _pin_offsets(self, inspector: TopicInspector, window: Window) -> tuple[TopicDescription, list[PartitionPin]]:
@@ -231,7 +264,7 @@ class KafkaHistory:
         described: TopicDescription,
         bounds: Bounds,
         pinned: Sequence[PartitionPin],
-        schema: pa.Schema,
+        reading: KafkaReader,
     ) -> tuple[list[PartitionPin], int | None]:
         """Leave out what lies outside the bounds; give the lateness that this rests on."""
         if (bounds.since, bounds.before) == (None, None) or described.unverified or not self.cuts_by_time:
@@ -254,54 +287,125 @@ class KafkaHistory:
                 ahead=0 if self.time is None else behind,
                 behind=behind,
                 lookup=lookup,
-                look=lambda partition, offset: self._look(reader, partition, offset, schema),
+                look=lambda partition, offset: _look(reader, reading, partition, offset),
                 topic=self.topic,
             )
         return cut, behind
 
-    def _look(self, reader: RangeReader, partition: int, offset: int, schema: pa.Schema) -> Seen | None:
-        """Read one record; None if no reader sees it or it is no row with a time, so that nothing can be told by it."""
-        for batch in reader.read(partition, offset, offset + 1):
-            record_time = int(batch.times[0]) * 1000
-            if self.time is None:
-                return Seen(record_time, record_time)
-            table, _ = Decoder(pa.schema([schema.field(self.time)]), self.format).decode(batch.values.drop_null())
-            for event_time in micros_of(table.column(0).drop_null()):
-                return Seen(record_time, int(event_time))
-        return None
+    def _reading(self, described: TopicDescription, schema: pa.Schema, coding: Coding | None) -> KafkaReader:
+        """Give what is needed to decode a record before there is a pin."""
+        return KafkaReader(
+            config=self.config,
+            topic=self.topic,
+            topic_id=described.topic_id,
+            isolation=self.isolation,
+            format=self.format,
+            schema=schema,
+            time=self.time,
+            on_bad_record=self.on_bad_record,
+            coding=coding,
+            registry=None if self.schemas is None else self.schemas.settings,
+            record=self.record,
+        )
 
-    def _schema(self, described: TopicDescription, pinned: Sequence[PartitionPin]) -> tuple[pa.Schema, float]:
+    def _shape(self, described: TopicDescription, pinned: Sequence[PartitionPin]) -> _Shape:
+        """Find what rows look like. Reads a sample, unless declared columns or a declared schema say it all."""
+        if self.schemas is not None:
+            sample = [] if self.schemas.file is not None else self._sample(described, pinned)
+            coding, origin = self.schemas.coding([value for value, _ in sample if value is not None])
+            columns = self.schemas.columns(coding, self.columns)
+            return _Shape(columns, origin, coding, _mean_bytes(sample) or _row_bytes(columns))
         if self.columns is not None:
-            return self.columns, float(sum(len(column.name) + 5 + _width(column.type) for column in self.columns))
+            return _Shape(self.columns, "declared", None, _row_bytes(self.columns))
         sample = self._sample(described, pinned)
-        record_bytes = sum(map(len, sample)) / len(sample) if sample else 0.0
-        if self.format == "bytes":
-            return pa.schema([pa.field("value", pa.binary())]), record_bytes
-        schema, faults = infer_schema(sample)
+        columns = self._inferred(sample)
+        return _Shape(columns, "inferred from a pinned sample", None, _mean_bytes(sample))
+
+    def _inferred(self, sample: Sequence[Record]) -> pa.Schema:
+        values = [value for value, _ in sample if value is not None]
+        faults: list[str] = []
+        match self.format:
+            case "bytes":
+                return RAW_SCHEMA
+            case "arrow":
+                schema, what = arrow_columns(values) or pa.schema([]), "an Arrow stream"
+            case "cloudevents":
+                # Loads the reading of events only where a history is made of them.
+                from hindscan.history.formats.cloudevents import cloudevents_columns
+
+                (schema, faults), what = cloudevents_columns(sample), "a CloudEvent"
+            case _:
+                (schema, faults), what = infer_schema(values), "a JSON object with a value"
         if faults or not schema.names:
-            reason = "; ".join(faults) or f"none of its {len(sample)} records is a JSON object with a value"
+            reason = "; ".join(faults) or f"none of its {len(values)} records is {what}"
             raise SchemaMismatch(
                 f"While pinning history {self.name}: the first records of topic {self.topic!r} must show one type for each column; {reason}. "
                 f"Declare `columns` in [history.{self.name}].",
                 history=self.name,
                 faults=faults,
             )
-        return schema, record_bytes
+        return schema
 
-    def _sample(self, described: TopicDescription, pinned: Sequence[PartitionPin]) -> list[bytes]:
+    def _with_record(self, columns: pa.Schema) -> pa.Schema:
+        beside = record_fields(self.record)
+        taken = [each.name for each in beside if each.name in columns.names]
+        if taken:
+            raise SchemaMismatch(
+                f"While pinning history {self.name}: a column must mean one thing; {', '.join(taken)} is in the values of topic {self.topic!r} and named by "
+                f"`record`. Declare `columns` without it, or take it out of `record` in [history.{self.name}].",
+                history=self.name,
+            )
+        return pa.schema([*columns, *beside])
+
+    def _sample(self, described: TopicDescription, pinned: Sequence[PartitionPin]) -> list[Record]:
         """Read the first records at the pinned starts: the same for the same pin, however they come in batches."""
         filled = [partition for partition in pinned if partition.start < partition.end]
-        sample: list[bytes] = []
+        parts: frozenset[Part] = frozenset(["headers"] if self.format in WITH_HEADERS else [])
+        sample: list[Record] = []
         with RangeReader(self.config, self.topic, described.topic_id, self.isolation, records=SAMPLE_RECORDS) as reader:
             for partition in filled:
                 each = -(-SAMPLE_RECORDS // len(filled))
-                values: Iterator[bytes] = (
-                    value
-                    for batch in reader.read(partition.partition, partition.start, partition.end)
-                    for value in cast(list[bytes], batch.values.drop_null().to_pylist())
+                records: Iterator[Record] = (
+                    record
+                    for batch in reader.read(partition.partition, partition.start, partition.end, parts)
+                    for record in _records(batch)
+                    if record[0] is not None or record[1]
                 )
-                sample += islice(values, each)
+                sample += islice(records, each)
         return sample
+
+
+def _look(client: RangeReader, reading: KafkaReader, partition: int, offset: int) -> Seen | None:
+    """Read one record; None if no reader sees it or it is no row with a time, so that nothing can be told by it."""
+    for batch in client.read(partition, offset, offset + 1, reading.parts):
+        record_time = int(batch.times[0]) * 1000
+        if reading.time is None:
+            return Seen(record_time, record_time)
+        if reading.time in reading.record_schema.names:
+            times = record_arrays([reading.time], batch, np.arange(len(batch)), partition)[reading.time]
+        else:
+            table, _ = reading.decoder([reading.time]).decode(batch.values.drop_null(), batch.headers)
+            times = table.column(0).combine_chunks()
+        for event_time in micros_of(times.drop_null()):
+            return Seen(record_time, int(event_time))
+    return None
+
+
+def _records(batch: RawBatch) -> Iterator[Record]:
+    values = batch.values.to_pylist()
+    if batch.headers is None:
+        return ((value, None) for value in values)
+    headers = [None if each is None else [(h["key"], h["value"]) for h in each] for each in batch.headers.to_pylist()]
+    return zip(values, headers, strict=True)
+
+
+def _mean_bytes(sample: Sequence[Record]) -> float:
+    sizes = [len(value) for value, _ in sample if value is not None]
+    return sum(sizes) / len(sizes) if sizes else 0.0
+
+
+def _row_bytes(columns: pa.Schema) -> float:
+    return float(sum(len(column.name) + 5 + _width(column.type) for column in columns))
 
 
 def _caveats(

@@ -32,11 +32,14 @@ from hindscan.errors import BadRecord, SourceChanged
 from hindscan.history.archived import OFFSET, POSITIONS, TIMESTAMP
 from hindscan.history.bounds import Bounds, keeps, micros_of
 from hindscan.history.columns import described
-from hindscan.history.decode import BadValue, Decoder
+from hindscan.history.formats.choose import WITH_HEADERS, make_decoder, reading_identity
+from hindscan.history.formats.decoder import BadValue, Decoder
 from hindscan.history.json_fast import FastJson, can_scan
 from hindscan.history.kafka_window import check_lateness
 from hindscan.history.materialised import Kept, read_kept
-from hindscan.history.snapshot import KafkaSlice, Slice
+from hindscan.history.record import parts_of, record_arrays, record_fields
+from hindscan.history.schemas import known_schemas
+from hindscan.history.snapshot import Coding, KafkaSlice, Slice
 from hindscan.kafka_fast import uses_compiler
 from hindscan.kafka_fetch import Part, RawBatch
 from hindscan.kafka_log import Isolation, RangeReader
@@ -76,6 +79,25 @@ class KafkaReader:
     #: Folder of kept records; None: none are kept.
     kept: Path | None = None
     unverified: str | None = None
+    #: The pinned schemas, and the settings of their registry.
+    coding: Coding | None = None
+    registry: Mapping[str, str | int | float | bool] | None = field(default=None, repr=False)
+    #: What of the records themselves are columns; see `history.record`.
+    record: tuple[str, ...] = ()
+
+    @property
+    def record_schema(self) -> pa.Schema:
+        """The columns that are not decoded."""
+        return pa.schema(record_fields(self.record))
+
+    def decoder(self, names: Sequence[str]) -> Decoder:
+        """Make the decoder for some of the decoded columns."""
+        schema = pa.schema([self.schema.field(name) for name in names])
+        lookup = known_schemas(self.coding, self.format, self.registry)
+        decoder = make_decoder(self.format, schema, self.coding, lookup)
+        if self.format != "json" or not uses_compiler(self.config) or not can_scan(schema):
+            return decoder
+        return FastJson(schema, decoder.decode)
 
     def open(self, slices: Sequence[Slice]) -> KafkaSource:
         """Open slices as one table, rows in the order of the slices. Connects when rows are asked for."""
@@ -84,18 +106,25 @@ class KafkaReader:
     @property
     def parts(self) -> frozenset[Part]:
         """What of a record is looked at beside its value."""
-        return frozenset(["keys"] if self.keys else [])
+        parts = parts_of(self.record, headers=self.format in WITH_HEADERS)
+        return parts | {"keys"} if self.keys else parts
 
     def identity(self) -> dict[str, object]:
         """Tell what of reading a key must cover: what is visible, and how it is decoded."""
-        return {
+        told: dict[str, object] = {
             "format": self.format,
             "schema": described(self.schema),
             "time": self.time,
             "isolation": self.isolation,
             "on_bad_record": self.on_bad_record,
-            **({"keys": [key.hex() for key in self.keys]} if self.keys else {}),
         }
+        if self.keys:
+            told["keys"] = [key.hex() for key in self.keys]
+        if self.record:
+            told["record"] = list(self.record)
+        if self.coding is not None:
+            told["coding"] = reading_identity(self.format, self.schema, self.coding)
+        return told
 
 
 class KafkaSource:
@@ -234,6 +263,7 @@ class _Reading:
         for batch in _in_fewer(self._batches(client)):
             seen.add(batch)
             tables.append(passing.decode(batch, self._take_bad))
+        seen.tombstones -= passing.valueless
         self._check_same(seen)
         whole = pa.concat_tables(tables)
         key = where.key if where is not None else ""
@@ -335,36 +365,44 @@ class _Passing:
         names = reader.schema.names
         # Its greatest value says whether a later run as of a time may take this slice's partial as it is.
         first = {*(where.columns if where is not None else wanted), *([reader.time] if reader.time is not None else [])}
-        self._first = self._decoder([name for name in names if name in first])
-        self._rest = self._decoder([name for name in names if name in wanted and name not in first])
+        beside = reader.record_schema.names
+        #: Columns that are not decoded come of all records: they cost little, and a condition may ask for them.
+        self._beside = [name for name in names if name in beside and (name in first or name in wanted)]
+        decoded_first = [name for name in names if name in first and name not in beside]
+        decoded_last = [name for name in names if name in wanted and name not in {*first, *beside}]
+        self._first, self._rest = self._decoder(decoded_first), self._decoder(decoded_last)
         self._positions = [field for field in POSITIONS if field.name in wanted and field.name not in names]
         #: What is given: a column that only the condition needed is kept too, as it is there.
-        self.schema = pa.schema([*self._first.schema, *self._rest.schema, *self._positions])
+        given = [reader.schema.field(name) for name in (*decoded_first, *self._beside, *decoded_last)]
+        self.schema = pa.schema([*given, *self._positions])
         self.order = _Order()
+        #: Records without a value that are rows all the same.
+        self.valueless = 0
 
     def decode(self, batch: RawBatch, take_bad: Callable[[Sequence[BadValue], Sequence[int]], None]) -> pa.Table:
         """Give the rows that pass."""
-        table, rows = self._decode(self._first, batch, self._wanted(batch), take_bad)
+        columns, rows = self._decode(self._first, batch, self._wanted(batch), take_bad)
+        columns |= record_arrays(self._beside, batch, rows, self._slice.partition)
         time = self._reader.time
-        times = (
-            pa.chunked_array([pa.array(batch.times[rows], pa.timestamp("ms"))]) if time is None else table.column(time)
-        )
+        times = pa.chunked_array([pa.array(batch.times[rows], pa.timestamp("ms")) if time is None else columns[time]])
         self.order.add(batch, rows, times)
-        kept = self._keeps(table, times)
+        kept = self._keeps(columns, times)
         if kept is not None:
-            table, rows = table.filter(pa.array(kept)), rows[kept]
-        if self._rest.schema.names:
-            rest, rows = self._decode(self._rest, batch, rows, take_bad)
-            table = pa.Table.from_arrays(
-                [*table.columns, *rest.columns], names=[*table.column_names, *rest.column_names]
-            )
+            columns, rows = {name: column.filter(pa.array(kept)) for name, column in columns.items()}, rows[kept]
+        rest, rows = self._decode(self._rest, batch, rows, take_bad)
         places = {OFFSET: batch.offsets, TIMESTAMP: batch.times}
-        positions = [pa.array(places[field.name][rows]).cast(field.type) for field in self._positions]
-        return pa.Table.from_arrays([*table.columns, *positions], schema=self.schema)
+        positions = {field.name: pa.array(places[field.name][rows]).cast(field.type) for field in self._positions}
+        return pa.table({**columns, **rest, **positions}, schema=self.schema)
 
     def _wanted(self, batch: RawBatch) -> np.ndarray[Any, Any]:
         """Tell which records of a batch are rows: those with a value, and with one of the keys where some are asked for."""
         wanted = pc.is_valid(batch.values) if batch.values.null_count else None
+        if wanted is not None and batch.headers is not None and self._reader.format in WITH_HEADERS:
+            from hindscan.history.formats.cloudevents import valueless_events
+
+            events = valueless_events(batch.values, batch.headers)
+            self.valueless += int(events.sum())
+            wanted = pc.or_(wanted, pa.array(events))
         if self._reader.keys:
             assert batch.keys is not None
             # A key is compared, never hashed to a partition: producers of one topic may use different partitioners.
@@ -372,32 +410,35 @@ class _Passing:
             wanted = named if wanted is None else pc.and_(wanted, named)
         return np.arange(len(batch)) if wanted is None else np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
 
-    def _decoder(self, names: Sequence[str]) -> Decoder | FastJson:
-        schema = pa.schema([self._reader.schema.field(name) for name in names])
-        decoder = Decoder(schema, self._reader.format)
-        if self._reader.format != "json" or not uses_compiler(self._reader.config) or not can_scan(schema):
-            return decoder
-        return FastJson(schema, decoder.decode)
+    def _decoder(self, names: Sequence[str]) -> Decoder | None:
+        """Make a decoder; none is needed where nothing is to be decoded."""
+        return self._reader.decoder(names) if names else None
 
     def _decode(
         self,
-        decoder: Decoder | FastJson,
+        decoder: Decoder | None,
         batch: RawBatch,
         rows: np.ndarray[Any, Any],
         take_bad: Callable[[Sequence[BadValue], Sequence[int]], None],
-    ) -> tuple[pa.Table, np.ndarray[Any, Any]]:
-        """Decode some records of a batch: their rows, and which records they are."""
-        values = batch.values if len(rows) == len(batch) else batch.values.take(pa.array(rows))
-        table, bad = decoder.decode(values)
+    ) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
+        """Decode some records of a batch: their columns, and which records they are."""
+        if decoder is None:
+            return {}, rows
+        values, headers = batch.values, batch.headers
+        if len(rows) < len(batch):
+            values, headers = values.take(pa.array(rows)), None if headers is None else headers.take(pa.array(rows))
+        table, bad = decoder.decode(values, headers)
         if bad:
             wrong = [b.index for b in bad]
             take_bad(bad, batch.offsets[rows[wrong]].tolist())
             rows = np.delete(rows, wrong)
-        return table, rows
+        return {name: table.column(name) for name in table.column_names}, rows
 
-    def _keeps(self, table: pa.Table, times: pa.ChunkedArray[Any]) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    def _keeps(
+        self, columns: Mapping[str, Any], times: pa.ChunkedArray[Any]
+    ) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
         """Tell which rows are inside the slice's bounds and fulfil the condition; None where all are and do."""
-        kept = None if self._where is None else self._where.keeps(table)
+        kept = None if self._where is None else self._where.keeps(pa.table(dict(columns)))
         bounded = inside(times, self._slice, self._reader)
         if bounded is None:
             return kept

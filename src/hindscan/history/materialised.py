@@ -26,7 +26,8 @@ import xxhash
 
 from hindscan import files
 from hindscan.errors import CorruptData
-from hindscan.kafka_log import RangeReader, RawBatch
+from hindscan.kafka_fetch import RawBatch
+from hindscan.kafka_log import RangeReader
 
 __all__ = ["Kept", "read_kept"]
 

@@ -21,8 +21,10 @@ import msgspec
 
 from hindscan.data import Source
 from hindscan.history.archived import ArchivePin
+from hindscan.kafka_registry import RegisteredSchema
 
 __all__ = [
+    "Coding",
     "DrawPin",
     "DrawSlice",
     "FilePin",
@@ -136,6 +138,19 @@ class PartitionPin(msgspec.Struct, frozen=True, kw_only=True):
     before_holds_to: int | None = None
 
 
+class Coding(msgspec.Struct, frozen=True, kw_only=True):
+    """The schemas that a topic's records were written with and are read as, where they follow any (avro, protobuf, jsonschema)."""
+
+    #: Name of the registry in the project file; None: records are bare, and written with `reader`.
+    registry: str | None
+    #: What every record is read as.
+    reader: RegisteredSchema
+    #: Schemas by id, as far as the pinned sample showed them; others are asked of the registry when a record names them.
+    known: tuple[tuple[int, RegisteredSchema], ...] = ()
+    #: Full name of the Protobuf message.
+    message: str | None = None
+
+
 class KafkaPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="kafka"):
     """Which offsets of a topic a run reads, and how they are decoded."""
 
@@ -149,8 +164,11 @@ class KafkaPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     format: str
     #: Base64 of the Arrow IPC schema of the decoded rows.
     schema: str
-    #: "declared" or "inferred from a pinned sample".
+    #: "declared", "inferred from a pinned sample", or which schema of which registry or file.
     schema_from: str
+    coding: Coding | None = None
+    #: What of the records themselves are columns: key, headers, timestamp, offset, partition.
+    record: tuple[str, ...] = ()
     time: str | None = None
     since: int | None = None
     before: int | None = None

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from hindscan.history.columns import schema_from_text
+from hindscan.history.formats.choose import reading_identity
 from hindscan.history.snapshot import DrawPin, KafkaPin, ParquetPin, Pin, Slice
 from hindscan.plans.keys import digest_of, table_digest
 from hindscan.plans.plan import Plan, Stage
@@ -114,8 +116,11 @@ def _reading(pin: Pin) -> object:
         case ParquetPin():
             return ("parquet", pin.schema, pin.time)
         case KafkaPin():
-            kept = (pin.isolation, pin.format, pin.schema, pin.time, pin.on_bad_record, pin.keys)
-            return (pin.cluster_id, pin.topic_id, *kept)
+            coding = (
+                None if pin.coding is None else reading_identity(pin.format, schema_from_text(pin.schema), pin.coding)
+            )
+            how = (pin.format, pin.schema, coding, pin.record, pin.time, pin.on_bad_record, pin.keys)
+            return (pin.cluster_id, pin.topic_id, pin.isolation, *how)
         case DrawPin():
             return ()
 

@@ -14,7 +14,7 @@ from hindscan.history.columns import described, parse_type, schema_from_columns,
 SIMPLE = st.sampled_from(
     [pa.bool_(), pa.int8(), pa.uint64(), pa.int64(), pa.float32(), pa.float64(), pa.string(), pa.binary(), pa.date32()]
     + [pa.timestamp(unit, zone) for unit in ("s", "ms", "us", "ns") for zone in (None, "UTC")]
-    + [pa.decimal128(12, 2)]
+    + [pa.decimal128(12, 2), pa.decimal256(40, 1), pa.time32("ms"), pa.time64("us")]
 )
 
 

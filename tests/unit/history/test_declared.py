@@ -19,8 +19,11 @@ CLUSTERS = {
 }
 
 
+REGISTRIES = {"default": {"url": "mock://"}, "prod": {"url": "https://r", "basic.auth.user.info": "me:hush"}}
+
+
 def build(**table: Any) -> Any:
-    return history_from_toml("bids", table, clusters=CLUSTERS, root="/project")
+    return history_from_toml("bids", table, clusters=CLUSTERS, registries=REGISTRIES, root="/project")
 
 
 def faults(**table: Any) -> dict[str, str]:
@@ -53,6 +56,21 @@ def test_a_topic_is_of_the_default_cluster_or_the_one_it_names() -> None:
     assert "hush" not in repr(made)
 
 
+def test_schemas_come_from_the_registry_of_the_history_or_from_a_file() -> None:
+    made = build(topic="prod:bids", format="avro", registry="prod", record=["key", "offset"])
+    assert isinstance(made, KafkaHistory)
+    assert made.schemas is not None
+    assert (made.schemas.registry, made.schemas.subject, made.schemas.file) == ("prod", "bids-value", None)
+    assert made.record == ("key", "offset")
+    assert "hush" not in repr(made)
+    made = build(topic="bids", format="protobuf", schema="schemas/bid.desc", message="shop.Bid")
+    assert made.schemas is not None
+    assert (made.schemas.registry, made.schemas.settings) == (None, None)
+    assert (str(made.schemas.file), made.schemas.message) == ("/project/schemas/bid.desc", "shop.Bid")
+    assert build(topic="bids", format="avro").schemas.registry == "default"
+    assert build(topic="bids").schemas is None
+
+
 def test_declared_columns_are_a_schema() -> None:
     made = build(topic="bids", columns={"price": "int64 not null", "at": "timestamp[us, UTC]"})
     assert made.columns == pa.schema([pa.field("price", pa.int64(), nullable=False), ("at", pa.timestamp("us", "UTC"))])
@@ -78,7 +96,21 @@ def test_building_opens_nothing(tmp_path: Path) -> None:
         ({"topic": "a", "verify": True}, {"verify"}),
         ({"topic": ""}, {"topic"}),
         ({"topic": "staging:bids"}, {"topic"}),
-        ({"topic": "a", "format": "avro"}, {"format"}),
+        ({"topic": "a", "format": "avro", "registry": "staging"}, {"registry"}),
+        ({"topic": "a", "format": "avro", "registry": 5}, {"registry"}),
+        (
+            {"topic": "a", "format": "avro", "schema": "s.avsc", "registry": "prod", "subject": "s"},
+            {"registry", "subject"},
+        ),
+        ({"topic": "a", "format": "avro", "message": "m"}, {"message"}),
+        ({"topic": "a", "format": "protobuf", "schema": "s.proto"}, {"schema"}),
+        ({"topic": "a", "format": "json", "registry": "prod", "subject": ""}, {"registry", "subject"}),
+        ({"topic": "a", "record": "key"}, {"record"}),
+        ({"topic": "a", "record": ["key", "size"]}, {"record"}),
+        ({"topic": "a", "record": ["key", "key"]}, {"record"}),
+        ({"topic": "a", "record": ["key"], "columns": {"_key": "string"}}, {"columns._key"}),
+        ({"topic": "a", "format": "cloudevents", "columns": {"ce_id": "double", "x": "int64"}}, {"columns.ce_id"}),
+        ({"parquet": "a", "registry": "prod", "record": ["key"]}, {"registry", "record"}),
         ({"topic": "a", "format": "xml"}, {"format"}),
         ({"topic": "a", "columns": {"x": "int65"}}, {"columns.x"}),
         ({"topic": "a", "columns": {"x": 5, "y": "list<"}}, {"columns.x", "columns.y"}),
@@ -101,5 +133,7 @@ def test_every_fault_is_told_with_its_field(table: dict[str, Any], fields: set[s
 
 def test_a_fault_says_what_would_be_right() -> None:
     assert "is it time?" in faults(parquet="a", tiem="x")["tiem"]
-    assert "not have avro yet" in faults(topic="a", format="avro")["format"]
+    assert "cloudevents, bytes, found 'xml'" in faults(topic="a", format="xml")["format"]
+    assert "declared: default, prod. Without a registry" in faults(topic="a", format="avro", registry="x")["registry"]
+    assert "protoc" in faults(topic="a", format="protobuf", schema="s.proto")["schema"]
     assert "declared: default, prod" in faults(topic="x:a")["topic"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hindscan.history.decode import Decoder
+from hindscan.history.formats.json import JsonDecoder
 from hindscan.history.infer import infer_schema
 
 
@@ -78,6 +78,6 @@ def test_what_was_inferred_decodes_every_record_of_the_sample(data: st.DataObjec
     raw = [json.dumps(record).encode() for record in records]
     schema, faults = infer_schema(raw)
     assert faults == []
-    table, bad = Decoder(schema, "json").decode(pa.array(raw, pa.large_binary()))
+    table, bad = JsonDecoder(schema).decode(pa.array(raw, pa.large_binary()))
     assert bad == []
     assert table.num_rows == len(records) or not schema.names

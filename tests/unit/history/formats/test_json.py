@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hindscan.history.columns import parse_type, schema_from_columns
-from hindscan.history.decode import BadValue, Decoder, column_faults_of
+from hindscan.history.formats.decoder import BadValue
+from hindscan.history.formats.json import JsonDecoder, json_column_faults
+from hindscan.history.formats.raw import RawDecoder, raw_column_faults
 
 
 def decode(columns: dict[str, str], *values: bytes | object) -> tuple[list[dict[str, Any]], list[BadValue]]:
     raw = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
-    table, bad = Decoder(schema_from_columns(columns), "json").decode(pa.array(raw, pa.large_binary()))
+    table, bad = JsonDecoder(schema_from_columns(columns)).decode(pa.array(raw, pa.large_binary()))
     return table.to_pylist(), bad
 
 
@@ -49,10 +51,21 @@ UTC = dt.UTC
         ("binary", base64.b64encode(b"\x00\xff").decode(), b"\x00\xff"),
         ("decimal128(6, 2)", "1234.50", decimal.Decimal("1234.50")),
         ("decimal128(6, 2)", b'{"x": 0.1}', decimal.Decimal("0.10")),
+        ("decimal128(6, 2)", b'{"x": 1.5e2}', decimal.Decimal("150.00")),
+        ("decimal128(6, 2)", b'{"x": -7}', decimal.Decimal("-7.00")),
+        (
+            "decimal128(38, 20)",
+            b'{"x": 123456789012345678.12345678901234567890}',
+            decimal.Decimal("123456789012345678.12345678901234567890"),
+        ),
+        ("int64", b'{"x": 1, "x": 2}', 2),
         ("date32", "2018-02-28", dt.date(2018, 2, 28)),
         ("date32", 1, dt.date(1970, 1, 2)),
         ("timestamp[us, UTC]", "2018-01-02T03:04:05.678901Z", dt.datetime(2018, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)),
         ("timestamp[us, UTC]", "2018-01-02T03:04:05+02:00", dt.datetime(2018, 1, 2, 1, 4, 5, tzinfo=UTC)),
+        ("timestamp[us, UTC]", "2018-01-02T03:04:05+0200", dt.datetime(2018, 1, 2, 1, 4, 5, tzinfo=UTC)),
+        ("timestamp[us, UTC]", "2018-01-02T03:04:05-00:00", dt.datetime(2018, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("timestamp[us, UTC]", "2018-01-02T03:04", dt.datetime(2018, 1, 2, 3, 4, tzinfo=UTC)),
         ("timestamp[us, UTC]", "2018-01-02 03:04:05", dt.datetime(2018, 1, 2, 3, 4, 5, tzinfo=UTC)),
         ("timestamp[us, UTC]", "2018-01-02", dt.datetime(2018, 1, 2, tzinfo=UTC)),
         ("timestamp[us]", "2018-01-02T03:04:05+02:00", dt.datetime(2018, 1, 2, 1, 4, 5)),
@@ -98,6 +111,16 @@ def test_a_value_becomes_what_it_says(type_: str, value: object, expected: objec
         ("decimal128(6, 2)", "1.005", "x"),
         ("decimal128(6, 2)", "99999.99", "x"),
         ("decimal128(6, 2)", "NaN", "x"),
+        ("decimal128(6, 2)", b'{"x": 1e400}', "x"),
+        ("decimal128(6, 2)", True, "x"),
+        ("int64", b'{"x": 1e2}', "x"),
+        ("int64", b'{"x": 123456789012345678901234567890}', "x"),
+        ("timestamp[us, UTC]", "2018-01-02T24:00:00Z", "x"),
+        ("timestamp[us, UTC]", "2018-01-02T03:04:60Z", "x"),
+        ("timestamp[us, UTC]", "20180102T030405Z", "x"),
+        ("timestamp[us, UTC]", " 2018-01-02T03:04:05Z", "x"),
+        ("timestamp[us, UTC]", b'{"x": 9223372036854775808}', "x"),
+        ("timestamp[us, UTC]", True, "x"),
         ("date32", "2018-02-30", "x"),
         ("date32", "2018-02-28T00:00:00", "x"),
         ("timestamp[us, UTC]", "yesterday", "x"),
@@ -260,22 +283,17 @@ def test_times_of_every_spelling_mix_in_one_column(times: list[dt.datetime], dat
 
 
 def test_bytes_are_one_column_as_they_are() -> None:
-    table, bad = Decoder(pa.schema([("value", pa.binary())]), "bytes").decode(
-        pa.array([b"\xff", b""], pa.large_binary())
-    )
+    table, bad = RawDecoder(pa.schema([("value", pa.binary())])).decode(pa.array([b"\xff", b""], pa.large_binary()))
     assert (table.to_pylist(), bad) == ([{"value": b"\xff"}, {"value": b""}], [])
-    table, bad = Decoder(pa.schema([("value", pa.string())]), "bytes").decode(
-        pa.array([b"ok", b"\xff"], pa.large_binary())
-    )
+    table, bad = RawDecoder(pa.schema([("value", pa.string())])).decode(pa.array([b"ok", b"\xff"], pa.large_binary()))
     assert table.to_pylist() == [{"value": "ok"}]
     assert [b.index for b in bad] == [1]
 
 
 def test_columns_a_format_cannot_give_are_named() -> None:
     assert (
-        column_faults_of(pa.schema([("a", pa.map_(pa.string(), pa.int64())), ("b", pa.int64())]), "json")[0][0]
-        == "columns.a"
+        json_column_faults(pa.schema([("a", pa.map_(pa.string(), pa.int64())), ("b", pa.int64())]))[0][0] == "columns.a"
     )
-    assert column_faults_of(pa.schema([('q"uote', pa.int64())]), "json")[0][0] == 'columns.q"uote'
-    assert column_faults_of(schema_from_columns({"value": "binary"}), "bytes") == []
-    assert column_faults_of(schema_from_columns({"price": "int64"}), "bytes")[0][0] == "columns"
+    assert json_column_faults(pa.schema([('q"uote', pa.int64())]))[0][0] == 'columns.q"uote'
+    assert raw_column_faults(schema_from_columns({"value": "binary"})) == []
+    assert raw_column_faults(schema_from_columns({"price": "int64"}))[0][0] == "columns"

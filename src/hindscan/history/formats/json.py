@@ -1,4 +1,4 @@
-"""Record values to columns, by a fixed schema, strictly.
+"""JSON records to columns, by a fixed schema, strictly: format `json`.
 
 Keeps promise 2 for what is inside a record: a value becomes exactly what it says or is an error that names the field. A number is no text, 1.0 is no integer, an
 integer out of its column's range is not cut to it, and a record is one whole JSON document. Missing and null are null where the column
@@ -6,11 +6,9 @@ allows it; fields that no column asks for are skipped (of two equal keys the las
 
 A batch is decoded at once, about a million records a second; only when one of its records is bad is it halved until the bad ones stand alone.
 
-Formats of this version: ``json``, and ``bytes`` (one column, `value`, as it is).
-
 ::
 
-    RawBatch.values -> Decoder.decode -> columns + the bad ones with field and reason
+    RawBatch.values -> JsonDecoder.decode -> columns + the bad ones with field and reason
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import decimal
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import msgspec
@@ -28,11 +25,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["FORMATS", "BadValue", "Decoder", "column_faults_of", "is_field_name"]
+from hindscan.history.formats.decoder import BadValue, Columns, Headers, Misfit, decode_by_halves
 
-#: What can be decoded.
-FORMATS: Final = ("json", "bytes")
+__all__ = ["JsonDecoder", "is_field_name", "json_column_faults"]
 
+#: What a bad record raises.
+_EXPECTED: Final = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, pa.ArrowException)
 _ZONE: Final = r":\d\d(?:\.\d+)?(?:Z|[+-]\d\d(?::?\d\d)?)$"
 _INTEGERS: Final = {
     pa.int8(): (-(1 << 7), (1 << 7) - 1),
@@ -46,33 +44,8 @@ _INTEGERS: Final = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BadValue:
-    """One record that does not decode."""
-
-    #: Its place among the values that were given.
-    index: int
-    #: Column or path in it; empty where the record as a whole is at fault.
-    field: str
-    reason: str
-
-
-class _Misfit(ValueError):
-    """A value that its column cannot hold."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(reason)
-        self.field = field
-
-
-def column_faults_of(schema: pa.Schema, format_: str) -> list[tuple[str, str]]:
-    """Find the declared columns that the format cannot give, as (field, text)."""
-    if format_ == "bytes":
-        if schema.names == ["value"] and (
-            pa.types.is_binary(schema.field(0).type) or pa.types.is_string(schema.field(0).type)
-        ):
-            return []
-        return [("columns", 'must be { value = "binary" } or { value = "string" } with format = "bytes", or left out')]
+def json_column_faults(schema: pa.Schema) -> list[tuple[str, str]]:
+    """Find the declared columns that JSON cannot give, as (field, text)."""
     faults = []
     for column in schema:
         try:
@@ -87,24 +60,17 @@ def is_field_name(name: str) -> bool:
     return not re.search(r'["\\\x00-\x1f]', name)
 
 
-class Decoder:
-    """Decodes values of one format to columns of one schema.
+class JsonDecoder:
+    """Decodes JSON records to columns of one schema.
 
     Parameters
     ----------
     schema : pyarrow.Schema
         The columns to decode, and no others.
-    format_ : str
-        One of `FORMATS`.
     """
 
-    def __init__(self, schema: pa.Schema, format_: str) -> None:
+    def __init__(self, schema: pa.Schema) -> None:
         self.schema = schema
-        self._decode_all: Callable[[pa.LargeBinaryArray], list[pa.Array[Any]]]
-        if format_ == "bytes":
-            self._decode_all = self._bytes
-            return
-        self._decode_all = self._json
         # Field names of a struct must be identifiers; those of JSON need not.
         names = [f"f{at}" for at in range(len(schema))]
         fields: list[Any] = []
@@ -121,51 +87,22 @@ class Decoder:
         self._decode_one: Callable[[bytes], Any] = msgspec.json.Decoder(record).decode
         self._pick = [operator.attrgetter(at) for at in names]
 
-    def decode(self, values: pa.LargeBinaryArray) -> tuple[pa.Table, list[BadValue]]:
-        """Decode values.
+    def decode(self, values: pa.LargeBinaryArray, headers: Headers | None = None) -> tuple[pa.Table, list[BadValue]]:
+        """Decode values; see `Decoder`."""
+        del headers
+        return decode_by_halves(self.schema, values, self._all, _bad, _EXPECTED)
 
-        Parameters
-        ----------
-        values : pyarrow.Array
-            Of large_binary, without nulls.
-
-        Returns
-        -------
-        table, bad
-            One row for each value that decodes, in order; and those that do not.
-        """
-        bad: list[BadValue] = []
-        parts = [pa.Table.from_arrays(columns, schema=self.schema) for columns in self._halve(values, 0, bad)]
-        return pa.concat_tables([self.schema.empty_table(), *parts]), bad
-
-    def _halve(self, values: pa.LargeBinaryArray, first: int, bad: list[BadValue]) -> list[list[pa.Array[Any]]]:
-        if not len(values):
-            return []
-        try:
-            return [self._decode_all(values)]
-        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, pa.ArrowException) as fault:
-            if len(values) == 1:
-                bad.append(_bad(first, fault))
-                return []
-        middle = len(values) // 2
-        return self._halve(values[:middle], first, bad) + self._halve(values[middle:], first + middle, bad)
-
-    def _json(self, values: pa.LargeBinaryArray) -> list[pa.Array[Any]]:
+    def _all(self, first: int, values: pa.LargeBinaryArray) -> Columns:
+        del first
         records = list(map(self._decode_one, cast(list[bytes], values.to_pylist())))
         return [
             _array(list(map(pick, records)), column.type, column.name)
             for pick, column in zip(self._pick, self.schema, strict=True)
         ]
 
-    def _bytes(self, values: pa.LargeBinaryArray) -> list[pa.Array[Any]]:
-        array = values.cast(pa.binary())
-        if pa.types.is_binary(self.schema.field(0).type):
-            return [array]
-        return [array.cast(pa.string())]
-
 
 def _bad(index: int, fault: Exception) -> BadValue:
-    if isinstance(fault, _Misfit):
+    if isinstance(fault, Misfit):
         return BadValue(index=index, field=fault.field, reason=str(fault))
     if isinstance(fault, msgspec.ValidationError):
         # "Expected `int`, got `str` - at `$.price`"
@@ -224,7 +161,7 @@ def _struct(type_: Any, name: str) -> Any:
 
 
 def _array(values: list[Any], type_: pa.DataType, name: str) -> pa.Array[Any]:
-    """Make a column of decoded values; raises `_Misfit` where one does not fit."""
+    """Make a column of decoded values; raises `Misfit` where one does not fit."""
     t = pa.types
     try:
         if t.is_timestamp(type_):
@@ -238,19 +175,19 @@ def _array(values: list[Any], type_: pa.DataType, name: str) -> pa.Array[Any]:
         if t.is_float32(type_):
             return _float32(values, name)
         return pa.array(values, type_)
-    except _Misfit:
+    except Misfit:
         raise
     except (OverflowError, ValueError, pa.ArrowException) as fault:
         if not t.is_integer(type_):
-            raise _Misfit(name, f"does not fit {type_}: {fault}") from fault
+            raise Misfit(name, f"does not fit {type_}: {fault}") from fault
         least, greatest = _INTEGERS[cast(Any, type_)]
-        raise _Misfit(name, f"is out of the range of {type_}, {least} to {greatest}") from fault
+        raise Misfit(name, f"is out of the range of {type_}, {least} to {greatest}") from fault
 
 
 def _float32(values: list[Any], name: str) -> pa.Array[Any]:
     array = pa.array(values, pa.float64()).cast(pa.float32(), safe=False)
     if pc.any(pc.is_inf(array)).as_py():
-        raise _Misfit(name, "is out of the range of float")
+        raise Misfit(name, "is out of the range of float")
     return array
 
 
@@ -295,7 +232,7 @@ def _from_texts(texts: pa.Array[Any], type_: Any, name: str) -> pa.Array[Any]:
         # Arrow's message speaks of what it tried last, not of what was wrong.
         finer = re.search(r"\.\d+", texts[0].as_py() or "")
         hint = "; it is finer than the column" if finer and len(finer[0]) > 1 + _digits(type_.unit) else ""
-        raise _Misfit(name, f"is no ISO 8601 time that fits {type_}: {texts[0].as_py()!r}{hint}") from fault
+        raise Misfit(name, f"is no ISO 8601 time that fits {type_}: {texts[0].as_py()!r}{hint}") from fault
     return times.cast(type_)
 
 
@@ -319,4 +256,4 @@ def _date(value: int | str | None, name: str) -> int | dt.date | None:
     try:
         return dt.date.fromisoformat(value)
     except ValueError as fault:
-        raise _Misfit(name, f"is no ISO 8601 date: {value!r}") from fault
+        raise Misfit(name, f"is no ISO 8601 date: {value!r}") from fault

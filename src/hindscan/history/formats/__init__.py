@@ -1,0 +1,1 @@
+"""How the values of a topic's records become columns: one module for each format."""
