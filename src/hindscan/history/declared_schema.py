@@ -34,7 +34,7 @@ def declared_schema_faults(
     from hindscan.history.formats.choose import KINDS
 
     faults = _record_faults(table, columns)
-    chosen = table.get("format", "json")
+    chosen = str(table.get("format", "json"))
     given = [key for key in SCHEMA_KEYS if key in table]
     for key in given:
         if not isinstance(table[key], str) or not table[key]:
@@ -52,7 +52,7 @@ def declared_schema_faults(
         faults += [(key, "a history has either a schema of its own or one of a registry, not both") for key in both]
         return faults
     registry = table.get("registry", DEFAULT_REGISTRY)
-    if registry not in registries:
+    if isinstance(registry, str) and registry not in registries:
         known = ", ".join(sorted(registries)) or "none"
         named = f"names the registry {registry!r}, which must be declared as [registry.{registry}]; declared: {known}"
         faults.append(("registry", f"{named}. Without a registry, name a file in `schema`"))

@@ -102,6 +102,8 @@ def test_building_opens_nothing(tmp_path: Path) -> None:
             {"topic": "a", "format": "avro", "schema": "s.avsc", "registry": "prod", "subject": "s"},
             {"registry", "subject"},
         ),
+        ({"topic": "a", "format": "avro", "registry": ["prod"], "schema": 5}, {"registry", "schema"}),
+        ({"topic": "a", "format": ["avro"]}, {"format"}),
         ({"topic": "a", "format": "avro", "message": "m"}, {"message"}),
         ({"topic": "a", "format": "protobuf", "schema": "s.proto"}, {"schema"}),
         ({"topic": "a", "format": "json", "registry": "prod", "subject": ""}, {"registry", "subject"}),
