@@ -5,10 +5,8 @@ Keeps promise 2 for Kafka. The topic's id is compared before the first fetch and
 set aside, and carries a digest over offset, time and value of every record that does not depend on how they came in batches, so that two
 readings of the same offsets can be compared: a second reading in the same source must give the same, or the topic has changed underneath.
 
-Decoding goes on batch by batch while the client fetches; only decoded columns are kept. Where a query filters its rows by a condition, the columns of the
-condition are decoded of every record and the others only of those that pass. So a malformed record is found wherever it is, and so is a bad field of the condition;
-another bad field is found in the records that pass. Where bad records are set aside, which are bad must not depend on the query: there everything is decoded. Columns or
-rows asked for later are read again.
+Decoding goes on batch by batch while the client fetches (`kafka_rows`); only decoded columns are kept. Where bad records are set aside, which are bad must not
+depend on the query: there everything is decoded. Columns or rows asked for later are read again.
 
 ::
 
@@ -17,27 +15,24 @@ rows asked for later are read again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import xxhash
 
 from hindscan.data import Proof
 from hindscan.errors import BadRecord, SourceChanged
-from hindscan.history.archived import OFFSET, POSITIONS, TIMESTAMP
-from hindscan.history.bounds import Bounds, keeps, micros_of
 from hindscan.history.columns import described
 from hindscan.history.formats.choose import WITH_HEADERS, make_decoder, reading_identity
 from hindscan.history.formats.decoder import BadValue, Decoder
 from hindscan.history.json_fast import FastJson, can_scan
+from hindscan.history.kafka_proof import Digest, Order
+from hindscan.history.kafka_rows import Passing, in_fewer
 from hindscan.history.kafka_window import check_lateness
 from hindscan.history.materialised import Kept, read_kept
-from hindscan.history.record import parts_of, record_arrays, record_fields
+from hindscan.history.record import parts_of, record_fields
 from hindscan.history.schemas import known_schemas
 from hindscan.history.snapshot import Coding, KafkaSlice, Slice
 from hindscan.kafka_fast import uses_compiler
@@ -48,15 +43,10 @@ from hindscan.query import Where
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["NAMED_BAD_RECORDS", "KafkaReader", "KafkaSource", "inside"]
+__all__ = ["NAMED_BAD_RECORDS", "KafkaReader", "KafkaSource"]
 
 #: Set-aside records whose position and reason a proof names; all are counted.
 NAMED_BAD_RECORDS: Final = 100
-#: Records, or bytes of their values, that are decoded at once at least, while there are more: a hundred thousand were seen to be twice as fast as twenty thousand.
-BATCH_RECORDS: Final = 100_000
-BATCH_BYTES: Final = 32 * 2**20
-#: Tells a record without a value from an empty one in the digest.
-_NO_VALUE: Final = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,11 +219,11 @@ class _Reading:
         self._slice = s
         #: Rows inside the slice's bounds, by the condition they fulfil; "" for all.
         self._tables: dict[str, pa.Table] = {}
-        self._seen: _Digest | None = None
+        self._seen: Digest | None = None
         self._bad: list[str] = []
         #: Offsets of the records that did not decode.
         self.set_aside: list[int] = []
-        self._order = _Order()
+        self._order = Order()
 
     @property
     def offsets(self) -> int:
@@ -254,13 +244,11 @@ class _Reading:
 
     def read(self, client: RangeReader, wanted: Sequence[str], where: Where | None) -> None:
         """Read the slice, and keep these columns of the rows that pass."""
-        passing = _Passing(
-            self._reader, self._slice, wanted, where
-        )  # after the client: it may have loaded the compiler
-        seen = _Digest()
+        passing = Passing(self._reader, self._slice, wanted, where)  # after the client: it may have loaded the compiler
+        seen = Digest()
         tables: list[pa.Table] = [passing.schema.empty_table()]
         self.set_aside, self._bad = [], []
-        for batch in _in_fewer(self._batches(client)):
+        for batch in in_fewer(self._batches(client)):
             seen.add(batch)
             tables.append(passing.decode(batch, self._take_bad))
         seen.tombstones -= passing.valueless
@@ -296,7 +284,7 @@ class _Reading:
                 return table
         return None
 
-    def _check_same(self, seen: _Digest) -> None:
+    def _check_same(self, seen: Digest) -> None:
         reader, s = self._reader, self._slice
         if self._seen is not None and self._seen.hexdigest() != seen.hexdigest():
             raise SourceChanged(
@@ -355,215 +343,3 @@ class _Reading:
 
 def _said(bad: BadValue) -> str:
     return f"{bad.field}: {bad.reason}" if bad.field else bad.reason
-
-
-class _Passing:
-    """Decodes batches of one slice: of every record the columns that say whether it passes, of those that do the others too."""
-
-    def __init__(self, reader: KafkaReader, s: KafkaSlice, wanted: Sequence[str], where: Where | None) -> None:
-        self._reader, self._slice, self._where = reader, s, where
-        names = reader.schema.names
-        # Its greatest value says whether a later run as of a time may take this slice's partial as it is.
-        first = {*(where.columns if where is not None else wanted), *([reader.time] if reader.time is not None else [])}
-        beside = reader.record_schema.names
-        #: Columns that are not decoded come of all records: they cost little, and a condition may ask for them.
-        self._beside = [name for name in names if name in beside and (name in first or name in wanted)]
-        decoded_first = [name for name in names if name in first and name not in beside]
-        decoded_last = [name for name in names if name in wanted and name not in {*first, *beside}]
-        self._first, self._rest = self._decoder(decoded_first), self._decoder(decoded_last)
-        self._positions = [field for field in POSITIONS if field.name in wanted and field.name not in names]
-        #: What is given: a column that only the condition needed is kept too, as it is there.
-        given = [reader.schema.field(name) for name in (*decoded_first, *self._beside, *decoded_last)]
-        self.schema = pa.schema([*given, *self._positions])
-        self.order = _Order()
-        #: Records without a value that are rows all the same.
-        self.valueless = 0
-
-    def decode(self, batch: RawBatch, take_bad: Callable[[Sequence[BadValue], Sequence[int]], None]) -> pa.Table:
-        """Give the rows that pass."""
-        columns, rows = self._decode(self._first, batch, self._wanted(batch), take_bad)
-        columns |= record_arrays(self._beside, batch, rows, self._slice.partition)
-        time = self._reader.time
-        times = pa.chunked_array([pa.array(batch.times[rows], pa.timestamp("ms")) if time is None else columns[time]])
-        self.order.add(batch, rows, times)
-        kept = self._keeps(columns, times)
-        if kept is not None:
-            columns, rows = {name: column.filter(pa.array(kept)) for name, column in columns.items()}, rows[kept]
-        rest, rows = self._decode(self._rest, batch, rows, take_bad)
-        places = {OFFSET: batch.offsets, TIMESTAMP: batch.times}
-        positions = {field.name: pa.array(places[field.name][rows]).cast(field.type) for field in self._positions}
-        return pa.table({**columns, **rest, **positions}, schema=self.schema)
-
-    def _wanted(self, batch: RawBatch) -> np.ndarray[Any, Any]:
-        """Tell which records of a batch are rows: those with a value, and with one of the keys where some are asked for."""
-        wanted = pc.is_valid(batch.values) if batch.values.null_count else None
-        if wanted is not None and batch.headers is not None and self._reader.format in WITH_HEADERS:
-            from hindscan.history.formats.cloudevents import valueless_events
-
-            events = valueless_events(batch.values, batch.headers)
-            self.valueless += int(events.sum())
-            wanted = pc.or_(wanted, pa.array(events))
-        if self._reader.keys:
-            assert batch.keys is not None
-            # A key is compared, never hashed to a partition: producers of one topic may use different partitioners.
-            named = pc.is_in(batch.keys, pa.array(self._reader.keys, pa.large_binary()))
-            wanted = named if wanted is None else pc.and_(wanted, named)
-        return np.arange(len(batch)) if wanted is None else np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
-
-    def _decoder(self, names: Sequence[str]) -> Decoder | None:
-        """Make a decoder; none is needed where nothing is to be decoded."""
-        return self._reader.decoder(names) if names else None
-
-    def _decode(
-        self,
-        decoder: Decoder | None,
-        batch: RawBatch,
-        rows: np.ndarray[Any, Any],
-        take_bad: Callable[[Sequence[BadValue], Sequence[int]], None],
-    ) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
-        """Decode some records of a batch: their columns, and which records they are."""
-        if decoder is None:
-            return {}, rows
-        values, headers = batch.values, batch.headers
-        if len(rows) < len(batch):
-            values, headers = values.take(pa.array(rows)), None if headers is None else headers.take(pa.array(rows))
-        table, bad = decoder.decode(values, headers)
-        if bad:
-            wrong = [b.index for b in bad]
-            take_bad(bad, batch.offsets[rows[wrong]].tolist())
-            rows = np.delete(rows, wrong)
-        return {name: table.column(name) for name in table.column_names}, rows
-
-    def _keeps(
-        self, columns: Mapping[str, Any], times: pa.ChunkedArray[Any]
-    ) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-        """Tell which rows are inside the slice's bounds and fulfil the condition; None where all are and do."""
-        kept = None if self._where is None else self._where.keeps(pa.table(dict(columns)))
-        bounded = inside(times, self._slice, self._reader)
-        if bounded is None:
-            return kept
-        return bounded if kept is None else bounded & kept
-
-
-def inside(
-    times: pa.ChunkedArray[Any], s: KafkaSlice, reader: KafkaReader
-) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-    """Mark the rows inside a slice's bounds by their times; None if there is no bound.
-
-    Raises
-    ------
-    BadRecord
-        There is a bound, and a row has no time.
-    """
-    kept = keeps("time", times.type, Bounds(since=s.since, before=s.before))
-    if kept is None:
-        return None
-    if times.null_count:
-        raise BadRecord(
-            f"While reading offsets [{s.start}, {s.end}) of {reader.topic}[{s.partition}] up to a time: every record must have a {reader.time!r}; "
-            f"{times.null_count} have none. Correct the producer, or read the history without a bound.",
-            topic=reader.topic,
-            partition=s.partition,
-            field=reader.time,
-        )
-    # An expression over a table of the one column, so that bounds mean the same here as for Parquet.
-    import pyarrow.dataset as ds
-
-    marked = ds.dataset(pa.table({"time": cast(Any, times)})).to_table(columns={"kept": kept}).column("kept")
-    return np.asarray(marked.combine_chunks().to_numpy(zero_copy_only=False), bool)
-
-
-def _in_fewer(batches: Iterator[RawBatch]) -> Iterator[RawBatch]:
-    """Put batches together until they are worth the fixed cost of decoding and filtering one."""
-    held: list[RawBatch] = []
-    rows = size = 0
-    for batch in batches:
-        held.append(batch)
-        rows += len(batch)
-        size += batch.values.nbytes
-        if rows >= BATCH_RECORDS or size >= BATCH_BYTES:
-            yield RawBatch.joined(held)
-            held, rows, size = [], 0, 0
-    if held:
-        yield RawBatch.joined(held)
-
-
-class _Order:
-    """How many rows there were, and how far their times are out of order; microseconds."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.least: int | None = None
-        self.greatest: int | None = None
-        self.latest_record_time: int | None = None
-        #: None where a row has no time.
-        self.disorder: int | None = 0
-        self._peak = np.iinfo(np.int64).min
-
-    def add(self, batch: RawBatch, rows: np.ndarray[Any, Any], times: pa.ChunkedArray[Any]) -> None:
-        """Take a batch, which of its records are rows, and the rows' event times."""
-        if not len(batch):
-            return
-        peaks = np.maximum(np.maximum.accumulate(batch.times), self._peak)
-        self._peak = int(peaks[-1])
-        self.latest_record_time = self._peak * 1000
-        self.rows += len(rows)
-        known = micros_of(times.drop_null())
-        if len(known):
-            self.least = min(int(known.min()), self.least if self.least is not None else int(known.min()))
-            self.greatest = max(int(known.max()), self.greatest if self.greatest is not None else int(known.max()))
-        if len(known) < len(rows):
-            self.disorder = None
-        elif self.disorder is not None and len(known):
-            behind, ahead = peaks[rows] * 1000 - known, known - batch.times[rows] * 1000
-            self.disorder = max(self.disorder, int(behind.max()), int(ahead.max()))
-
-
-class _Digest:
-    """Counts, and a 128-bit hash over all that was taken of every record: a stream for each kind of thing, so that batches leave no trace."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.bytes = 0
-        self.tombstones = 0
-        self.first: int | None = None
-        self.last: int | None = None
-        self._streams: dict[str, xxhash.xxh3_128] = {
-            name: xxhash.xxh3_128() for name in ("offsets", "times", "values: lengths", "values")
-        }
-
-    def add(self, batch: RawBatch) -> None:
-        if not len(batch):
-            return
-        self._numbers("offsets", batch.offsets)
-        self._numbers("times", batch.times)
-        self.bytes += self._binary("values", batch.values)
-        if batch.keys is not None:
-            self._binary("keys", batch.keys)
-        if batch.headers is not None:
-            self._numbers("headers", pc.list_value_length(batch.headers).fill_null(_NO_VALUE).to_numpy())
-            pairs = cast(Any, batch.headers.flatten())
-            self._binary("header names", pairs.field(0).cast(pa.large_binary()))
-            self._binary("header values", pairs.field(1).cast(pa.large_binary()))
-        self.count += len(batch)
-        self.tombstones += batch.values.null_count
-        self.first = int(batch.offsets[0]) if self.first is None else self.first
-        self.last = int(batch.offsets[-1])
-
-    def _numbers(self, name: str, numbers: np.ndarray[Any, Any]) -> None:
-        self._streams.setdefault(name, xxhash.xxh3_128()).update(numbers.astype("<i8", copy=False).tobytes())
-
-    def _binary(self, name: str, array: pa.LargeBinaryArray) -> int:
-        """Add values and their lengths; give the bytes of the values."""
-        self._numbers(f"{name}: lengths", pc.binary_length(array).fill_null(_NO_VALUE).to_numpy())
-        stream = self._streams.setdefault(name, xxhash.xxh3_128())
-        present = array.drop_null()
-        _, places, content = cast(list[Any], present.buffers())
-        bounds = np.frombuffer(places, "<i8")
-        first, last = (int(bounds[at]) for at in (present.offset, present.offset + len(present)))
-        if last > first:
-            stream.update(memoryview(content)[first:last])
-        return last - first
-
-    def hexdigest(self) -> str:
-        return xxhash.xxh3_128(b"".join(stream.digest() for stream in self._streams.values())).hexdigest()

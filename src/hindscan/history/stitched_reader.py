@@ -23,7 +23,8 @@ from hindscan.data import Proof
 from hindscan.history.archived import TIMESTAMP
 from hindscan.history.archived_reader import ArchivedRows, ArchiveReader
 from hindscan.history.bounds import micros_of
-from hindscan.history.kafka_reader import NAMED_BAD_RECORDS, KafkaReader, KafkaSource, inside
+from hindscan.history.kafka_reader import NAMED_BAD_RECORDS, KafkaReader, KafkaSource
+from hindscan.history.kafka_rows import inside
 from hindscan.history.snapshot import KafkaSlice, Slice
 
 if TYPE_CHECKING:
