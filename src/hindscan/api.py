@@ -283,6 +283,7 @@ class RunHandle:
                 found.request,
                 snapshot,
                 workshop.partials.has,
+                proofs=workshop.partials.find_proof,
                 workers=self._project.compute.workers,
             ).plan
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from hindscan import times
+from hindscan.data import Proof
 from hindscan.errors import ParameterError, UsageError
 from hindscan.history.snapshot import History, Position, Reader, Snapshot, Window
 from hindscan.history.window import make_window
@@ -144,6 +145,7 @@ def prepare(
     snapshot: Snapshot,
     existing: Collection[str] | Callable[[str], bool],
     *,
+    proofs: Callable[[str], Proof | None] | None = None,
     workers: int,
 ) -> Prepared:
     """Plan a pinned request; refuse it if it is over a limit.
@@ -152,6 +154,8 @@ def prepare(
     ----------
     existing : collection of str or callable
         Keys of the partials that are there.
+    proofs : callable, optional
+        Gives the proof of one that is.
     workers : int
         For the number of tasks.
 
@@ -171,6 +175,7 @@ def prepare(
         identities={table: reader.identity() for table, reader in readers.items()},
         slice_rows={table: project.slice_rows(history.name) for table, history in histories.items()},
         existing=existing,
+        proofs=proofs,
         seed=request.seed,
         draws=request.draws,
         fresh=request.fresh,

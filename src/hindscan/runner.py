@@ -145,7 +145,15 @@ def _work(workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observ
         snapshot = snapshots.save_snapshot(workshop.store, run.id, pin(project, spec, run.request))
     faults.point("runner.pinned")
     workers = run.request.workers or project.compute.workers
-    prepared = prepare(project, spec, run.request, snapshot, workshop.partials.has, workers=workers)
+    prepared = prepare(
+        project,
+        spec,
+        run.request,
+        snapshot,
+        workshop.partials.has,
+        proofs=workshop.partials.find_proof,
+        workers=workers,
+    )
     cost = prepared.cost
     observe(
         RunPlanned(

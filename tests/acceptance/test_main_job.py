@@ -83,3 +83,18 @@ def test_a_second_scan_of_the_topic_computes_no_slice(site: Path, topic_site: di
     second = hindscan(*over_topic, project=site, **topic_site).document
     assert second["slices"]["computed"] == 0
     assert second["slices"]["reused"] == second["slices"]["total"] >= 8
+
+
+@pytest.mark.kafka
+def test_a_scan_of_the_topic_as_of_a_later_time_computes_only_what_the_time_cuts(
+    site: Path, topic_site: dict[str, str]
+) -> None:
+    """Every event has a time of its own; what lies before two of them is computed once."""
+    settings = {**topic_site, "HINDSCAN_HISTORY__BIDS_LOG__SLICE_ROWS": "50000"}
+    over_topic = (*SCAN, "--history", "bids=bids_log")
+    first = hindscan(*over_topic, "--as-of", "2018-11-01", project=site, **settings).document
+    second = hindscan(*over_topic, "--as-of", "2018-12-01", project=site, **settings).document
+    assert first["slices"]["computed"] == first["slices"]["total"] > 16
+    assert 0 < second["slices"]["computed"] < second["slices"]["total"]
+    again = hindscan(*over_topic, "--as-of", "2018-12-01", "--fresh", project=site, **settings).document
+    assert again["result"]["digest"] == second["result"]["digest"] != first["result"]["digest"]

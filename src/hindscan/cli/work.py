@@ -74,7 +74,13 @@ def plan(
         )
         snapshot = pin(project, spec, request)
         prepared = prepare(
-            project, spec, request, snapshot, workshop.partials.has, workers=workers or project.compute.workers
+            project,
+            spec,
+            request,
+            snapshot,
+            workshop.partials.has,
+            proofs=workshop.partials.find_proof,
+            workers=workers or project.compute.workers,
         )
     cost = prepared.cost
     stages = [

@@ -16,8 +16,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from hindscan.data import Proof
 from hindscan.errors import JobDefinitionError, ParameterError
-from hindscan.history.snapshot import DrawPin, Pin, Slice, Snapshot
+from hindscan.history.snapshot import DrawPin, DrawSlice, KafkaSlice, Pin, Slice, Snapshot
 from hindscan.jobs.job import JobSpec, Step
 from hindscan.plans.chains import in_order, leaves_of, link, needed
 from hindscan.plans.combine import flat, tree
@@ -34,7 +35,7 @@ from hindscan.plans.keys import (
 )
 from hindscan.plans.plan import Chain, Node, Plan, Stage
 
-__all__ = ["SLICE_ROWS", "default_seed", "make_plan"]
+__all__ = ["SLICE_ROWS", "default_seed", "holds", "make_plan"]
 
 #: Rows of a slice where the history does not say: about a second of work, some tens of megabytes.
 SLICE_ROWS: Final = 1_000_000
@@ -60,6 +61,8 @@ class _Given(msgspec.Struct, frozen=True, kw_only=True):
     #: Digests of the broadcast tables by name.
     tables: Mapping[str, str]
     exists: Callable[[str], bool]
+    #: Proof of the partial of a key; None where there is none.
+    proof: Callable[[str], Proof | None]
 
 
 class _Steps(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +86,7 @@ def make_plan(
     identities: Mapping[str, Mapping[str, object]],
     slice_rows: Mapping[str, int] | None = None,
     existing: Collection[str] | Callable[[str], bool] = frozenset(),
+    proofs: Callable[[str], Proof | None] | None = None,
     known: Mapping[str, Known] | None = None,
     seed: int | None = None,
     draws: int | None = None,
@@ -104,6 +108,8 @@ def make_plan(
         Rows of a slice by parameter name. Default: `SLICE_ROWS`.
     existing : collection of str or callable
         Keys of the partials that exist.
+    proofs : callable, optional
+        Gives the proof of a partial that exists; a bound that one shows to cut off nothing is left out of its slice, and so of its key.
     known : mapping, optional
         Greatest times from earlier proofs by parameter name; see `plans.cut`.
     seed : int, optional
@@ -125,7 +131,12 @@ def make_plan(
         name: table_digest(snapshot.pins[name], identities[name], known=(known or {}).get(name)) for name in job.tables
     }
     lookup = existing.__contains__ if isinstance(existing, Collection) else existing
-    given = _Given(parameters=parameters, tables=tables, exists=(lambda _: False) if fresh else lookup)
+    given = _Given(
+        parameters=parameters,
+        tables=tables,
+        exists=(lambda _: False) if fresh else lookup,
+        proof=proofs or (lambda _: None),
+    )
     stages: list[Stage] = []
     scan = _scan_steps(job)
     if scan is not None:
@@ -253,7 +264,9 @@ def _stage(
 
     empty = empty_key(pin=pin, step=steps.each, reader=reader, parameters=parameters, tables=tables)
     chains: tuple[Chain, ...] = ()
+    unbounded: dict[str, str] = {}
     if steps.start is None:
+        slices, unbounded = _without_idle_bounds(slices, keys_of, given)
         keys = leaves = keys_of(slices)
         to_do = {position for position, key in enumerate(keys) if not given.exists(key)}
     else:
@@ -276,8 +289,36 @@ def _stage(
         finished=combined
         if steps.finish is None
         else finish_key(combined, step=steps.finish, parameters=parameters, tables=tables),
+        unbounded=unbounded,
         chains=chains,
     )
+
+
+def _without_idle_bounds(
+    slices: tuple[Slice, ...], keys_of: Callable[[tuple[Slice, ...]], tuple[str, ...]], given: _Given
+) -> tuple[tuple[Slice, ...], dict[str, str]]:
+    """Leave out the upper bounds that stored partials show to cut off nothing; give for the others which key they would have without."""
+    bounded = [s for s in slices if not isinstance(s, DrawSlice) and s.before is not None]
+    opened = tuple(msgspec.structs.replace(s, before=None) for s in bounded)
+    found = dict(zip([s.position for s in bounded], zip(opened, keys_of(opened), strict=True), strict=True))
+    chosen = tuple(
+        found[s.position][0]
+        if s.position in found and given.exists(found[s.position][1]) and holds(s, given.proof(found[s.position][1]))
+        else s
+        for s in slices
+    )
+    keys = keys_of(chosen)
+    kept = {s.position for s in chosen if s.position in found and s is not found[s.position][0]}
+    return chosen, {key: found[s.position][1] for s, key in zip(chosen, keys, strict=True) if s.position in kept}
+
+
+def holds(s: Slice, proof: Proof | None) -> bool:
+    """Tell whether a reading of all rows of a slice shows that its upper bound cuts off none of them."""
+    if proof is None or isinstance(s, DrawSlice) or s.before is None:
+        return False
+    if isinstance(s, KafkaSlice) and proof.disorder is None:
+        return False  # a row without a time: with a bound that is an error
+    return proof.records == 0 or (proof.greatest_time is not None and proof.greatest_time < s.before)
 
 
 def _closing(step: Step | None, given: _Given) -> Callable[[str], str] | None:

@@ -69,6 +69,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     combined: str
     #: Key of the finished table of the stage.
     finished: str
+    #: By the key of a slice that `before` bounds, the key it would have without: its partial is stored under both once its proof shows that the bound cuts off
+    #: nothing, so that a run as of a later time finds it.
+    unbounded: dict[str, str] = {}
     #: Of an ordered job: all slices, partition by partition; their partials, each partition's followed by what its close gives, are what is combined.
     chains: tuple[Chain, ...] = ()
 

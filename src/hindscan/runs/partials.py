@@ -14,6 +14,7 @@ Points of failure: `partials.writing` (nothing is visible yet), `partials.writte
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -207,6 +208,13 @@ class Partials:
         """
         return self.read_meta(key).proof
 
+    def find_proof(self, key: str) -> Proof | None:
+        """Read the proof of a partial; None where there is no partial, none with a proof, or a damaged one."""
+        try:
+            return self.read_proof(key)
+        except CorruptPartial:
+            return None
+
     def has(self, key: str) -> bool:
         """Tell whether a partial is stored."""
         # Asked for every slice of a plan: a Path would cost more than the question.
@@ -225,6 +233,13 @@ class Partials:
                 continue
             there.update(name.removesuffix(".arrow") for name in names)
         return wanted & there
+
+    def link(self, key: str, other: str) -> None:
+        """Store a partial that is there under another key too, unless that one has its own."""
+        path = self.path(other)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.link(self.path(key), path)
 
     def remove(self, key: str) -> None:
         """Remove a partial if it is there."""

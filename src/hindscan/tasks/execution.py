@@ -31,6 +31,7 @@ from hindscan.plans.chains import needed
 from hindscan.plans.cost import group, group_in_order
 from hindscan.plans.cut import cut_whole
 from hindscan.plans.keys import table_digest
+from hindscan.plans.make import holds
 from hindscan.plans.plan import Node, Plan, Stage
 from hindscan.progress import Observer, SliceFailed, SliceFinished, StageFinished, TaskLost
 from hindscan.runs.partials import Partials
@@ -355,6 +356,10 @@ class _StageWork:
         missing = [s for s, key in zip(stage.slices, stage.keys, strict=True) if key not in self._there]
         groups = group(missing, workers=self._executor.workers, slices_per_task=self._slices_per_task)
         self._make([self._pieces(slices) for slices in groups], self._slices_task, read=self._rows_read)
+        for done in self._done.values():
+            # A bound that cut off nothing need not have been there: a run as of a later time finds the partial so.
+            if done.key in stage.unbounded and holds(stage.slices[done.position], done.proof):
+                self._partials.link(done.key, stage.unbounded[done.key])
 
     def _pieces(self, slices: Sequence[Slice]) -> list[Piece]:
         keys = self._stage.keys

@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from hindscan.data import Proof
 from hindscan.errors import JobDefinitionError, ParameterError
-from hindscan.history.snapshot import FilePin, ParquetPin, RowGroup, Snapshot, Window
+from hindscan.history.snapshot import FilePin, KafkaPin, ParquetPin, PartitionPin, RowGroup, Snapshot, Window
 from hindscan.jobs.job import JobSpec, Step
-from hindscan.plans.make import make_plan
+from hindscan.plans.make import holds, make_plan
 from hindscan.plans.plan import Plan
 
 replace = msgspec.structs.replace
@@ -187,3 +188,61 @@ def test_options_of_simulations_are_refused_elsewhere():
 def test_a_table_without_a_pin_is_named():
     with pytest.raises(JobDefinitionError, match="auctions are not"):
         plan(data=snapshot(bids=pin("a")))
+
+
+# --- Bounds that cut off nothing --------------------------------------------------------------------------------------
+
+
+def as_of(before: int | None) -> Snapshot:
+    topic = KafkaPin(
+        cluster="c",
+        cluster_id="id",
+        topic="t",
+        topic_id="t-id",
+        isolation="read_committed",
+        partitions=(PartitionPin(partition=0, start=0, end=30, log_start=0, high_watermark=30),),
+        format="json",
+        schema="",
+        schema_from="declared",
+        before=before,
+    )
+    return Snapshot(pins={"bids": topic, "auctions": pin("x")}, window=Window(as_of=before), pinned_at=0)
+
+
+def proof(greatest: int | None, *, records: int = 5, disorder: int | None = 0) -> Proof:
+    return Proof(slice=0, records=records, greatest_time=greatest, disorder=disorder)
+
+
+def test_a_run_as_of_another_time_reuses_the_slices_that_lie_before_both():
+    rows = {"bids": 10}
+    first = plan(data=as_of(100), slice_rows=rows).stages[0]
+    assert [s.before for s in first.slices] == [100, 100, 100]
+    whole = plan(data=as_of(None), slice_rows=rows).stages[0]
+    assert [first.unbounded[key] for key in first.keys] == list(whole.keys)
+    # Its proofs show that the first two slices lie before the bound, so they are stored without it too.
+    proofs = {whole.keys[0]: proof(50), whole.keys[1]: proof(99), whole.keys[2]: proof(120)}
+    later = plan(data=as_of(110), slice_rows=rows, existing=set(proofs), proofs=proofs.get).stages[0]
+    assert [s.before for s in later.slices] == [None, None, 110]
+    assert later.keys[:2] == whole.keys[:2]
+    assert later.reused == {0, 1}
+    assert later.unbounded == {later.keys[2]: whole.keys[2]}
+    earlier = plan(data=as_of(60), slice_rows=rows, existing=set(proofs), proofs=proofs.get).stages[0]
+    assert [s.before for s in earlier.slices] == [None, 60, 60]
+    fresh = plan(data=as_of(110), slice_rows=rows, existing=set(proofs), proofs=proofs.get, fresh=True).stages[0]
+    assert fresh.reused == set()
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (proof(99), True),
+        (proof(100), False),
+        (proof(None, records=0), True),
+        (proof(None), False),
+        (proof(50, disorder=None), False),
+        (None, False),
+    ],
+)
+def test_a_bound_is_idle_only_if_every_row_is_shown_to_lie_before_it(shown: Proof | None, expected: bool):
+    piece = plan(data=as_of(100)).stages[0].slices[0]
+    assert holds(piece, shown) is expected
