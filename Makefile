@@ -22,8 +22,9 @@ setup: $(READY) ## make .venv as locked; ends with .venv/bin/hindscan working
 demo: setup ## the main job, end to end, on a throw-away project with a real Kafka
 	$(BIN)/hindscan demo
 
+# Two processes, each with a broker of its own: a file's tests stay together, as they share what it starts.
 test: setup ## every test; CI=true makes an absent service a failure
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: setup ## rules, format and docstrings
 	$(BIN)/ruff check .

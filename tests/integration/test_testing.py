@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,3 +119,12 @@ def test_the_mock_has_the_topics_it_was_asked_for_and_carries_records() -> None:
         producer.produce("auction-events", b"closed")
         assert producer.flush(20) == 0
         assert read(mock.bootstrap, "auction-events", 1) == [b"closed"]
+
+
+def test_a_cluster_whose_identity_begins_like_an_option_starts_too(
+    kafka_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One random identity in sixty-four does."""
+    monkeypatch.setattr("hindscan.testing.uuid.uuid4", lambda: uuid.UUID(bytes=b"\xfb" + bytes(15)))
+    with KafkaCluster() as cluster:
+        ping({"bootstrap.servers": cluster.bootstrap}, 10)
