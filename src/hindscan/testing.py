@@ -356,7 +356,9 @@ class KafkaCluster:
             server.write_text("".join(f"{name}={value}\n" for name, value in self._properties(node).items()))
             formatting.append(
                 subprocess.Popen(
-                    self._java(BRIEF, "kafka.tools.StorageTool", "format", f"--cluster-id={identity}", "-c", str(server)),
+                    self._java(
+                        BRIEF, "kafka.tools.StorageTool", "format", f"--cluster-id={identity}", "-c", str(server)
+                    ),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,

@@ -66,7 +66,7 @@ class Passing:
         columns, rows = self._decode(self._first, batch, self._wanted(batch), take_bad)
         columns |= record_arrays(self._beside, batch, rows, self._slice.partition)
         time = self._reader.time
-        times = pa.chunked_array([pa.array(batch.times[rows], pa.timestamp("ms")) if time is None else columns[time]])
+        times = _chunked(pa.array(batch.times[rows]).cast(pa.timestamp("ms")) if time is None else columns[time])
         self.order.add(batch, rows, times)
         kept = self._keeps(columns, times)
         if kept is not None:
@@ -153,6 +153,11 @@ def inside(
 
     marked = ds.dataset(pa.table({"time": cast(Any, times)})).to_table(columns={"kept": kept}).column("kept")
     return np.asarray(marked.combine_chunks().to_numpy(zero_copy_only=False), bool)
+
+
+def _chunked(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
+    """Give a column as decoders give it; of one that is chunked already `pa.chunked_array` would convert value by value."""
+    return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
 
 
 def in_fewer(batches: Iterator[RawBatch]) -> Iterator[RawBatch]:
