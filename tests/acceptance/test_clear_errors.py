@@ -203,7 +203,13 @@ def test_an_undecodable_record_is_named_or_set_aside_as_the_history_says(
     name = topic("bids", partitions=1)
     good = '{"auction": 1, "bidder": 7, "price": 5, "channel": "web", "category": "cars", "date_time": "2018-03-04T05:06:07Z"}'
     with TopicWriter({"bootstrap.servers": kafka_cluster.bootstrap}, name) as writer:
-        writer.write([(b"1", good.encode(), 0), (b"1", good.replace('"auction": 1', '"auction": "one"').encode(), 0), (b"1", good.encode(), 0)])
+        writer.write(
+            [
+                (b"1", good.encode(), 0),
+                (b"1", good.replace('"auction": 1', '"auction": "one"').encode(), 0),
+                (b"1", good.encode(), 0),
+            ]
+        )
     env = {
         "HINDSCAN_KAFKA__DEFAULT__BOOTSTRAP_SERVERS": f'"{kafka_cluster.bootstrap}"', "HINDSCAN_HISTORY__BIDS_LOG__TOPIC": f'"{name}"',
     }  # fmt: skip

@@ -87,8 +87,8 @@ def reading(cluster: KafkaCluster) -> dict[str, Any]:
 def write(
     cluster: KafkaCluster, topic: str, records: list[tuple[bytes | None, bytes | None, int]], partition: int = 0
 ) -> None:
-    """Write (key, value, milliseconds) without a transaction."""
-    producer = confluent_kafka.Producer({**config_of(cluster), "linger.ms": 0})
+    """Write (key, value, milliseconds) without a transaction, in small batches: a client gets at least one whole batch at a time."""
+    producer = confluent_kafka.Producer({**config_of(cluster), "linger.ms": 0, "batch.num.messages": 10})
     for key, value, milliseconds in records:
         producer.produce(topic, value, key, partition, timestamp=milliseconds)
     assert producer.flush(30) == 0

@@ -29,7 +29,9 @@ def nodes(kafka_cluster: KafkaCluster) -> Iterator[KafkaCluster]:
         admin = AdminClient({**config_of(cluster), "log_level": 0})
         config = {"retention.ms": "-1", "min.insync.replicas": "2"}
         admin.create_topics([NewTopic(TOPIC, 1, 3, config=config)])[TOPIC].result(30)
-        producer = confluent_kafka.Producer({**config_of(cluster), "acks": "all", "enable.idempotence": True})
+        producer = confluent_kafka.Producer(
+            {**config_of(cluster), "acks": "all", "enable.idempotence": True, "batch.num.messages": 10}
+        )
         for key, value, milliseconds in wide(RECORDS):
             producer.produce(TOPIC, value, key, timestamp=milliseconds)
         assert producer.flush(60) == 0
