@@ -71,6 +71,7 @@ class Digest:
         }
 
     def add(self, batch: RawBatch) -> None:
+        """Take in the records of a batch that follows those before."""
         if not len(batch):
             return
         self._numbers("offsets", batch.offsets)
@@ -104,4 +105,5 @@ class Digest:
         return last - first
 
     def hexdigest(self) -> str:
+        """Give the hash over all that was taken, as 32 hexadecimal digits."""
         return xxhash.xxh3_128(b"".join(stream.digest() for stream in self._streams.values())).hexdigest()
