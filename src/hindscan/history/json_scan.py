@@ -322,38 +322,60 @@ def _integer(at, end):
 
 
 @njit(nogil=True, cache=True)
-def _value(at, end, kind, digits, least, greatest, out):
-    """Take one wanted value: out[0] its number or where its text begins, out[1] where that ends; give the place after it, -1 where it is not expected."""
+def _value(at, end, kind, digits, least, greatest):
+    """Take one wanted value: the place after it, -1 where it is not expected; its number or where its text begins; where that ends."""
     byte = _byte(at)
     if kind == TEXT or (kind == TIME and byte == _QUOTE):
         if byte != _QUOTE:
-            return -1
+            return -1, 0, 0
         stop = _text(at + 1, end)
         if stop < 0:
-            return -1
+            return -1, 0, 0
         if kind == TIME:
-            out[0] = _time(at + 1, stop, digits)
-            return stop + 1 if out[0] >= 0 else -1
-        out[0], out[1] = at + 1, stop
-        return stop + 1
+            time = _time(at + 1, stop, digits)
+            return stop + 1 if time >= 0 else -1, time, 0
+        return stop + 1, at + 1, stop
     if kind == BOOL:
-        stop = _literal(at, end)
-        out[0] = 1 if byte == 116 else 0
-        return stop
+        if byte == 110:
+            return -1, 0, 0  # null is no value
+        return _literal(at, end), 1 if byte == 116 else 0, 0
     if byte != _MINUS and not 48 <= byte <= 57:
-        return -1
+        return -1, 0, 0
     if kind == FLOAT:
         stop = _number(at, end)
-        out[0], out[1] = at, stop
-        return stop if stop - at <= _FLOAT_CHARACTERS else -1
-    out[0], stop = _integer(at, end)
-    return stop if least <= out[0] <= greatest else -1
+        return stop if stop - at <= _FLOAT_CHARACTERS else -1, at, stop
+    number, stop = _integer(at, end)
+    return stop if least <= number <= greatest else -1, number, 0
 
 
 @njit(nogil=True, cache=True)
-def _record(
-    at, end, names, name_places, kinds, digits, least, greatest, nullable, there, numbers, begins, ends, row, stack, out
-):
+def _any(at, end, stack):
+    """Give the place after any value; -1 where it is not what is expected. Texts and numbers, which are most, at once."""
+    byte = _byte(at)
+    if byte == _QUOTE:
+        stop = _text(at + 1, end)
+        return stop + 1 if stop >= 0 else -1
+    if byte == _MINUS or 48 <= byte <= 57:
+        return _number(at, end)
+    return _skip(at, end, stack)
+
+
+@njit(nogil=True, cache=True)
+def _same(at, other, size):
+    """Tell whether the same bytes stand in two places."""
+    while size >= 8:
+        if _word(at) != _word(other):
+            return False
+        at, other, size = at + 8, other + 8, size - 8
+    while size > 0:
+        if _byte(at) != _byte(other):
+            return False
+        at, other, size = at + 1, other + 1, size - 1
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _record(at, end, names, name_places, kinds, digits, least, greatest, nullable, there, begins, ends, row, stack):
     """Take one record; tell whether it was what is expected."""
     count = kinds.shape[0]
     at = _space(at, end)
@@ -385,11 +407,7 @@ def _record(
         if at >= end:
             return False
         if column < 0:
-            if _byte(at) == _QUOTE:
-                stop = _text(at + 1, end)
-                at = stop + 1 if stop >= 0 else -1
-            else:
-                at = _skip(at, end, stack)
+            at = _any(at, end, stack)
             if at < 0:
                 return False
         else:
@@ -403,13 +421,12 @@ def _record(
                     return False
                 there[column, row] = 0
             else:
-                at = _value(at, end, kinds[column], digits[column], least[column], greatest[column], out)
+                at, begin, stop = _value(at, end, kinds[column], digits[column], least[column], greatest[column])
                 if at < 0:
                     return False
                 there[column, row] = 1
-                numbers[column, row] = out[0]
-                begins[column, row] = out[0]
-                ends[column, row] = out[1]
+                begins[column, row] = begin
+                ends[column, row] = stop
         at = _space(at, end)
     if _space(at, end) != end:
         return False
@@ -424,34 +441,57 @@ def _record(
 
 @njit(nogil=True, cache=True)
 def scan(
-    data, places, names, name_places, kinds, digits, least, greatest, nullable, taken, there, numbers, begins, ends
-):
+    data, places, names, name_places, kinds, digits, least, greatest, nullable, between, between_places, members,
+    taken, there, begins, ends,
+):  # fmt: skip
     """Take every record that is what is expected.
 
-    `taken` tells which were; `there`, by column and record, which values are not null (2: nothing is known); `numbers` holds whole numbers, times and truth
-    values, `begins` and `ends` where texts and decimal numbers lie. Columns of records that were not taken hold nothing.
+    `between` is how a record is laid out: the bytes before, between and after its values, each up to the place in `between_places`, and for each value its column, or
+    -1, in `members`. Records of that layout, which are usually all, are taken without looking for names; empty: none is known.
+    `taken` tells which records were; `there`, by column and record, which values are not null (2: nothing is known); `begins` and `ends` where texts and decimal
+    numbers lie; `begins` also holds whole numbers, times and truth values. Columns of records that were not taken hold nothing.
     """
     stack = np.zeros(_DEPTH + 1, np.uint8)
-    out = np.zeros(2, np.int64)
-    base = data.ctypes.data
+    base, pattern, count = data.ctypes.data, between.ctypes.data, members.shape[0]
     for row in range(taken.shape[0]):
+        at, end = base + places[row], base + places[row + 1]
+        # Not a function of its own: handing it all these arrays was seen to take as long as its work.
+        is_like = True
+        for member in range(count):
+            first = between_places[member]
+            size = between_places[member + 1] - first
+            if size >= end - at or not _same(at, pattern + first, size):
+                is_like = False
+                break
+            at += size
+            column = members[member]
+            if column < 0:
+                at = _any(at, end, stack)
+            else:
+                at, begin, stop = _value(at, end, kinds[column], digits[column], least[column], greatest[column])
+                there[column, row] = 1
+                begins[column, row] = begin
+                ends[column, row] = stop
+            if at < 0:
+                is_like = False
+                break
+        if is_like and count > 0:
+            first = between_places[count]
+            size = between_places[count + 1] - first
+            if size == end - at and _same(at, pattern + first, size):
+                taken[row] = True
+                continue
+        there[:, row] = 2
         taken[row] = _record(
-            base + places[row], base + places[row + 1], names, name_places, kinds, digits, least, greatest, nullable,
-            there, numbers, begins, ends, row, stack, out,
+            base + places[row], end, names, name_places, kinds, digits, least, greatest, nullable, there, begins, ends, row, stack
         )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
-def gather(begins, ends, there, taken, content, places):
-    """Copy texts one after another; give how many bytes they are."""
-    size, count = 0, 0
-    places[0] = 0
-    for row in range(taken.shape[0]):
-        if taken[row]:
-            if there[row] == 1:
-                for at in range(begins[row], ends[row]):
-                    content[size] = _byte(at)
-                    size += 1
-            count += 1
-            places[count] = size
-    return size
+def gather(begins, places, content):
+    """Copy texts one after another, each to its place."""
+    for row in range(begins.shape[0]):
+        at = begins[row]
+        for place in range(places[row], places[row + 1]):
+            content[place] = _byte(at)
+            at += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hindscan.history.formats.json import JsonDecoder
-from hindscan.history.json_fast import FastJson, can_scan
+from hindscan.history.json_fast import FastJson, can_scan, layout_of
 
 KINDS: dict[str, pa.DataType] = {
     "i": pa.int64(),
@@ -133,6 +134,68 @@ def test_the_compiled_decoder_gives_what_the_reference_gives(schema: pa.Schema, 
     assert table.schema == expected.schema
     assert table.equals(expected)
     table.validate(full=True)
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> tuple[pa.Schema, list[bytes]]:
+    """Records of one layout: the first has every column, those after it differ from it in their values, and sometimes in a few bytes."""
+    schema = draw(schemas())
+    others = st.lists(st.sampled_from([*FITTING, "é", "x y"]), max_size=3)
+    names = draw(st.permutations(list(dict.fromkeys([*schema.names, *draw(others)]))))
+    between = [f'{draw(SPACE)}"{name}"{draw(SPACE)}:{draw(SPACE)}' for name in names]
+    after = [draw(SPACE) for _ in names]
+    records = []
+    for number in range(draw(st.integers(2, 4))):
+        odd = number > 0 and draw(st.integers(0, 2)) == 0
+        values = [draw(VALUES if odd and draw(st.booleans()) else FITTING.get(name, VALUES)) for name in names]
+        members = (before + value + space for before, value, space in zip(between, values, after, strict=True))
+        record = f"{{{','.join(members)}}}".encode()
+        if number > 0 and draw(st.integers(0, 2)) == 0:
+            at = draw(st.integers(0, len(record)))
+            record = record[:at] + draw(st.binary(max_size=2)) + record[at + draw(st.integers(0, 2)) :]
+        records.append(record)
+    return schema, records
+
+
+@settings(max_examples=1000, deadline=None)
+@given(given=alike())
+@example(given=(pa.schema([("t", pa.bool_())]), [b'{"t":true}', b'{"t":null}', b'{"t":false}']))
+@example(
+    given=(pa.schema([("i", pa.int64())]), [b'{"i":1}', b'{"i":1} ', b'{"i":1', b'{"i":1}}', b'{"i":12,"i":3}', b""])
+)
+@example(
+    given=(
+        pa.schema([("s", pa.string())]),
+        [b'{"x":1,"s":"a"}', b'{"x":1,"s":"b"', b'{"x":[1],"s":"c"}', b'{"y":1,"s":"d"}'],
+    )
+)
+def test_records_laid_out_alike_are_decoded_as_the_reference_does(given: tuple[pa.Schema, list[bytes]]) -> None:
+    (table, bad), (expected, wrong) = both(*given)
+    assert bad == wrong
+    assert table.equals(expected)
+    table.validate(full=True)
+
+
+def test_a_layout_is_learnt_from_a_record_that_has_every_column_once() -> None:
+    schema = pa.schema([("b", pa.int64()), ("a", pa.string())])
+    layout = layout_of(b' {"a": "x,}" , "n":{"b":[1]}, "b":2}', schema)
+    assert layout is not None
+    ends = layout.places.tolist()
+    pieces = [layout.between.tobytes()[first:last] for first, last in itertools.pairwise(ends)]
+    assert pieces == [b' {"a": ', b' , "n":', b', "b":', b"}"]
+    assert layout.members.tolist() == [1, -1, 0]
+    for odd in (
+        b'{"a":"x"}',
+        b'{"a":"x","b":1,"a":"y"}',
+        b'{"a":"x","b":1',
+        b'{"a":"x","b":1}]',
+        b"[1]",
+        b"",
+        b"{}",
+        b'{"a":}',
+        b'{"\\u0061":"x","b":1}',
+    ):
+        assert layout_of(odd, schema) is None, odd
 
 
 @pytest.mark.parametrize("value", NUMBERS + TEXTS + OTHERS + [json.dumps(time) for time in TIMES])
