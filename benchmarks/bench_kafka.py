@@ -21,10 +21,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 
 #: Each reads topic `bids` at `servers` to its end and prints how many records it read, or [rows, sum of total] of the aggregate.
@@ -91,16 +94,22 @@ def aggregate(bids):
 def aggregate_objects(bids):
     told((b.auction, b.bidder, b.price) for b in bids if b.category == "cars" and b.date_time[:4] == "2018")
 """
+#: hindscan's exact reader over all partitions, in as many threads as it is told; it prints the seconds while it fetches, as Kafka's own tool does.
 RANGE_READER = """
-import sys
-from hindscan.kafka_log import RangeReader, TopicInspector, make_client
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from hindscan.kafka_log import RangeReader, TopicInspector
 config = {"bootstrap.servers": sys.argv[1], "hindscan.reader": sys.argv[2]}
+clients = int(sys.argv[3])
 described = TopicInspector(config, "bids").describe()
 ends = TopicInspector(config, "bids").offsets(described.partitions, "latest")
-count = 0
-with RangeReader(config, "bids", described.topic_id, "read_committed") as reader:
-    for partition in described.partitions:
-        count += sum(len(batch) for batch in reader.read(partition, 0, ends[partition].offset))
+readers = [RangeReader(config, "bids", described.topic_id, "read_committed") for _ in range(clients)]
+def read(number):
+    return sum(len(b) for p in described.partitions[number::clients] for b in readers[number].read(p, 0, ends[p].offset))
+began = time.perf_counter()
+with ThreadPoolExecutor(clients) as pool:
+    count = sum(pool.map(read, range(clients)))
+print(time.perf_counter() - began)
 print(count)
 """
 SPARK = """
@@ -141,17 +150,66 @@ def watch(process: subprocess.Popen[str], most: list[int]) -> None:
     try:
         tree = psutil.Process(process.pid)
         while process.poll() is None:
-            members = [tree, *tree.children(recursive=True)]
-            total = 0
-            for member in members:
-                try:
-                    total += member.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
-            most[0] = max(most[0], total)
+            most[0] = max(most[0], memory_of(tree))
             time.sleep(0.05)
     except psutil.NoSuchProcess:
         return
+
+
+def memory_of(tree: psutil.Process) -> int:
+    """Sum the memory of a process and all below it."""
+    total = 0
+    for member in [tree, *tree.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            total += member.memory_info().rss
+    return total
+
+
+def exact_reader(servers: str, kind: str, clients: int, env: dict[str, str]) -> tuple[float, float, int, str]:
+    """Read the whole topic with hindscan's reader: the seconds while it fetches."""
+    _, cpu, most, out = timed([sys.executable, "-c", RANGE_READER, servers, kind, str(clients)], env)
+    seconds, count = out.split()
+    return float(seconds), cpu, most, count
+
+
+@contextmanager
+def serving(root: Path, env: dict[str, str]) -> Iterator[Callable[[], tuple[float, float, int, str]]]:
+    """Start a server; give what submits the scan to it and waits: seconds of the run, and of its processes' processor time."""
+    command = [sys.executable, "-m", "hindscan", "serve", "--port", "0", "--json", "--project", str(root)]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        address = json.loads(process.stdout.readline())["listening"]
+
+        def scan() -> tuple[float, float, int, str]:
+            before, began, most = processor_time(process.pid), time.perf_counter(), [0]
+            asked = {"parameters": {"category": "cars", "year": 2018}, "histories": {"bids": "bids_log"}, "fresh": True}
+            run = httpx2.post(f"{address}/jobs/bidder_scan/runs", json=asked).json()["id"]
+            while (found := httpx2.get(f"{address}/runs/{run}?wait=60", timeout=90).json())["state"] in (
+                "pending",
+                "running",
+            ):
+                most[0] = max(most[0], memory_of(psutil.Process(process.pid)))
+            wall = time.perf_counter() - began
+            if found["state"] != "succeeded":
+                sys.exit(f"the run on the server {found['state']}: {found}")
+            most[0] = max(most[0], memory_of(psutil.Process(process.pid)))
+            rows = httpx2.get(f"{address}/runs/{run}/result", headers={"Accept": "application/json"}, timeout=90).json()
+            answer = [len(rows), sum(row["total"] for row in rows)]
+            return wall, processor_time(process.pid) - before, most[0], str(answer)
+
+        scan()  # its workers are warm from here on
+        yield scan
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def processor_time(process: int) -> float:
+    """Seconds of processor time of a process and all below it that live."""
+    tree = psutil.Process(process)
+    times = [member.cpu_times() for member in (tree, *tree.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 def consumer_performance(jars: Path, servers: str, bids: int, env: dict[str, str]) -> tuple[float, float, int, str]:
@@ -205,9 +263,9 @@ def main() -> None:
         ]
         peer = lambda code: [sys.executable, "-c", PRELUDE + code, cluster.bootstrap]  # noqa: E731
         reading: dict[str, Any] = {name: lambda c=code: timed(peer(c), env) for name, code in READERS.items()}
-        for kind in ("plain", "fast"):
-            command = [sys.executable, "-c", RANGE_READER, cluster.bootstrap, kind]
-            reading[f"hindscan's exact reader, {kind}, one client"] = lambda c=command: timed(c, env)
+        for kind, clients in (("plain", 1), ("fast", 1), ("fast", 2)):
+            name = f"hindscan's exact reader, {kind}, {clients} client{'s' * (clients > 1)}"
+            reading[name] = lambda k=kind, n=clients: exact_reader(cluster.bootstrap, k, n, env)
         reading["Kafka's ConsumerPerformance"] = lambda: consumer_performance(
             kafka_jars(), cluster.bootstrap, given.bids, env
         )
@@ -216,7 +274,11 @@ def main() -> None:
             settings = {**env, "HINDSCAN_KAFKA__DEFAULT__HINDSCAN_READER": kind}
             whole[f"hindscan run, {kind}, whole process"] = lambda s=settings: timed(run, s)
         print_table("Reading alone", reading, given, "poll, defaults")
-        print_table("To the bidder aggregate", whole, given, "poll + json.loads")
+        with ExitStack() as servers:
+            for kind in ("plain", "fast"):
+                settings = {**env, "HINDSCAN_KAFKA__DEFAULT__HINDSCAN_READER": kind}
+                whole[f"hindscan, {kind}, on a server that is warm"] = servers.enter_context(serving(root, settings))
+            print_table("To the bidder aggregate", whole, given, "poll + json.loads")
         if given.spark:
             _, cpu, most, out = timed([sys.executable, "-c", SPARK, cluster.bootstrap], env)
             print(

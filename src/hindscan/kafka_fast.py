@@ -45,7 +45,7 @@ _QUEUE_MESSAGES: Final = 10_000
 _WAIT_MILLISECONDS: Final = 10
 #: Records and bytes of one batch. A larger record gets a buffer of its own.
 _BATCH_RECORDS: Final = 200_000
-_BATCH_BYTES: Final = 48 * 2**20
+_BATCH_BYTES: Final = 24 * 2**20
 #: What the library fetches ahead. The loop empties it as fast as it fills, so a larger queue was seen to cost memory (a few hundred bytes a message) and to gain nothing.
 _AHEAD: Final = {"queued.min.messages": 100_000, "queued.max.messages.kbytes": 16_384}
 #: `RD_KAFKA_CONSUMER`
