@@ -55,14 +55,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, to:
     """Print rows under headings: numbers to the right, times as they are read, nothing wrapped where it is not a terminal."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     held = [tuple(row) for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
         numeric = bool(held) and all(isinstance(row[index], int | float) for row in held)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in held:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(Text(_cell(value)) for value in row))  # a text is shown as it is: values may look like markup
     # A terminal folds; a pipe gets each row on one line, however long.
     terminal = (to or sys.stdout).isatty()
     Console(file=to, highlight=False, width=None if terminal else 10_000).print(table, crop=False)
@@ -189,7 +190,7 @@ class Progress(AbstractContextManager["Progress"]):
     def _line(self, text: str) -> None:
         self._said = time.monotonic()
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(text, highlight=False, markup=False)
         else:
             sys.stderr.write(text + "\n")
 

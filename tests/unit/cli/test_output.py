@@ -1,0 +1,30 @@
+"""What is printed is what is there: values that look like markup are values."""
+
+from __future__ import annotations
+
+import io
+
+import pyarrow as pa
+
+from hindscan.cli.output import print_arrow, print_table
+
+
+def test_brackets_in_values_and_names_are_printed_as_they_are() -> None:
+    printed = io.StringIO()
+    print_table(["name [x]", "hint"], [("[red]", "set lateness in [history.bids]"), ("[/]", ":warning:")], to=printed)
+    lines = printed.getvalue().splitlines()
+    assert [line.split() for line in lines] == [
+        ["name", "[x]", "hint"],
+        ["[red]", "set", "lateness", "in", "[history.bids]"],
+        ["[/]", ":warning:"],
+    ]
+
+
+def test_a_result_with_brackets_is_printed_as_it_is() -> None:
+    printed = io.StringIO()
+    print_arrow(pa.table({"channel": ["[bold]web[/bold]", None], "bids": [1, 20]}), to=printed)
+    assert [line.split() for line in printed.getvalue().splitlines()] == [
+        ["channel", "bids"],
+        ["[bold]web[/bold]", "1"],
+        ["20"],
+    ]
