@@ -14,12 +14,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hindscan.api import history, load_snapshot, run, runs
     from hindscan.data import Data
+    from hindscan.events.cesql import cesql
     from hindscan.events.event import Event
     from hindscan.events.filters import Filter
     from hindscan.jobs.declare import Job, job, simulation
     from hindscan.jobs.simulation import Block
 
-__all__ = ["Block", "Data", "Event", "Filter", "Job", "history", "job", "load_snapshot", "run", "runs", "simulation"]
+__all__ = [
+    "Block",
+    "Data",
+    "Event",
+    "Filter",
+    "Job",
+    "cesql",
+    "history",
+    "job",
+    "load_snapshot",
+    "run",
+    "runs",
+    "simulation",
+]
 
 __version__ = "0.1.0"
 
@@ -30,6 +44,7 @@ _HOMES = {
     "Event": "hindscan.events.event",
     "Filter": "hindscan.events.filters",
     "Job": "hindscan.jobs.declare",
+    "cesql": "hindscan.events.cesql",
     "job": "hindscan.jobs.declare",
     "load_snapshot": "hindscan.api",
     "run": "hindscan.api",

@@ -18,6 +18,7 @@ what was required, what was found (value and ids), what to do next. The docstrin
     ├── EventError                      1   an event that cannot be taken
     │   ├── InvalidEvent                    not a CloudEvent, all faults at once
     │   ├── FilterError                     a filter that failed on this event
+    │   │   └── CesqlError                  a CESQL expression that gives no value, or is none
     │   └── MappingError                    event fields that do not become parameters
     ├── HistoryError                    1   the data is not what was pinned, or cannot be proven complete
     │   ├── SourceMissing                   no such topic, partition or file
@@ -56,6 +57,7 @@ __all__ = [
     "BadPartial",
     "BadRecord",
     "BrokerUnavailable",
+    "CesqlError",
     "CodeLoadError",
     "ConfigError",
     "Conflict",
@@ -169,6 +171,15 @@ class InvalidEvent(EventError):
 
 class FilterError(EventError):
     """The filter failed on this event."""
+
+
+class CesqlError(FilterError):
+    """The CESQL expression gives no value."""
+
+    @property
+    def kind(self) -> str:
+        """The specification's kind of error: "parse", "math", "cast", "missingAttribute", "missingFunction" or "functionEvaluation"."""
+        return str(self.details.get("kind"))
 
 
 class MappingError(EventError):

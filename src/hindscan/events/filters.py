@@ -13,20 +13,23 @@ suffix     ``{suffix = {source = "/cars"}}``                             every a
 all        ``{all = [FILTER, ...]}``                                     all are true, asked up to the first false
 any        ``{any = [FILTER, ...]}``                                     one is true, asked up to the first true
 not        ``{not = FILTER}``                                            it is false
+sql        ``{sql = "type LIKE 'auction.%'"}``                           the CESQL expression gives true
 jmespath   ``{jmespath = "data.price > `100`"}``                         the expression gives true
 =========  ============================================================  =========================================
 
-The rules are those of https://github.com/cloudevents/spec, subscriptions/spec.md, 3.2.4; `jmespath` is hindscan's own.
+The rules are those of https://github.com/cloudevents/spec, subscriptions/spec.md, 3.2.4; `jmespath` is hindscan's own. "If any errors are returned, the event MUST NOT
+pass" a CESQL filter: an attribute that is absent is no match, and the reason says so, or an error where the filter is strict; every other error is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from hindscan.errors import FilterError, FilterSyntaxError
+from hindscan.errors import CesqlError, FilterError, FilterSyntaxError
 from hindscan.events.attributes import attribute_name_fault
+from hindscan.events.cesql import Expression, cesql
 from hindscan.events.event import Event, event_from_json
 from hindscan.events.path import Path, compile_path
 from hindscan.events.strict import shown
@@ -35,11 +38,6 @@ __all__ = ["Explanation", "Filter"]
 
 #: Filters within filters: no sensible one comes near, and a deeper one would exhaust the stack.
 MAX_NESTING: Final = 64
-
-#: Dialects that have their name but not yet their meaning, with what to say of them. The only place that refuses them.
-_LATER: Final = {
-    "sql": "CESQL is not available in this version of hindscan; write it with exact, prefix, suffix, all, any, not or jmespath",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +66,8 @@ class Filter:
     ----------
     spec : Mapping[str, object]
         One dialect and its properties.
+    strict : bool
+        An attribute that is absent is an error of a CESQL expression that names it, not no match.
 
     Raises
     ------
@@ -83,9 +83,9 @@ class Filter:
 
     __slots__ = ("_root", "spec")
 
-    def __init__(self, spec: Mapping[str, object]) -> None:
+    def __init__(self, spec: Mapping[str, object], *, strict: bool = False) -> None:
         faults: list[dict[str, object]] = []
-        root = _compile(spec, "", 0, faults)
+        root = _Compiler(strict, faults).compile(spec, "", 0)
         if faults or root is None:
             listed = "; ".join(f"{fault['field'] or 'filter'}: {fault['message']}" for fault in faults)
             raise FilterSyntaxError(
@@ -276,70 +276,119 @@ class _JmesPath:
         )
 
 
-def _compile(spec: object, where: str, depth: int, faults: list[dict[str, object]]) -> _Node | None:
-    def fault(message: str, place: str = where, **more: object) -> None:
-        faults.append({"field": place, "message": message, **more})
+@dataclass(frozen=True, slots=True)
+class _Cesql:
+    expression: Expression
+    strict: bool
 
-    if depth > MAX_NESTING:
-        fault(f"filters may be nested {MAX_NESTING} deep, and this one is deeper")
-        return None
-    if not isinstance(spec, Mapping):
-        fault(
-            f"a filter is a table of one dialect and its properties, such as {{ exact = {{ type = 'x' }} }}, not {shown(spec)}"
+    def test(self, subject: _Subject) -> bool:
+        return self._given(subject).matched is True
+
+    def explain(self, subject: _Subject) -> Explanation:
+        try:
+            return self._given(subject)
+        except FilterError as fault:
+            return Explanation(matched=None, reason=str(fault))
+
+    def _given(self, subject: _Subject) -> Explanation:
+        event = subject.event
+        said = f"CESQL {self.expression.text!r}"
+        try:
+            result = self.expression.evaluate(event)
+            if isinstance(result, bool):
+                return Explanation(matched=result, reason=f"{said} gives {'true' if result else 'false'}")
+            reason = f"it gives {shown(result)}"
+        except CesqlError as fault:
+            reason = str(fault.details["reason"])
+            if fault.kind == "missingAttribute" and not self.strict:
+                return Explanation(matched=False, reason=f"{said}: {reason}")
+        raise FilterError(
+            f"While filtering event {shown(event.id)} of {shown(event.source)}: the CESQL expression {self.expression.text!r} must give true or false; "
+            f"{reason}. Correct the filter (EXISTS asks whether an attribute is there), then redrive the event.",
+            expression=self.expression.text,
+            reason=reason,
+            source=event.source,
+            id=event.id,
         )
-        return None
-    if len(spec) != 1:
-        fault(f"a filter has one dialect, and this one has {len(spec)}{_listed(spec)}; several go into all = [...]")
-        return None
-    dialect, value = next(iter(spec.items()))
-    place = f"{where}.{dialect}" if where else str(dialect)
-    match dialect:
-        case "exact" | "prefix" | "suffix":
-            return _compile_attributes(dialect, value, place, faults)
-        case "all" | "any":
-            # "Note: there MUST be at least one filter expression in the array."
-            if not isinstance(value, list | tuple) or not value:
-                fault(f"it takes an array of at least one filter, not {shown(value)}", place)
+
+
+class _Compiler:
+    """Compiles filters within filters, and collects the faults of all of them."""
+
+    def __init__(self, strict: bool, faults: list[dict[str, object]]) -> None:
+        self._strict, self._faults = strict, faults
+
+    def compile(self, spec: object, where: str, depth: int) -> _Node | None:
+        """Compile one filter; None where it has faults."""
+        if depth > MAX_NESTING:
+            self._fault(where, f"filters may be nested {MAX_NESTING} deep, and this one is deeper")
+            return None
+        if not isinstance(spec, Mapping):
+            found = f"not {shown(spec)}"
+            self._fault(
+                where,
+                f"a filter is a table of one dialect and its properties, such as {{ exact = {{ type = 'x' }} }}, {found}",
+            )
+            return None
+        if len(spec) != 1:
+            message = (
+                f"a filter has one dialect, and this one has {len(spec)}{_listed(spec)}; several go into all = [...]"
+            )
+            self._fault(where, message)
+            return None
+        dialect, value = next(iter(spec.items()))
+        place = f"{where}.{dialect}" if where else str(dialect)
+        match dialect:
+            case "exact" | "prefix" | "suffix":
+                return self._attributes(dialect, value, place)
+            case "all" | "any":
+                # "Note: there MUST be at least one filter expression in the array."
+                if not isinstance(value, list | tuple) or not value:
+                    self._fault(place, f"it takes an array of at least one filter, not {shown(value)}")
+                    return None
+                parts = [self.compile(part, f"{place}[{index}]", depth + 1) for index, part in enumerate(value)]
+                good = tuple(part for part in parts if part is not None)
+                return _All(good) if dialect == "all" else _Any(good)
+            case "not":
+                part = self.compile(value, place, depth + 1)
+                return None if part is None else _Not(part)
+            case "sql":
+                return self._expression(lambda: _Cesql(cesql(value), self._strict), value, place)
+            case "jmespath":
+                return self._expression(lambda: _JmesPath(compile_path(value)), value, place)
+            case _:
+                # "If a filter dialect is specified in a subscription that is unsupported by the subscription manager, creation or
+                # update of the subscription MUST be rejected with an error."
+                known = "exact, prefix, suffix, all, any, not, sql, jmespath"
+                self._fault(place, f"there is no dialect {shown(dialect)}; there are {known}")
                 return None
-            parts = [_compile(part, f"{place}[{index}]", depth + 1, faults) for index, part in enumerate(value)]
-            good = tuple(part for part in parts if part is not None)
-            return _All(good) if dialect == "all" else _Any(good)
-        case "not":
-            part = _compile(value, place, depth + 1, faults)
-            return None if part is None else _Not(part)
-        case "jmespath":
-            try:
-                return _JmesPath(compile_path(value))
-            except FilterSyntaxError as wrong:
-                column, reason = wrong.details["column"], wrong.details["reason"]
-                fault(f"{shown(value)}, column {column}: {reason}", place, column=column)
-                return None
-        case _:
-            # "If a filter dialect is specified in a subscription that is unsupported by the subscription manager, creation or
-            # update of the subscription MUST be rejected with an error."
-            known = "exact, prefix, suffix, all, any, not, jmespath"
-            fault(_LATER.get(dialect) or f"there is no dialect {shown(dialect)}; there are {known}", place)
+
+    def _fault(self, place: str, message: str, **more: object) -> None:
+        self._faults.append({"field": place, "message": message, **more})
+
+    def _expression(self, compile_it: Callable[[], _Node], value: object, place: str) -> _Node | None:
+        """Compile what is written in a language of its own."""
+        try:
+            return compile_it()
+        except (FilterSyntaxError, CesqlError) as wrong:
+            column, reason = wrong.details["column"], wrong.details["reason"]
+            self._fault(place, f"{shown(value)}, column {column}: {reason}", column=column)
             return None
 
-
-def _compile_attributes(dialect: str, value: object, place: str, faults: list[dict[str, object]]) -> _Attributes | None:
-    if not isinstance(value, Mapping) or not value:
-        message = f"it takes a table of attributes and their values, at least one, not {shown(value)}"
-        faults.append({"field": place, "message": message})
-        return None
-    before = len(faults)
-    for name, wanted in value.items():
-        wrong = attribute_name_fault(name)
-        if wrong is not None:
-            hint = "; the data can be asked with jmespath" if str(name).startswith("data") else ""
-            faults.append(
-                {"field": f"{place}.{name}", "message": f"it must be the name of an attribute: {wrong}{hint}"}
-            )
-        # "The attribute name and value specified in the filter expression MUST NOT be empty strings."
-        if not isinstance(wanted, str) or not wanted:
-            message = f"the value must be a string that is not empty, and is {shown(wanted)}"
-            faults.append({"field": f"{place}.{name}", "message": message})
-    return _Attributes(dialect, tuple(value.items())) if len(faults) == before else None
+    def _attributes(self, dialect: str, value: object, place: str) -> _Attributes | None:
+        if not isinstance(value, Mapping) or not value:
+            self._fault(place, f"it takes a table of attributes and their values, at least one, not {shown(value)}")
+            return None
+        before = len(self._faults)
+        for name, wanted in value.items():
+            wrong = attribute_name_fault(name)
+            if wrong is not None:
+                hint = "; the data can be asked with jmespath" if str(name).startswith("data") else ""
+                self._fault(f"{place}.{name}", f"it must be the name of an attribute: {wrong}{hint}")
+            # "The attribute name and value specified in the filter expression MUST NOT be empty strings."
+            if not isinstance(wanted, str) or not wanted:
+                self._fault(f"{place}.{name}", f"the value must be a string that is not empty, and is {shown(wanted)}")
+        return _Attributes(dialect, tuple(value.items())) if len(self._faults) == before else None
 
 
 def _listed(spec: Mapping[Any, object]) -> str:

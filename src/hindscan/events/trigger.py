@@ -268,7 +268,7 @@ def trigger_from_toml(name: str, table: Mapping[str, Any]) -> Trigger:
         name=name,
         job=str(job),
         sources=_sources(table.get("on"), faults),
-        filter=_filter(table.get("filter"), faults),
+        filter=_filter(table.get("filter"), table.get("strict") is True, faults),
         parameters=_parameters(table.get("parameters", {}), faults),
         start=_start(table.get("start", "now"), faults),
         as_of=_as_of(table.get("as_of", "event"), faults),
@@ -332,11 +332,11 @@ def _sources(value: object, faults: _Faults) -> tuple[Source, ...]:
     return tuple(found)
 
 
-def _filter(value: object, faults: _Faults) -> Filter | None:
+def _filter(value: object, strict: bool, faults: _Faults) -> Filter | None:
     if value is None:
         return None
     try:
-        return Filter(value)  # type: ignore[arg-type]
+        return Filter(value, strict=strict)  # type: ignore[arg-type]
     except FilterSyntaxError as wrong:
         listed = wrong.details["faults"]
         for fault in listed if isinstance(listed, list) else ():

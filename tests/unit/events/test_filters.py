@@ -49,6 +49,14 @@ EVENT = Event(
         ({"not": {"exact": {"id": "1"}}}, False),
         ({"not": {"exact": {"absent": "1"}}}, True),
         ({"not": {"not": {"exact": {"id": "1"}}}}, True),
+        ({"sql": "type LIKE 'com.github.%' AND n > 6"}, True),
+        ({"sql": "type = 'com.github.pull' OR subject LIKE '%.jpg'"}, True),
+        ({"sql": "yes AND n IN (7, 8)"}, True),
+        ({"sql": "time = '2018-04-05T17:31:00Z'"}, True),
+        ({"sql": "EXISTS absent"}, False),
+        ({"sql": "absent = 'x'"}, False),
+        ({"sql": "NOT EXISTS absent OR absent = 'x'"}, True),
+        ({"not": {"sql": "n = 7"}}, False),
         ({"jmespath": "data.price > `100`"}, True),
         ({"jmespath": "data.price > `200`"}, False),
         ({"jmespath": "data.category == 'cars' && contains(data.tags, 'b')"}, True),
@@ -158,7 +166,9 @@ def faults(spec) -> list[tuple[str, str, object]]:
         ([], "", "a filter is a table of one dialect"),
         ({}, "", "a filter has one dialect, and this one has 0"),
         ({"exact": {"a": "b"}, "any": []}, "", "this one has 2 ('exact', 'any')"),
-        ({"sql": "type = 'x'"}, "sql", "CESQL is not available in this version of hindscan"),
+        ({"sql": "type = 'x"}, "sql", "column 8: a text that does not end"),
+        ({"sql": 7}, "sql", "it is no text but 7"),
+        ({"sql": "LEN(type) = 3"}, "sql", "column 1: there is no function LEN of 1 arguments"),
         ({"like": {}}, "like", "there is no dialect 'like'; there are exact, prefix"),
         ({5: {}}, "5", "there is no dialect 5"),
         ({"exact": {}}, "exact", "at least one"),
@@ -212,7 +222,7 @@ def test_the_deprecated_string_is_refused_whatever_is_done_with_warnings() -> No
 
 
 def test_all_faults_of_a_filter_are_told_at_once() -> None:
-    found = faults({"all": [{"exact": {"A": "", "b": "c"}}, {"jmespath": "a ="}, {"not": {"sql": "x"}}, 7]})
+    found = faults({"all": [{"exact": {"A": "", "b": "c"}}, {"jmespath": "a ="}, {"not": {"sql": "x ="}}, 7]})
     assert [field for field, _, _ in found] == [
         "all[0].exact.A",
         "all[0].exact.A",
@@ -254,3 +264,28 @@ def test_a_mapping_that_is_no_event_is_refused() -> None:
     with pytest.raises(InvalidEvent) as fault:
         Filter({"exact": {"id": "1"}}).matches({"id": "1"})
     assert str(fault.value).startswith("While filtering an event: it must be a valid CloudEvent")
+
+
+def test_an_attribute_that_is_absent_is_no_match_of_cesql_and_an_error_where_the_filter_is_strict() -> None:
+    spec = {"any": [{"sql": "absent = 'x' OR type = 'com.github.push'"}]}
+    found = Filter(spec).explain(EVENT)
+    assert (found.matched, "absent is absent" in found.reason) == (False, True)
+    with pytest.raises(FilterError, match="absent is absent"):
+        Filter(spec, strict=True).matches(EVENT)
+    assert Filter(spec, strict=True).explain(EVENT).matched is None
+    assert Filter(spec) != Filter(spec, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        ("type", "it gives 'com.github.push'"),
+        ("n / 0 = 1", "a division by zero"),
+        ("type > 5", "is not an integer"),
+        ("n", "it gives 7"),
+    ],
+)
+def test_cesql_that_gives_neither_true_nor_false_is_an_error_of_the_event(expression: str, reason: str) -> None:
+    with pytest.raises(FilterError, match=reason) as caught:
+        Filter({"sql": expression}).matches(EVENT)
+    assert caught.value.details["id"] == "1"
