@@ -17,31 +17,42 @@ number is true but for 0, also under NOT, as in its table of casts.
 from __future__ import annotations
 
 import functools
-import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from hindscan.errors import CesqlError
+from hindscan.events.cesql_values import (
+    GREATEST,
+    LEAST,
+    OPERATORS,
+    Attributes,
+    Fault,
+    Of,
+    Value,
+    attribute,
+    called,
+    constant,
+    exists,
+    function_of,
+    likeness,
+    logic,
+    membership,
+    minus,
+    negation,
+    pattern_of,
+)
 from hindscan.events.event import Event, event_from_json
 from hindscan.events.strict import shown
 
 __all__ = ["Expression", "Value", "cesql"]
 
-#: What an expression gives.
-Value = bool | int | str
-_Kind = Literal["parse", "math", "cast", "missingAttribute", "missingFunction", "functionEvaluation"]
-_Type = type[bool] | type[int] | type[str]
-_Attributes = Mapping[str, Value]
 
 #: Characters of an expression, and levels of what is within what: no sensible one comes near, and a deeper one would exhaust the stack.
 MAX_CHARACTERS: Final = 10_000
 MAX_DEPTH: Final = 100
 
-_LEAST, _GREATEST = -(2**31), 2**31 - 1
-_INTEGER: Final = re.compile(r"[+-]?[0-9]+")
-_NAMES: Final = {bool: "a boolean", int: "an integer", str: "a text"}
 
 _TOKEN: Final = re.compile(
     r"""\s*(?:
@@ -67,20 +78,12 @@ _BINDING: Final = {
 _UNARY: Final = 8
 
 
-class _Fault(Exception):
-    """An error of the specification, without the words around it."""
-
-    def __init__(self, kind: _Kind, reason: str, column: int | None = None) -> None:
-        super().__init__(reason)
-        self.kind, self.reason, self.column = kind, reason, column
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Expression:
     """A compiled expression, equal to another one of the same text. Made by `cesql`."""
 
     text: str
-    _value: Callable[[_Attributes], Value]
+    _value: Of
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Expression) and self.text == other.text
@@ -113,7 +116,7 @@ class Expression:
         """
         try:
             return self._value(_attributes(event))
-        except _Fault as fault:
+        except Fault as fault:
             raise CesqlError(
                 f"While evaluating the CESQL expression {shown(self.text)} on an event: it must give a value; {fault.reason} ({fault.kind}). "
                 "Correct the expression (EXISTS asks whether an attribute is there), or the producer.",
@@ -144,11 +147,11 @@ def cesql(expression: str) -> Expression:
     """
     try:
         if not isinstance(expression, str):
-            raise _Fault("parse", f"it is no text but {shown(expression)}", 1)
+            raise Fault("parse", f"it is no text but {shown(expression)}", 1)
         if len(expression) > MAX_CHARACTERS:
-            raise _Fault("parse", f"it has more than {MAX_CHARACTERS:,} characters", MAX_CHARACTERS + 1)
+            raise Fault("parse", f"it has more than {MAX_CHARACTERS:,} characters", MAX_CHARACTERS + 1)
         return Expression(expression, _Parser(list(_tokens(expression))).whole())
-    except _Fault as fault:
+    except Fault as fault:
         raise CesqlError(
             f"While compiling the CESQL expression {shown(expression)}: it must be one that can be evaluated; column {fault.column}: {fault.reason}. "
             "Correct it there.",
@@ -158,7 +161,7 @@ def cesql(expression: str) -> Expression:
         ) from None
 
 
-def _attributes(event: Event | Mapping[str, Any]) -> _Attributes:
+def _attributes(event: Event | Mapping[str, Any]) -> Attributes:
     """Give the attributes that an event has, each in its type."""
     if isinstance(event, Event):
         core = ("id", "source", "type", "specversion", "time", "subject", "datacontenttype", "dataschema")
@@ -188,7 +191,7 @@ def _tokens(expression: str) -> Iterator[_Token]:
             said = (
                 "a text that does not end" if expression[at] in "'\"" else f"{shown(expression[at])} means nothing here"
             )
-            raise _Fault("parse", said, at + 1)
+            raise Fault("parse", said, at + 1)
         kind = str(found.lastgroup)
         content = found[kind]
         if kind == "text":
@@ -203,7 +206,7 @@ def _tokens(expression: str) -> Iterator[_Token]:
 
 
 class _Node(NamedTuple):
-    value: Callable[[_Attributes], Value]
+    value: Of
     depth: int = 1
 
 
@@ -214,7 +217,7 @@ class _Parser:
         self._tokens, self._at = tokens, 0
         self._open = 0
 
-    def whole(self) -> Callable[[_Attributes], Value]:
+    def whole(self) -> Of:
         """Parse all of it."""
         node = self._expression(0)
         if self._front.kind != "end":
@@ -239,20 +242,20 @@ class _Parser:
             raise self._wrong(content)
         self._take()
 
-    def _wrong(self, wanted: str) -> _Fault:
+    def _wrong(self, wanted: str) -> Fault:
         found = "the end" if self._front.kind == "end" else shown(self._front.content)
-        return _Fault("parse", f"{wanted} is expected, and {found} stands there", self._front.column)
+        return Fault("parse", f"{wanted} is expected, and {found} stands there", self._front.column)
 
-    def _made(self, value: Callable[[_Attributes], Value], *within: _Node) -> _Node:
+    def _made(self, value: Of, *within: _Node) -> _Node:
         depth = 1 + max((node.depth for node in within), default=0)
         if depth > MAX_DEPTH:
-            raise _Fault("parse", f"it is nested more than {MAX_DEPTH} deep", self._front.column)
+            raise Fault("parse", f"it is nested more than {MAX_DEPTH} deep", self._front.column)
         return _Node(value, depth)
 
     def _expression(self, binding: int) -> _Node:
         self._open += 1
         if self._open > MAX_DEPTH:
-            raise _Fault("parse", f"it is nested more than {MAX_DEPTH} deep", self._front.column)
+            raise Fault("parse", f"it is nested more than {MAX_DEPTH} deep", self._front.column)
         left = self._operand()
         while (operator := self._operator()) is not None and _BINDING[operator] > binding:
             self._take()
@@ -274,9 +277,9 @@ class _Parser:
             while self._is(operator):  # any number of them is one level
                 self._take()
                 parts.append(self._expression(_BINDING[operator]))
-            return self._made(functools.partial(_logic, operator == "OR", [part.value for part in parts]), *parts)
+            return self._made(functools.partial(logic, operator == "OR", [part.value for part in parts]), *parts)
         right = self._expression(_BINDING[operator])
-        return self._made(functools.partial(_OPERATORS[operator], left.value, right.value), left, right)
+        return self._made(functools.partial(OPERATORS[operator], left.value, right.value), left, right)
 
     def _after(self, operator: str, left: _Node) -> _Node:
         """Parse LIKE or IN and what follows it."""
@@ -288,13 +291,15 @@ class _Parser:
         if operator == "LIKE":
             if self._front.kind != "text":
                 raise self._wrong("a pattern in quotes")
-            return self._made(functools.partial(_like, left.value, _pattern(self._take().content), negated), left)
+            return self._made(functools.partial(likeness, left.value, pattern_of(self._take().content), negated), left)
         self._demand("(")
         members = self._list()
         if not members:
             raise self._wrong("a value")
         self._demand(")")
-        return self._made(functools.partial(_in, left.value, [node.value for node in members], negated), left, *members)
+        return self._made(
+            functools.partial(membership, left.value, [node.value for node in members], negated), left, *members
+        )
 
     def _list(self) -> list[_Node]:
         """Parse expressions between commas, up to the bracket that closes them."""
@@ -309,7 +314,7 @@ class _Parser:
     def _operand(self) -> _Node:
         token = self._front
         if token.kind == "text":
-            return self._made(functools.partial(_constant, self._take().content))
+            return self._made(functools.partial(constant, self._take().content))
         if token.kind == "word":
             return self._word()
         if self._is("("):
@@ -320,38 +325,38 @@ class _Parser:
         if self._is("-", "+"):
             sign = self._take().content
             if self._front.kind == "word" and self._front.content.isdigit():
-                return self._made(functools.partial(_constant, self._integer(sign)))
+                return self._made(functools.partial(constant, self._integer(sign)))
             if sign == "-":
                 operand = self._expression(_UNARY)
-                return self._made(functools.partial(_minus, operand.value), operand)
+                return self._made(functools.partial(minus, operand.value), operand)
         raise self._wrong("a value")
 
     def _integer(self, sign: str = "") -> int:
         token = self._take()
         # Its length first: what a whole number costs to read grows with it.
-        number = int(sign + token.content) if len(token.content) <= 20 else _GREATEST + 1
-        if not _LEAST <= number <= _GREATEST:
-            raise _Fault("parse", "an integer has 32 bits", token.column)
+        number = int(sign + token.content) if len(token.content) <= 20 else GREATEST + 1
+        if not LEAST <= number <= GREATEST:
+            raise Fault("parse", "an integer has 32 bits", token.column)
         return number
 
     def _word(self) -> _Node:
         token = self._front
         word = token.content.upper()
         if token.content.isdigit():
-            return self._made(functools.partial(_constant, self._integer()))
+            return self._made(functools.partial(constant, self._integer()))
         if word in ("TRUE", "FALSE"):
             self._take()
-            return self._made(functools.partial(_constant, word == "TRUE"))
+            return self._made(functools.partial(constant, word == "TRUE"))
         if word == "NOT":
             self._take()
             operand = self._expression(_UNARY)
-            return self._made(functools.partial(_not, operand.value), operand)
+            return self._made(functools.partial(negation, operand.value), operand)
         if word == "EXISTS":
             self._take()
-            return self._made(functools.partial(_exists, self._attribute()))
+            return self._made(functools.partial(exists, self._attribute()))
         if self._tokens[self._at + 1].content == "(" and self._tokens[self._at + 1].kind == "sign":
             return self._call()
-        return self._made(functools.partial(_attribute, self._attribute()))
+        return self._made(functools.partial(attribute, self._attribute()))
 
     def _attribute(self) -> str:
         token = self._front
@@ -364,238 +369,9 @@ class _Parser:
         self._demand("(")
         arguments = self._list()
         self._demand(")")
-        function = _function(token.content.upper(), len(arguments))
+        function = function_of(token.content.upper(), len(arguments))
         if function is None:
             reason = f"there is no function {token.content} of {len(arguments)} arguments"
-            raise _Fault("missingFunction", reason, token.column)
+            raise Fault("missingFunction", reason, token.column)
         given = [node.value for node in arguments]
-        return self._made(functools.partial(_called, function, given), *arguments)
-
-
-# --- Evaluation ---------------------------------------------------------------------------------------------------------
-
-_Of = Callable[[_Attributes], Value]
-
-
-def _cast(value: Value, wanted: _Type) -> Any:
-    """Cast a value as the specification has it; gives a value of the type that is wanted."""
-    made: Value
-    match value, wanted:
-        case (bool(), t) if t is bool:
-            made = value
-        case (bool(), t) if t is str:
-            made = "true" if value else "false"
-        case (int(), _):
-            made = wanted(value)
-        case (str(), t) if t is str:
-            made = value
-        case (str(), t) if t is bool and value.lower() in ("true", "false"):
-            made = value.lower() == "true"
-        case (str(), t) if t is int and len(value) <= 20 and _INTEGER.fullmatch(value):
-            made = int(value)
-        case _:
-            raise _Fault("cast", f"{shown(value)} is not {_NAMES[wanted]}")
-    if wanted is int and not _LEAST <= int(made) <= _GREATEST:
-        raise _Fault("cast", f"{shown(value)} is not an integer of 32 bits")
-    return made
-
-
-def _constant(value: Value, _: _Attributes) -> Value:
-    return value
-
-
-def _attribute(name: str, attributes: _Attributes) -> Value:
-    value = attributes.get(name)
-    if value is None:
-        raise _Fault("missingAttribute", f"{name} is absent")
-    return value
-
-
-def _exists(name: str, attributes: _Attributes) -> bool:
-    return name in attributes
-
-
-def _not(operand: _Of, attributes: _Attributes) -> bool:
-    return not _cast(operand(attributes), bool)
-
-
-def _minus(operand: _Of, attributes: _Attributes) -> int:
-    return _fitting(-_cast(operand(attributes), int))
-
-
-def _logic(stops_at: bool, parts: Sequence[_Of], attributes: _Attributes) -> bool:
-    """Give AND (stops at the first false) or OR (at the first true): what comes after is not evaluated."""
-    return stops_at if any(_cast(part(attributes), bool) is stops_at for part in parts) else not stops_at
-
-
-def _xor(left: _Of, right: _Of, attributes: _Attributes) -> bool:
-    return _cast(left(attributes), bool) is not _cast(right(attributes), bool)
-
-
-def _equal(expected: bool, left: _Of, right: _Of, attributes: _Attributes) -> bool:
-    first, second = left(attributes), right(attributes)
-    # The type of the right operand decides.
-    return (_cast(first, type(second)) == second) is expected
-
-
-def _compared(test: Callable[[int, int], bool], left: _Of, right: _Of, attributes: _Attributes) -> bool:
-    first, second = left(attributes), right(attributes)
-    return test(_cast(first, int), _cast(second, int))
-
-
-def _computed(operation: Callable[[int, int], int], left: _Of, right: _Of, attributes: _Attributes) -> int:
-    first, second = left(attributes), right(attributes)
-    return _fitting(operation(_cast(first, int), _cast(second, int)))
-
-
-def _fitting(number: int) -> int:
-    if not _LEAST <= number <= _GREATEST:
-        raise _Fault("math", f"{number} does not fit 32 bits")
-    return number
-
-
-def _divided(first: int, second: int) -> int:
-    """Divide towards zero."""
-    if second == 0:
-        raise _Fault("math", "a division by zero")
-    quotient = abs(first) // abs(second)
-    return quotient if (first < 0) == (second < 0) else -quotient
-
-
-def _remainder(first: int, second: int) -> int:
-    return first - second * _divided(first, second)
-
-
-_OPERATORS: Final[dict[str, Callable[[_Of, _Of, _Attributes], Value]]] = {
-    "XOR": _xor,
-    "=": functools.partial(_equal, True),
-    "!=": functools.partial(_equal, False),
-    "<>": functools.partial(_equal, False),
-    "<": functools.partial(_compared, int.__lt__),
-    "<=": functools.partial(_compared, int.__le__),
-    ">": functools.partial(_compared, int.__gt__),
-    ">=": functools.partial(_compared, int.__ge__),
-    "+": functools.partial(_computed, int.__add__),
-    "-": functools.partial(_computed, int.__sub__),
-    "*": functools.partial(_computed, int.__mul__),
-    "/": functools.partial(_computed, _divided),
-    "%": functools.partial(_computed, _remainder),
-}
-
-
-def _in(left: _Of, members: Sequence[_Of], negated: bool, attributes: _Attributes) -> bool:
-    value = left(attributes)
-    # The set is made before it is asked; the type of the left operand decides.
-    found = [_cast(member(attributes), type(value)) for member in members]
-    return (value in found) is not negated
-
-
-class _Piece(NamedTuple):
-    """What stands between two wildcards % of a pattern: texts of one length."""
-
-    text: re.Pattern[str]
-    length: int
-
-
-def _pattern(pattern: str) -> Sequence[_Piece]:
-    """Compile a LIKE pattern."""
-    pieces: list[list[str]] = [[]]
-    for escaped, one in re.findall(r"\\([%_])|(.)", pattern, re.DOTALL):
-        if one == "%":
-            pieces.append([])
-        else:
-            pieces[-1].append("." if one == "_" else re.escape(escaped or one))
-    return [_Piece(re.compile("".join(piece), re.DOTALL), len(piece)) for piece in pieces]
-
-
-def _like(left: _Of, pattern: Sequence[_Piece], negated: bool, attributes: _Attributes) -> bool:
-    return _matches(_cast(left(attributes), str), pattern) is not negated
-
-
-def _matches(text: str, pattern: Sequence[_Piece]) -> bool:
-    """Match the first piece at the beginning, the last at the end, and each between at its first place: no other can be better, so nothing is tried twice."""
-    first, *middle = pattern
-    if not middle:
-        return first.text.fullmatch(text) is not None
-    *middle, last = middle
-    end = len(text) - last.length
-    if first.length > end or first.text.match(text) is None or last.text.fullmatch(text, end) is None:
-        return False
-    at = first.length
-    for piece in middle:
-        found = piece.text.search(text, at, end)
-        if found is None:
-            return False
-        at = found.end()
-    return True
-
-
-# --- Functions ----------------------------------------------------------------------------------------------------------
-
-
-class _Function(NamedTuple):
-    call: Callable[..., Value]
-    takes: tuple[_Type, ...]
-    #: Type of any further arguments.
-    more: _Type | None = None
-
-
-def _called(function: _Function, arguments: Sequence[_Of], attributes: _Attributes) -> Value:
-    values = [argument(attributes) for argument in arguments]
-    types = itertools.chain(function.takes, itertools.repeat(function.more or str))
-    return function.call(*map(_cast, values, types))
-
-
-def _abs(number: int) -> int:
-    return _fitting(abs(number))
-
-
-def _length_fault(length: int) -> None:
-    if length < 0:
-        raise _Fault("functionEvaluation", f"a length is not negative, and {length} is")
-
-
-def _left(text: str, length: int) -> str:
-    _length_fault(length)
-    return text[:length]
-
-
-def _right(text: str, length: int) -> str:
-    _length_fault(length)
-    return text[max(len(text) - length, 0) :]
-
-
-def _substring(text: str, position: int, length: int | None = None) -> str:
-    if position == 0:
-        return ""
-    if not -len(text) <= position <= len(text):
-        raise _Fault("functionEvaluation", f"a text of {len(text)} characters has no position {position}")
-    if length is not None:
-        _length_fault(length)
-    first = position - 1 if position > 0 else len(text) + position
-    return text[first : None if length is None else first + length]
-
-
-_FUNCTIONS: Final[dict[str, tuple[_Function, ...]]] = {
-    "INT": (_Function(int, (int,)),),
-    "BOOL": (_Function(bool, (bool,)),),
-    "STRING": (_Function(str, (str,)),),
-    "ABS": (_Function(_abs, (int,)),),
-    "LENGTH": (_Function(len, (str,)),),
-    "CONCAT": (_Function(lambda *texts: "".join(texts), (), str),),
-    "CONCAT_WS": (_Function(lambda between, *texts: between.join(texts), (str,), str),),
-    "LOWER": (_Function(str.lower, (str,)),),
-    "UPPER": (_Function(str.upper, (str,)),),
-    "TRIM": (_Function(str.strip, (str,)),),
-    "LEFT": (_Function(_left, (str, int)),),
-    "RIGHT": (_Function(_right, (str, int)),),
-    "SUBSTRING": (_Function(_substring, (str, int)), _Function(_substring, (str, int, int))),
-}
-
-
-def _function(name: str, arity: int) -> _Function | None:
-    """Find a function by its name and how many arguments it gets."""
-    for function in _FUNCTIONS.get(name, ()):
-        if arity == len(function.takes) or (function.more is not None and arity > len(function.takes)):
-            return function
-    return None
+        return self._made(functools.partial(called, function, given), *arguments)
