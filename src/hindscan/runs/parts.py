@@ -71,7 +71,7 @@ def split(table: pa.Table, by: Sequence[str], parts: int) -> list[pa.Table]:
     numbers = ((hashes >> np.uint64(32)) * np.uint64(parts)) >> np.uint64(32)
     order = np.argsort(numbers.astype(np.uint16), kind="stable")  # of 16 bits: sorted by radix
     ends = np.cumsum(np.bincount(numbers.astype(np.int64), minlength=parts))
-    grouped = table.take(order)
+    grouped = _take(table, order)
     return [grouped.slice(end - count, count) for end, count in zip(ends, np.diff(ends, prepend=0), strict=True)]
 
 
@@ -83,7 +83,7 @@ def sort_by_key(table: pa.Table, by: Sequence[str]) -> pa.Table:
     hindscan.errors.BadPartial
         As `split`.
     """
-    ordered = table.take(_order(_keys(table, by)))
+    ordered = _take(table, _order(_keys(table, by)))
     return pa.Table.from_batches(ordered.combine_chunks().to_batches(BATCH_ROWS), ordered.schema)
 
 
@@ -121,7 +121,7 @@ def _interleaved(wanted: _Positions, starts: _Positions, streams: Sequence[_Stre
     # The n-th row of a part is the n-th that was taken of it.
     places = np.empty(len(wanted), np.int64)
     places[np.argsort(owners, kind="stable")] = np.arange(len(wanted))
-    return taken.take(places)
+    return _take(taken, places)
 
 
 class _Stream:
@@ -139,6 +139,18 @@ class _Stream:
             self._held = pa.concat_tables([self._held, more])
         given, self._held = self._held.slice(0, count), self._held.slice(count)
         return given
+
+
+def _take(table: pa.Table, positions: Any) -> pa.Table:
+    """Give the rows at some positions. Arrow takes nothing of texts in the layout of views: they go by way of the plain one."""
+    plain = [pa.field(field.name, _unviewed(field.type)) for field in table.schema]
+    return table.cast(pa.schema(plain)).take(positions).cast(table.schema)
+
+
+def _unviewed(kind: pa.DataType) -> pa.DataType:
+    if pt.is_string_view(kind):
+        return pa.large_string()
+    return pa.large_binary() if pt.is_binary_view(kind) else kind
 
 
 def _cast(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
@@ -176,7 +188,7 @@ def _decoded(column: Any) -> Any:
         return _decoded(column.cast(kind.value_type))
     if pt.is_run_end_encoded(kind):
         return _decoded(pc.call_function("run_end_decode", [column]))
-    if pt.is_string_view(kind) or pt.is_string(kind):
+    if pt.is_string(kind) or pt.is_string_view(kind):
         return column.cast(pa.large_string())
     if pt.is_binary_view(kind) or pt.is_binary(kind) or pt.is_fixed_size_binary(kind):
         return column.cast(pa.large_binary())
