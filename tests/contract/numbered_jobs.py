@@ -282,3 +282,22 @@ def split_rows(numbers):
 @hs.job(history="numbers", by="absent", combine="concat")
 def split_by_nothing(numbers):
     return numbers.arrow(["i", "n"])
+
+
+def few(partials, most: int = 2000):
+    """Refuse more rows than a worker of this job is thought to hold."""
+    table = partials.arrow()
+    if table.num_rows > most:
+        raise MemoryError(f"{table.num_rows} rows")
+    return table
+
+
+def distinct(numbers):
+    return numbers.arrow(["i"])
+
+
+split_few = hs.job(history="numbers", by="i", parts=4, name="split_few")(distinct)
+unsplit_few = hs.job(history="numbers", name="unsplit_few")(distinct)
+for each in (split_few, unsplit_few):
+    each.combine(few)
+    each.finish(few)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from contract.running import ROWS, Site, make_site, write_numbers
-from hindscan.errors import BadPartial
+from hindscan.errors import BadPartial, JobFailed
 from hindscan.runs.digest import table_digest
 from hindscan.runs.partials import Partials
 from hindscan.tasks.dask import DaskExecutor
@@ -114,3 +114,11 @@ def test_a_key_that_no_column_has_is_told_with_the_columns(site: Site):
         BadPartial, match=r"Splitting a table by absent: .*'absent' is not there, and the columns are \['i', 'n'\]"
     ):
         site.run(InlineExecutor(), "split_by_nothing")
+
+
+def test_no_step_is_given_more_than_a_part_of_the_keys(site: Site):
+    # Of 400 keys a part has 100, give or take; unsplit the root and the finish get all.
+    with pytest.raises(JobFailed, match="MemoryError: (320|160|400) rows"):
+        site.run(InlineExecutor(), "unsplit_few", most=150)
+    done = site.run(InlineExecutor(), "split_few", most=150)
+    assert result(site, done, ("i",))["i"].to_pylist() == list(range(SLICES * ROWS))
