@@ -1,7 +1,7 @@
 """A result with as many rows as there are bidders: a job split by key beside the same job unsplit, DuckDB and Polars, on the same files.
 
-Run it with `python benchmarks/bench_by_key.py [--bidders N] [--bids N]`; it writes bids of ten million bidders once (kept under the user's cache), prints wall seconds and the
-greatest resident memory of any one process and of any worker, and checks that all agree. The machine may be noisy: only ratios of one run mean anything.
+Run it with `python benchmarks/bench_by_key.py [--bidders N] [--bids N]`; it writes bids of ten million bidders once (kept under the user's cache), prints wall
+seconds and the greatest resident memory of the command and of any worker, and checks that all agree. The machine may be noisy: only ratios of one run mean anything.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ JOB = """
 import hindscan as hs
 
 def bids_of(bids):
-    return bids.sql("SELECT bidder, count(*) AS bids, sum(price)::BIGINT AS total, max(price) AS top, min(date_time) AS first, max(date_time) AS last FROM bids GROUP BY bidder")
+    return bids.sql('''
+        SELECT bidder, count(*) AS bids, sum(price)::BIGINT AS total, max(price) AS top, min(date_time) AS first, max(date_time) AS last
+        FROM bids GROUP BY bidder
+    ''')
 
 def merge(partials):
-    return partials.sql("SELECT bidder, sum(bids)::BIGINT AS bids, sum(total)::BIGINT AS total, max(top) AS top, min(first) AS first, max(last) AS last FROM partials GROUP BY bidder")
+    return partials.sql('''
+        SELECT bidder, sum(bids)::BIGINT AS bids, sum(total)::BIGINT AS total, max(top) AS top, min(first) AS first, max(last) AS last
+        FROM partials GROUP BY bidder
+    ''')
 
 def done(combined):
     return combined.sql("SELECT *, total / bids AS mean FROM combined ORDER BY bidder")
@@ -42,12 +48,16 @@ PEERS = {
     "duckdb": """
 import duckdb
 con = duckdb.connect(config={"threads": 2})
-con.execute(f"COPY (SELECT bidder, count(*) bids, sum(price)::BIGINT total, max(price) top, min(date_time), max(date_time), sum(price) / count(*) mean FROM '{data}/*.parquet' GROUP BY bidder ORDER BY bidder) TO '{out}'")
+con.execute(f'''
+    COPY (SELECT bidder, count(*) bids, sum(price)::BIGINT total, max(price) top, min(date_time), max(date_time), sum(price) / count(*) mean
+          FROM read_parquet('{data}/*.parquet') GROUP BY bidder ORDER BY bidder) TO '{out}' (FORMAT parquet)''')
 """,
     "polars streaming": """
 import polars as pl
-(pl.scan_parquet(f"{data}/*.parquet").group_by("bidder").agg(pl.len().alias("bids"), pl.col("price").sum().alias("total"), pl.col("price").max().alias("top"),
-    pl.col("date_time").min().alias("first"), pl.col("date_time").max().alias("last")).with_columns((pl.col("total") / pl.col("bids")).alias("mean")).sort("bidder").sink_parquet(out))
+(pl.scan_parquet(f"{data}/*.parquet").group_by("bidder")
+    .agg(pl.len().alias("bids"), pl.col("price").sum().alias("total"), pl.col("price").max().alias("top"),
+    pl.col("date_time").min().alias("first"), pl.col("date_time").max().alias("last"))
+    .with_columns((pl.col("total") / pl.col("bids")).alias("mean")).sort("bidder").sink_parquet(out))
 """,
 }
 
@@ -65,7 +75,8 @@ def history(bidders: int, bids: int) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(dir=cache))
     draw = np.random.default_rng(7)
-    with pq.ParquetWriter(half / "bids.parquet", schema := pa.schema({"bidder": pa.int64(), "price": pa.int64(), "date_time": pa.timestamp("us", "UTC")})) as writer:  # fmt: skip
+    schema = pa.schema({"bidder": pa.int64(), "price": pa.int64(), "date_time": pa.timestamp("us", "UTC")})
+    with pq.ParquetWriter(half / "bids.parquet", schema) as writer:
         for first in range(0, bids, ROWS_PER_GROUP):
             rows = np.arange(first, min(first + ROWS_PER_GROUP, bids))
             # A step that has no factor in common with the number of bidders reaches all of them, far from each other.

@@ -118,7 +118,7 @@ def test_a_key_that_no_column_has_is_told_with_the_columns(site: Site):
 
 def test_no_step_is_given_more_than_a_part_of_the_keys(site: Site):
     # Of 400 keys a part has 100, give or take; unsplit the root and the finish get all.
-    with pytest.raises(JobFailed, match="MemoryError: (320|160|400) rows"):
+    with pytest.raises(JobFailed, match=r"MemoryError: (320|160|400) rows"):
         site.run(InlineExecutor(), "unsplit_few", most=150)
     done = site.run(InlineExecutor(), "split_few", most=150)
     assert result(site, done, ("i",))["i"].to_pylist() == list(range(SLICES * ROWS))

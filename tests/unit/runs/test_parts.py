@@ -79,7 +79,9 @@ TEXTS = st.one_of(st.none(), st.sampled_from(["", "a", "b", "ab"]))
 )
 def test_splitting_sorting_and_merging_is_sorting(rows: list[tuple], parts: int, cut: int, encoded: bool):
     texts = pa.array([text for _, text in rows], pa.string())
-    table = pa.table({"row": pa.array(range(len(rows)), pa.int64()), "key": pa.array([key for key, _ in rows], pa.int64()), "text": texts.dictionary_encode() if encoded else texts})  # fmt: skip
+    keys = pa.array([key for key, _ in rows], pa.int64())
+    row = pa.array(range(len(rows)), pa.int64())
+    table = pa.table({"row": row, "key": keys, "text": texts.dictionary_encode() if encoded else texts})
     chunked = pa.concat_tables([table.slice(0, cut), table.slice(cut)])
     split_up = split(chunked, ["key", "text"], parts)
     assert len(split_up) == parts
@@ -101,3 +103,11 @@ def _batches(table: pa.Table, columns: list[str] | None):
 def test_a_column_that_cannot_be_a_key_is_told():
     with pytest.raises(BadPartial, match=r"'price' is decimal128\(3, 2\), and the columns are \['price'\]"):
         split(pa.table({"price": [Decimal("1.20")]}), ["price"], 4)
+
+
+def test_parts_with_dictionaries_of_their_own_are_merged_by_value():
+    rows = ((["a", "c", "c"], [1, 2, 3]), (["b", None], [4, 5]))
+    parts = [pa.table({"key": pa.array(texts).dictionary_encode(), "n": numbers}) for texts, numbers in rows]
+    readers = [functools.partial(_batches, part) for part in parts]
+    found = pa.concat_tables(list(merge(parts[0].schema, ["key"], readers)))
+    assert found.to_pydict() == {"key": ["a", "b", "c", "c", None], "n": [1, 4, 2, 3, 5]}
