@@ -30,7 +30,7 @@ from hindscan.plans.combine import flat, tree, tree_by_part
 from hindscan.plans.keys import digest_of
 from hindscan.runs.partials import Partials
 from hindscan.tasks.execution import execute
-from hindscan.tasks.outcome import outcome
+from hindscan.tasks.outcome import Merged, outcome
 from hindscan.tasks.threads import ThreadsExecutor
 
 if TYPE_CHECKING:
@@ -84,9 +84,7 @@ def check_job(project: Project, spec: JobSpec, code: Code, request: RunRequest) 
                 observe=lambda _: None, stop=threading.Event(),
             )  # fmt: skip
             made = outcome(partials, done.results, spec.by)
-            found = (
-                made if isinstance(made, pa.Table) else pa.concat_tables([made.schema.empty_table(), *made.tables()])
-            )
+            found = made.table() if isinstance(made, Merged) else made
             checked.rows[str(pieces)] = found.num_rows
             if wanted is None:
                 wanted = found

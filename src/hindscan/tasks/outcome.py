@@ -56,6 +56,10 @@ class Merged:
         readers = [functools.partial(self._partials.batches, key) for key in self._keys]
         return merge(self.schema, self._by, readers)
 
+    def table(self) -> pa.Table:
+        """Give all rows at once, where they are few."""
+        return pa.concat_tables([self.schema.empty_table(), *self.tables()])
+
 
 def outcome(partials: Partials, keys: Sequence[str], by: Sequence[str]) -> pa.Table | Merged:
     """Give what is published: the finished table, or its parts where the job is split by key."""
