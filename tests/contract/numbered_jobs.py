@@ -276,7 +276,7 @@ unsplit_sums.finish(sorted_keyed)
 
 @hs.job(history="numbers", by="i", combine="concat", parts=3)
 def split_rows(numbers):
-    return numbers.arrow(["i", "n"])
+    return numbers.sql("SELECT i, n FROM numbers ORDER BY i DESC")
 
 
 @hs.job(history="numbers", by="absent", combine="concat")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from decimal import Decimal
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -12,7 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hindscan.errors import BadPartial
+from hindscan import files
+from hindscan.errors import BadPartial, CorruptPartial
+from hindscan.runs.digest import table_digest
+from hindscan.runs.partials import Partials
 from hindscan.runs.parts import merge, sort_by_key, split
 
 
@@ -111,3 +115,25 @@ def test_parts_with_dictionaries_of_their_own_are_merged_by_value():
     readers = [functools.partial(_batches, part) for part in parts]
     found = pa.concat_tables(list(merge(parts[0].schema, ["key"], readers)))
     assert found.to_pydict() == {"key": ["a", "b", "c", "c", None], "n": [1, 4, 2, 3, 5]}
+
+
+KEY = "0123abcd"
+
+
+def test_a_part_is_read_without_the_others_and_only_its_own_damage_counts(tmp_path: Path):
+    partials = Partials(tmp_path)
+    table = pa.table({"key": range(50), "text": [str(n) for n in range(50)]})
+    parts = [table.slice(0, 20), table.slice(20, 0), table.slice(20)]
+    digest, _ = partials.write_parts(KEY, parts)
+    assert digest == table_digest(table)
+    assert [partials.read_part(KEY, part).to_pylist() for part in range(3)] == [part.to_pylist() for part in parts]
+    assert partials.read(KEY).to_pylist() == table.to_pylist()
+    # Another value in the last part, in a file that is whole as far as Arrow can tell.
+    stored = files.read_table(partials.path(KEY))
+    other = pa.array([*range(49), 0], pa.int64())
+    changed = stored.set_column(0, "key", pa.chunked_array([other[:20], other[20:]]))
+    files.write_table_atomic(partials.path(KEY), changed.replace_schema_metadata(stored.schema.metadata))
+    assert partials.read_part(KEY, 0).to_pylist() == parts[0].to_pylist()
+    with pytest.raises(CorruptPartial, match="part 2 has digest"):
+        partials.read_part(KEY, 2)
+    assert not partials.has(KEY)
