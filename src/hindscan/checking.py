@@ -26,10 +26,11 @@ import msgspec
 from hindscan.history.snapshot import DrawSlice, KafkaPin, Reader, Slice
 from hindscan.planning import Prepared, pin, prepare
 from hindscan.plans.chains import leaves_of, link
-from hindscan.plans.combine import flat, tree
+from hindscan.plans.combine import flat, tree, tree_by_part
 from hindscan.plans.keys import digest_of
 from hindscan.runs.partials import Partials
 from hindscan.tasks.execution import execute
+from hindscan.tasks.outcome import Merged, outcome
 from hindscan.tasks.threads import ThreadsExecutor
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def check_job(project: Project, spec: JobSpec, code: Code, request: RunRequest) 
                 plan, run=f"check-{pieces}", code=code, readers=readers, partials=partials, executor=executor,
                 observe=lambda _: None, stop=threading.Event(),
             )  # fmt: skip
-            found = partials.read(done.finished)
+            made = outcome(partials, done.results, spec.by)
+            found = made.table() if isinstance(made, Merged) else made
             checked.rows[str(pieces)] = found.num_rows
             if wanted is None:
                 wanted = found
@@ -180,6 +182,17 @@ def _restaged(stage: Stage, groups: Sequence[Sequence[Slice]], how: str) -> Stag
         if len(leaves) > 1
         else ()
     )
+    if stage.parts:
+        levels, ends = tree_by_part(
+            leaves or (stage.empty,),
+            len(stage.parts),
+            lambda children: digest_of(["node", *children]),
+            finish=lambda combined: digest_of(["finished", combined]),
+            concat=how == "concat",
+        )
+        return msgspec.structs.replace(
+            stage, slices=tuple(slices), keys=keys, reused=frozenset(), levels=levels, chains=chains, parts=ends
+        )
     combined = levels[-1][0].key if levels else (leaves[0] if leaves else stage.combined)
     finished = combined if stage.finished == stage.combined else digest_of(["finished", combined])
     return msgspec.structs.replace(

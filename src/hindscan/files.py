@@ -27,10 +27,11 @@ import pyarrow.fs as pafs
 from hindscan.errors import SourceChanged, SourceMissing, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "FoundFile",
+    "ParquetColumns",
     "Place",
     "delete",
     "exists",
@@ -44,6 +45,7 @@ __all__ = [
     "sync_folder",
     "write_atomic",
     "write_parquet_atomic",
+    "write_parquet_stream",
     "write_table_atomic",
 ]
 
@@ -372,14 +374,52 @@ def write_parquet_atomic(
     where: Place | str | os.PathLike[str], table: pa.Table, *, row_group_rows: int = 1_000_000
 ) -> None:
     """Write a table as Parquet with page checksums, without which a flipped byte is read as data."""
+    write_parquet_stream(where, table.schema, [table], row_group_rows=row_group_rows)
+
+
+def write_parquet_stream(
+    where: Place | str | os.PathLike[str],
+    schema: pa.Schema,
+    tables: Iterable[pa.Table],
+    *,
+    row_group_rows: int = 1_000_000,
+) -> None:
+    """Write tables one after another as one Parquet file, as `write_parquet_atomic`; what is held is one row group, and each begins with a table."""
     import pyarrow.parquet as pq
 
-    with _atomically(place(where)) as stream:
-        pq.write_table(
-            table,
-            stream,
-            compression="zstd",
-            row_group_size=row_group_rows,
-            write_page_checksum=True,
-            store_schema=True,
-        )
+    with (
+        _atomically(place(where)) as stream,
+        pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True, store_schema=True) as writer,
+    ):
+        held: list[pa.Table] = []
+        for table in tables:
+            if held and sum(t.num_rows for t in held) + table.num_rows > row_group_rows:
+                writer.write_table(pa.concat_tables(held), row_group_size=row_group_rows)
+                held = []
+            held.append(table)
+        if held:
+            writer.write_table(pa.concat_tables(held), row_group_size=row_group_rows)
+
+
+class ParquetColumns:
+    """A Parquet file as a table whose columns are read one at a time.
+
+    Parameters
+    ----------
+    where : Place, str or path
+        The file.
+    """
+
+    def __init__(self, where: Place | str | os.PathLike[str]) -> None:
+        import pyarrow.parquet as pq
+
+        at = place(where)
+        self._file = pq.ParquetFile(at.path, filesystem=at.filesystem, page_checksum_verification=True)
+        self.column_names: list[str] = self._file.schema_arrow.names
+        self.num_columns: int = len(self.column_names)
+        self.num_rows: int = self._file.metadata.num_rows
+
+    @property
+    def columns(self) -> Iterator[Any]:
+        """Each column in its turn."""
+        return (self._file.read(columns=[name]).column(name) for name in self.column_names)

@@ -20,6 +20,7 @@ from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
 from hindscan.runs import inbox
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
 from hindscan.runs.results import SliceRecord, publish
+from hindscan.tasks.outcome import outcome
 from hindscan.words import chosen_document
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
         records += of_stage
     published = publish(
         workshop.project.artefacts,
-        table=workshop.partials.read(executed.finished),
+        table=outcome(workshop.partials, executed.results, plan.job.by),
         manifest=_manifest(workshop.store, run, prepared, executed, records, started_at),
         snapshot=plan.snapshot,
         slices=records,

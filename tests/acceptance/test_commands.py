@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import duckdb
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from acceptance.command import bidder_scan_oracle, hindscan, same_rows
 from acceptance.serving import until
 from hindscan.cli.app import COMMANDS
+from hindscan.runs.digest import table_digest
 
 if TYPE_CHECKING:
     from hindscan.testing import KafkaCluster
@@ -65,6 +67,19 @@ def test_as_of_hides_what_came_later(sample: Path) -> None:
     assert max(ends).year == 2017
 
 
+def test_a_job_that_is_split_by_key_publishes_one_sorted_table(sample: Path) -> None:
+    document = hindscan("run", "bidder_totals", "-p", "least=3", "--json", project=sample).document
+    table = pq.read_table(document["result"]["path"])
+    wanted = duckdb.sql(
+        "SELECT bidder, count(*) AS bids, sum(price)::BIGINT AS total, max(price) AS top, sum(price)::BIGINT / count(*) AS mean "
+        f"FROM read_parquet('{sample}/data/bids/**/*.parquet') GROUP BY bidder HAVING count(*) >= 3 ORDER BY bidder"
+    )
+    assert [tuple(row.values()) for row in table.to_pylist()] == wanted.fetchall()
+    assert (document["result"]["digest"], document["result"]["rows"]) == (table_digest(table), table.num_rows)
+    again = hindscan("run", "bidder_totals", "-p", "least=1", "--json", project=sample).document
+    assert again["slices"]["computed"] == 0
+
+
 def test_a_result_is_printed_and_saved_in_every_format(sample: Path) -> None:
     document = hindscan("run", "bidder_scan", "--json", project=sample).document
     run, table = document["run"], pq.read_table(document["result"]["path"])
@@ -109,7 +124,7 @@ def test_cancel_ends_a_run_that_another_process_works_on(sample: Path) -> None:
 
 
 def test_check_passes_the_shipped_jobs(sample: Path) -> None:
-    for job in ("bidder_scan", "hot_items", "closing_prices"):
+    for job in ("bidder_scan", "bidder_totals", "hot_items", "closing_prices"):
         document = hindscan("check", job, "--json", project=sample).document
         assert (document["same"], set(document["cuts"])) == (True, {"1", "2", "7"})
 

@@ -246,3 +246,58 @@ def summed(state, open_ended: int = -1):
 def passing(numbers, state):
     """Hand the state on as it came."""
     return {"n": number(numbers), "columns": len(state.schema)}, state
+
+
+def keyed(numbers):
+    """Sums for many keys, of which the slices share most; keys that are null, and texts."""
+    return numbers.sql(
+        "SELECT CASE WHEN i % 11 < 10 THEN i % 11 END AS class, 'k' || (i % 3) AS kind, sum(x) AS total, count(*) AS rows FROM numbers GROUP BY ALL ORDER BY ALL"
+    )
+
+
+def add_keyed(partials):
+    return partials.sql(
+        "SELECT class, kind, sum(total) AS total, sum(rows)::BIGINT AS rows FROM partials GROUP BY ALL ORDER BY ALL"
+    )
+
+
+def sorted_keyed(combined):
+    return combined.sql("SELECT *, total / rows AS mean FROM combined ORDER BY class, kind")
+
+
+split_sums = hs.job(history="numbers", by=["class", "kind"], parts=5, name="split_sums")(keyed)
+split_sums.combine(add_keyed)
+split_sums.finish(sorted_keyed)
+
+unsplit_sums = hs.job(history="numbers", name="unsplit_sums")(keyed)
+unsplit_sums.combine(add_keyed)
+unsplit_sums.finish(sorted_keyed)
+
+
+@hs.job(history="numbers", by="i", combine="concat", parts=3)
+def split_rows(numbers):
+    return numbers.sql("SELECT i, n FROM numbers ORDER BY i DESC")
+
+
+@hs.job(history="numbers", by="absent", combine="concat")
+def split_by_nothing(numbers):
+    return numbers.arrow(["i", "n"])
+
+
+def few(partials, most: int = 2000):
+    """Refuse more rows than a worker of this job is thought to hold."""
+    table = partials.arrow()
+    if table.num_rows > most:
+        raise MemoryError(f"{table.num_rows} rows")
+    return table
+
+
+def distinct(numbers):
+    return numbers.arrow(["i"])
+
+
+split_few = hs.job(history="numbers", by="i", parts=4, name="split_few")(distinct)
+unsplit_few = hs.job(history="numbers", name="unsplit_few")(distinct)
+for each in (split_few, unsplit_few):
+    each.combine(few)
+    each.finish(few)

@@ -18,7 +18,7 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -41,6 +41,9 @@ _CALIBRATION: dict[StepName, StepName] = {
 
 #: What a step of an ordered job works on, where it is not one thing.
 _ORDERED: dict[str, tuple[str, ...]] = {"slice": ("the slice", "the state"), "start": (), "close": ("the state",)}
+
+#: Parts of a split: each is a batch in every partial, and a table to finish.
+MOST_PARTS = 4096
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 
@@ -138,6 +141,8 @@ def job(
     history: str,
     tables: Mapping[str, str] | None = None,
     combine: Literal["concat"] | None = None,
+    by: str | Sequence[str] | None = None,
+    parts: int = 16,
     order: Literal["partition"] | None = None,
     state: Function | None = None,
     name: str | None = None,
@@ -155,6 +160,12 @@ def job(
         Broadcast tables, given whole to each call: name of the function's parameter to name of the history.
     combine : "concat", optional
         Several partials are concatenated in slice order. Default: the job's own `combine`, or one slice only.
+    by : str or sequence of str, optional
+        Key columns of what every step returns. Partials are split by them into parts: `combine` and `finish` are called for each part, with all rows of the keys in it,
+        and parts are worked on in parallel, so that no worker holds the table of all keys. The result is sorted by these columns (nulls last); rows of
+        one key stay in the order `finish` gave them. Default: not split.
+    parts : int
+        With `by`: how many parts, at most 4096. A worker holds up to 16 partials' rows of one part.
     order : "partition", optional
         The slices of one partition are computed one after another, in the order of their offsets (files of a Parquet history: of their times), and
         partitions in parallel. The function then gets a state as its second parameter and returns a pair: its partial, and the
@@ -175,7 +186,7 @@ def job(
         The decorator.
     """
     options = {
-        "history": history, "tables": tables, "combine": combine, "order": order, "state": state, "name": name,
+        "history": history, "tables": tables, "combine": combine, "by": by, "parts": parts, "order": order, "state": state, "name": name,
         "max_bytes": max_bytes, "max_slices": max_slices, "time_limit": time_limit,
     }  # fmt: skip
     return lambda function: Job(kind="scan", function=function, options=options)
@@ -264,6 +275,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         history = own
     faults += _faulty_tables(tables, table, steps if whole else None)
     faults += _faulty_options(declared, history, table)
+    faults += _faulty_keys(declared)
     faults += _faulty_order(declared, leading.get("slice", ()))
     if faults:
         raise JobDefinitionError(
@@ -286,6 +298,8 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         combine=combine,
         calibrate_combine=typing.cast("Any", _combined(declared, "calibrate_combine", calibrated)),
         order=options.get("order"),
+        by=_keys_of(options),
+        parts=options.get("parts", 16),
         **{key: options[key] for key in ("block_size", "draws") if key in options},
         max_bytes=options["max_bytes"],
         max_slices=options["max_slices"],
@@ -344,6 +358,24 @@ def _faulty_options(declared: Job, history: object, table: str | None) -> Iterat
     limit = options["time_limit"]
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
         yield f"time_limit= must be a positive number of seconds, and is {limit!r}"
+
+
+def _keys_of(options: Mapping[str, Any]) -> tuple[str, ...]:
+    by = options.get("by")
+    return () if by is None else (by,) if isinstance(by, str) else tuple(by)
+
+
+def _faulty_keys(declared: Job) -> Iterator[str]:
+    options, calibration = declared.options, declared.calibration
+    by, parts = options.get("by"), options.get("parts", 16)
+    if by is not None:
+        keys = [by] if isinstance(by, str) else list(by) if isinstance(by, Sequence) else []
+        if not keys or len(set(map(str, keys))) < len(keys) or not all(isinstance(key, str) and key for key in keys):
+            yield f"by= must name one column or a list of different ones, and is {by!r}"
+    if type(parts) is not int or not 1 <= parts <= MOST_PARTS:
+        yield f"parts= must be a whole number from 1 to {MOST_PARTS}, and is {parts!r}"
+    if calibration is not None and calibration.options.get("by") is not None:
+        yield f"its calibration {calibration.name!r} is split by key, and a model is one table; leave out by="
 
 
 def _faulty_order(declared: Job, leading: tuple[str, ...]) -> Iterator[str]:

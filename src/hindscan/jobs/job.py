@@ -68,6 +68,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     calibrate_combine: Literal["function", "concat", "none"] = "none"
     #: "partition": the slices of a partition are computed one after another, each with the state its predecessor left.
     order: Literal["partition"] | None = None
+    #: Key columns by which partials are split, each part being combined and finished without the others; empty: not split.
+    by: tuple[str, ...] = ()
+    #: Into how many parts.
+    parts: int = 16
     #: Draws per stream of a simulation.
     block_size: int = 65_536
     #: Draws if the run names none.

@@ -28,18 +28,24 @@ from hindscan.plans.cut import Known, cut_whole
 
 __all__ = [
     "READER_VERSION",
+    "SPLIT_VERSION",
     "close_key",
     "digest_of",
     "empty_key",
     "finish_key",
     "node_key",
+    "part_key",
     "slice_keys",
+    "split_key",
     "start_key",
     "table_digest",
 ]
 
 #: Meaning of what hindscan hands to a step. Raised only when the same slice would give other rows, never for speed or looks: it recomputes everything.
 READER_VERSION: Final = 1
+
+#: Meaning of a split by key: the hash of `runs.parts`, and the order of a finished part. Raised only when the same rows would lie elsewhere.
+SPLIT_VERSION: Final = 1
 
 #: Bytes of a digest; 40 hexadecimal digits.
 _SIZE: Final = 20
@@ -155,6 +161,16 @@ def node_key(
 def finish_key(combined: str, *, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:
     """Give the key of a finished table: the finishing step over one combined table."""
     return digest_of({"kind": "finish", "combined": combined, **_seen(step, parameters, tables)})
+
+
+def split_key(key: str, *, by: Sequence[str], parts: int) -> str:
+    """Give the key of a partial that is stored split by key; `key` is the one it would have whole."""
+    return digest_of({"kind": "split", "whole": key, "by": list(by), "parts": parts, "version": SPLIT_VERSION})
+
+
+def part_key(finished: str, *, by: Sequence[str]) -> str:
+    """Give the key of a part's finished table, which is sorted by key; `finished` is the one it would have unsorted."""
+    return digest_of({"kind": "sorted", "finished": finished, "by": list(by), "version": SPLIT_VERSION})
 
 
 def start_key(*, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:

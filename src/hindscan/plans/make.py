@@ -11,7 +11,7 @@ calibration, a scan of its own, and the draws, whose keys cover the key of the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -21,7 +21,7 @@ from hindscan.errors import JobDefinitionError, ParameterError
 from hindscan.history.snapshot import DrawPin, DrawSlice, KafkaSlice, Pin, Slice, Snapshot
 from hindscan.jobs.job import JobSpec, Step
 from hindscan.plans.chains import in_order, leaves_of, link, needed
-from hindscan.plans.combine import flat, tree
+from hindscan.plans.combine import flat, tree, tree_by_part
 from hindscan.plans.cut import DRAWS_PER_SLICE, Known, cut
 from hindscan.plans.keys import (
     close_key,
@@ -29,11 +29,13 @@ from hindscan.plans.keys import (
     empty_key,
     finish_key,
     node_key,
+    part_key,
     slice_keys,
+    split_key,
     start_key,
     table_digest,
 )
-from hindscan.plans.plan import Chain, Node, Plan, Stage
+from hindscan.plans.plan import Chain, Node, Part, Plan, Stage
 
 __all__ = ["SLICE_ROWS", "default_seed", "holds", "make_plan"]
 
@@ -57,6 +59,7 @@ _How = Literal["function", "concat", "statistics", "none"]
 class _Given(msgspec.Struct, frozen=True, kw_only=True):
     """What all stages of one plan share."""
 
+    job: JobSpec
     parameters: Mapping[str, object]
     #: Digests of the broadcast tables by name.
     tables: Mapping[str, str]
@@ -132,6 +135,7 @@ def make_plan(
     }
     lookup = existing.__contains__ if isinstance(existing, Collection) else existing
     given = _Given(
+        job=job,
         parameters=parameters,
         tables=tables,
         exists=(lambda _: False) if fresh else lookup,
@@ -258,11 +262,12 @@ def _stage(
     parameters, tables = given.parameters, given.tables
 
     def keys_of(cut_slices: tuple[Slice, ...]) -> tuple[str, ...]:
-        return slice_keys(
+        keys = slice_keys(
             cut_slices, pin=pin, step=steps.each, reader=reader, model=model, parameters=parameters, tables=tables
         )
+        return tuple(_split(job, key) for key in keys)
 
-    empty = empty_key(pin=pin, step=steps.each, reader=reader, parameters=parameters, tables=tables)
+    empty = _split(job, empty_key(pin=pin, step=steps.each, reader=reader, parameters=parameters, tables=tables))
     chains: tuple[Chain, ...] = ()
     unbounded: dict[str, str] = {}
     if steps.start is None:
@@ -276,8 +281,14 @@ def _stage(
         keys, chains = link(parts, keys_of(slices), start=start, close=_closing(steps.close, given))
         leaves, empty = leaves_of(keys, chains), digest_of([empty, start])
         to_do = {position for chain in chains for position in needed(chain, keys, given.exists)}
+    ends: tuple[Part, ...] = ()
     levels = _levels(job, steps, leaves, given)
     combined = levels[-1][0].key if levels else leaves[0] if leaves else empty
+    finished = _finishing(steps, given)(combined)
+    if job.by:
+        levels, ends = _levels_by_part(job, steps, leaves or (empty,), given)
+        combined = digest_of([part.combined for part in ends])
+        finished = digest_of([part.finished for part in ends])
     return Stage(
         step=steps.name,
         table=table,
@@ -286,12 +297,22 @@ def _stage(
         reused=frozenset(range(len(keys))) - to_do,
         levels=levels,
         combined=combined,
-        finished=combined
-        if steps.finish is None
-        else finish_key(combined, step=steps.finish, parameters=parameters, tables=tables),
+        finished=finished,
         unbounded=unbounded,
         chains=chains,
+        parts=ends,
     )
+
+
+def _split(job: JobSpec, key: str) -> str:
+    return split_key(key, by=job.by, parts=job.parts) if job.by else key
+
+
+def _finishing(steps: _Steps, given: _Given) -> Callable[[str], str]:
+    step = steps.finish
+    if step is None:
+        return lambda combined: combined
+    return lambda combined: finish_key(combined, step=step, parameters=given.parameters, tables=given.tables)
 
 
 def _without_idle_bounds(
@@ -324,7 +345,9 @@ def holds(s: Slice, proof: Proof | None) -> bool:
 def _closing(step: Step | None, given: _Given) -> Callable[[str], str] | None:
     if step is None:
         return None
-    return lambda state: close_key(state, step=step, parameters=given.parameters, tables=given.tables)
+    return lambda state: _split(
+        given.job, close_key(state, step=step, parameters=given.parameters, tables=given.tables)
+    )
 
 
 def _levels(job: JobSpec, steps: _Steps, keys: tuple[str, ...], given: _Given) -> tuple[tuple[Node, ...], ...]:
@@ -347,4 +370,22 @@ def _levels(job: JobSpec, steps: _Steps, keys: tuple[str, ...], given: _Given) -
             slices=len(keys),
         )
     shape = flat if steps.how == "concat" else tree
-    return shape(keys, lambda children: node_key(children, step=step, parameters=given.parameters, tables=given.tables))
+    return shape(keys, _node_keys(step, given))
+
+
+def _levels_by_part(
+    job: JobSpec, steps: _Steps, keys: tuple[str, ...], given: _Given
+) -> tuple[tuple[tuple[Node, ...], ...], tuple[Part, ...]]:
+    """Build the trees of a job that is split by key."""
+    finish = _finishing(steps, given)
+    return tree_by_part(
+        keys,
+        job.parts,
+        _node_keys(steps.combine or _CONCAT, given),
+        finish=lambda combined: part_key(finish(combined), by=job.by),
+        concat=steps.how == "concat",
+    )
+
+
+def _node_keys(step: Step, given: _Given) -> Callable[[Sequence[str]], str]:
+    return lambda children: node_key(children, step=step, parameters=given.parameters, tables=given.tables)

@@ -16,7 +16,7 @@ import msgspec
 from hindscan.history.snapshot import Slice, Snapshot
 from hindscan.jobs.job import JobSpec
 
-__all__ = ["Chain", "Node", "Plan", "Stage"]
+__all__ = ["Chain", "Node", "Part", "Plan", "Stage"]
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +27,16 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     #: Keys of the children, leftmost first.
     children: tuple[str, ...]
     key: str
+    #: The children are split by key, and this part of each is combined; None: the whole of each. A node of one part is made even where it has one child.
+    part: int | None = None
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of a stage that is split by key: its own tree, combined and finished without the other parts."""
+
+    #: Keys of the combined and of the finished table.
+    combined: str
+    finished: str
 
 
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +84,25 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     unbounded: dict[str, str] = {}
     #: Of an ordered job: all slices, partition by partition; their partials, each partition's followed by what its close gives, are what is combined.
     chains: tuple[Chain, ...] = ()
+    #: Of a job that is split by key: `levels` has the nodes of all parts, and nothing is stored under `combined` and `finished`, which stand for all of them.
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def empty(self) -> str:
+        """Key of what the step gives for no rows, which is what is combined where there are no slices."""
+        return self.levels[0][0].children[0] if self.parts else self.combined
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Keys of all that is finished: of the one combined table, or of that of each part."""
+        return tuple(part.combined for part in self.parts) or (self.combined,)
+
+    @property
+    def results(self) -> dict[str, str]:
+        """Key of each finished table, with the key of the combined one it is made from."""
+        if self.parts:
+            return {part.finished: part.combined for part in self.parts}
+        return {self.finished: self.combined}
 
     @property
     def checkpoints(self) -> dict[str, str]:

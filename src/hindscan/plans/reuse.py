@@ -98,6 +98,8 @@ def _changes(plan: Plan, stage: Stage, before: Plan, old: Stage) -> Iterator[str
         then = before.snapshot.pins.get(name)
         if then is None or table_digest(plan.snapshot.pins[name], {}) != table_digest(then, {}):
             yield f"table {name} changed"
+    if (plan.job.by, plan.job.by and plan.job.parts) != (before.job.by, before.job.by and before.job.parts):
+        yield "the split by key changed"
     if stage.table is not None and old.table is not None:
         if _reading(plan.snapshot.pins[stage.table]) != _reading(before.snapshot.pins[old.table]):
             yield f"how {stage.table} is read changed"

@@ -24,7 +24,7 @@ import xxhash
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["table_digest"]
+__all__ = ["Columned", "table_digest"]
 
 #: Bits that stand for every NaN, by width in bytes.
 _NAN = {2: (np.uint16, 0x7E00), 4: (np.uint32, 0x7FC00000), 8: (np.uint64, 0x7FF8000000000000)}
@@ -36,17 +36,41 @@ _Array: TypeAlias = Any
 _Values: TypeAlias = "np.ndarray[Any, Any]"
 
 
+class Columned(Protocol):
+    """What is digested: a table, or columns that come one after another."""
+
+    @property
+    def num_columns(self) -> int:
+        """How many columns."""
+        ...
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows."""
+        ...
+
+    @property
+    def column_names(self) -> list[str]:
+        """Their names, in order."""
+        ...
+
+    @property
+    def columns(self) -> Iterable[Any]:
+        """The columns, in order."""
+        ...
+
+
 class _Hash(Protocol):
     def update(self, data: Any, /) -> None: ...
 
 
-def table_digest(table: pa.Table) -> str:
+def table_digest(table: Columned) -> str:
     """Digest a table's content.
 
     Parameters
     ----------
     table : pa.Table
-        Any column types but intervals in months, which Parquet cannot hold.
+        Or what gives its columns one by one. Any column types but intervals in months, which Parquet cannot hold.
 
     Returns
     -------

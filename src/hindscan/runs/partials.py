@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -32,7 +32,7 @@ from hindscan.errors import BadPartial, ConfigError, CorruptPartial
 from hindscan.faults import point
 from hindscan.runs.digest import table_digest
 
-__all__ = ["Meta", "Partials", "local_folder"]
+__all__ = ["Meta", "PartMeta", "Partials", "local_folder"]
 
 #: Up to so many keys are looked up one by one; beyond, listing the folders is faster.
 _FEW_KEYS: Final = 256
@@ -51,6 +51,16 @@ _DAMAGE: Final = (
 )
 
 
+class PartMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one part of a split partial lies."""
+
+    digest: str
+    rows: int
+    #: Record batches `[first, last)` of the file.
+    first: int
+    last: int
+
+
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """What a partial says of itself."""
 
@@ -60,6 +70,8 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     proof: Proof | None = None
     #: What the writer added.
     metadata: dict[str, str] = {}
+    #: Of one that is split by key: its parts, in the order in which they lie in the file.
+    parts: tuple[PartMeta, ...] = ()
 
 
 _meta = msgspec.json.Decoder(Meta)
@@ -140,16 +152,35 @@ class Partials:
         hindscan.errors.BadPartial
             A column is of a type that no result can have.
         """
+        meta = Meta(digest=_digest(key, table), rows=table.num_rows, proof=proof, metadata=metadata or {})
+        return self._write(key, table, meta)
+
+    def write_parts(self, key: str, parts: Sequence[pa.Table], proof: Proof | None = None) -> tuple[str, int]:
+        """Store a partial split by key, so that each part can be read without the others; see `write`.
+
+        Parameters
+        ----------
+        key : str
+            Its content key.
+        parts : sequence of pa.Table
+            All of one schema; may be empty tables.
+        proof : Proof, optional
+            What was seen while the slice was read.
+        """
+        schema = parts[0].schema.remove_metadata()
+        batches: list[pa.RecordBatch] = []
+        metas = []
+        for part in parts:
+            own = part.replace_schema_metadata(None).combine_chunks().to_batches() if part.num_rows else []
+            first = len(batches)
+            batches += own
+            metas.append(PartMeta(digest=_digest(key, part), rows=part.num_rows, first=first, last=len(batches)))
+        table = pa.Table.from_batches(batches, schema)
+        meta = Meta(digest=_digest(key, table), rows=table.num_rows, proof=proof, parts=tuple(metas))
+        return self._write(key, table, meta)
+
+    def _write(self, key: str, table: pa.Table, meta: Meta) -> tuple[str, int]:
         path = self.path(key)
-        try:
-            digest = table_digest(table)
-        except (TypeError, pa.ArrowNotImplementedError) as fault:
-            raise BadPartial(
-                f"While storing partial {key}: its columns must be of types that a result can have; {fault}. "
-                "Return numbers, texts, times, or lists and structs of them.",
-                key=key,
-            ) from fault
-        meta = Meta(digest=digest, rows=table.num_rows, proof=proof, metadata=metadata or {})
         document = msgspec.json.encode(meta)
         check = xxhash.xxh3_64_hexdigest(document).encode()
         stored = table.replace_schema_metadata({_META: document, _CHECK: check})
@@ -181,6 +212,48 @@ class Partials:
             except _DAMAGE as fault:
                 raise _damaged(path, key, handle, fault) from fault
         return table.replace_schema_metadata(None)
+
+    def read_part(self, key: str, part: int) -> pa.Table:
+        """Read one part of a split partial and verify it; nothing of the others is read.
+
+        Raises
+        ------
+        hindscan.errors.CorruptPartial
+            As `read`.
+        """
+        path = self.path(key)
+        with _Opened(path, key) as handle:
+            try:
+                with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                    said = _meta_of(reader.schema).parts[part]
+                    batches = [reader.get_batch(number) for number in range(said.first, said.last)]
+                    table = pa.Table.from_batches(batches, reader.schema).replace_schema_metadata(None)
+                table.validate(full=True)
+                found = table_digest(table)
+                if found != said.digest or table.num_rows != said.rows:
+                    raise ValueError(f"part {part} has digest {found} and should have {said.digest}")
+            except (*_DAMAGE, IndexError) as fault:
+                raise _damaged(path, key, handle, fault) from fault
+        return table
+
+    def batches(self, key: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read a partial batch by batch, without holding it whole and without verifying it: `read` it once before.
+
+        Parameters
+        ----------
+        key : str
+            Its content key.
+        columns : sequence of str, optional
+            Those to read, in this order. Default: all.
+        """
+        with pa.memory_map(str(self.path(key))) as source, pa.ipc.open_file(source) as reader:
+            names = reader.schema.names
+        wanted = None if columns is None else [names.index(name) for name in columns]
+        options = pa.ipc.IpcReadOptions(included_fields=wanted)
+        with pa.memory_map(str(self.path(key))) as source, pa.ipc.open_file(source, options=options) as reader:
+            for number in range(reader.num_record_batches):
+                batch = reader.get_batch(number).replace_schema_metadata(None)
+                yield batch if columns is None else batch.select(list(columns))
 
     def read_meta(self, key: str) -> Meta:
         """Read what a partial says of itself, without its content.
@@ -264,6 +337,17 @@ class _Opened:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._handle)
+
+
+def _digest(key: str, table: pa.Table) -> str:
+    try:
+        return table_digest(table)
+    except (TypeError, pa.ArrowNotImplementedError) as fault:
+        raise BadPartial(
+            f"While storing partial {key}: its columns must be of types that a result can have; {fault}. "
+            "Return numbers, texts, times, or lists and structs of them.",
+            key=key,
+        ) from fault
 
 
 def _meta_of(schema: pa.Schema) -> Meta:

@@ -23,9 +23,9 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -49,6 +49,7 @@ from hindscan.runs.partials import local_folder
 __all__ = [
     "Manifest",
     "Published",
+    "Rows",
     "SliceRecord",
     "latest",
     "list_results",
@@ -79,6 +80,17 @@ class SliceRecord(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     seconds: float = 0.0
     proof: Proof | None = None
+
+
+class Rows(Protocol):
+    """A result that nobody holds whole: its rows come in tables, one after another."""
+
+    schema: pa.Schema
+    num_rows: int
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Give the rows."""
+        ...
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +162,7 @@ def result_folder(root: str | os.PathLike[str], job: str, run: str) -> Path:
 def publish(
     root: str | os.PathLike[str],
     *,
-    table: pa.Table,
+    table: pa.Table | Rows,
     manifest: Manifest,
     snapshot: Snapshot,
     slices: Sequence[SliceRecord],
@@ -164,7 +176,7 @@ def publish(
     ----------
     root : str or path
         Folder of the artefacts.
-    table : pa.Table
+    table : pa.Table or Rows
         The result; of a simulation and a scan alike.
     manifest : Manifest
         What is known of the run; names job and run.
@@ -219,14 +231,19 @@ def _sweep(attempts: Path) -> None:
 def _write(
     attempt: Path,
     final: Path,
-    table: pa.Table,
+    table: pa.Table | Rows,
     manifest: Manifest,
     snapshot: Snapshot,
     slices: Sequence[SliceRecord],
     charts: Mapping[str, bytes],
 ) -> Manifest:
     result = attempt / "result.parquet"
-    files.write_parquet_atomic(result, table)
+    if isinstance(table, pa.Table):
+        files.write_parquet_atomic(result, table)
+        digest = table_digest(table)
+    else:
+        files.write_parquet_stream(result, table.schema, table.tables())
+        digest = table_digest(files.ParquetColumns(result))
     point("results.table_written")
     pinned = msgspec.json.encode(snapshot, order="deterministic")
     files.write_parquet_atomic(attempt / "snapshot.parquet", _slice_table(slices, pinned))
@@ -242,7 +259,7 @@ def _write(
             path="/".join(("results", *final.parts[-2:], "result.parquet")),
             rows=table.num_rows,
             bytes=result.stat().st_size,
-            digest=table_digest(table),
+            digest=digest,
             columns=tuple(f"{field.name}: {field.type}" for field in table.schema),
         ),
     )

@@ -29,6 +29,7 @@ from hindscan.jobs.returned import to_model, to_model_table, to_table
 from hindscan.jobs.simulation import simulate
 from hindscan.jobs.state import check_next, from_state, to_state
 from hindscan.plans.plan import Node
+from hindscan.runs.parts import sort_by_key, split
 from hindscan.tasks.broadcast import BroadcastTable
 from hindscan.tasks.task import Assignment, Broadcast, Done
 
@@ -103,17 +104,19 @@ class Bench:
             proofs = source.proofs()
         if after is not None:
             self._store(after, position, left)
-        return self._store(key, position, made, proofs[0] if proofs else None), left
+        return self._store_leaf(key, position, made, proofs[0] if proofs else None), left
 
     def close(self, state: str, key: str) -> Done:
         """Make the closing partial of a partition out of the state it ends with."""
-        return self._store(key, 0, to_table(self._call_with_state("close", self.state(state)), "close"))
+        return self._store_leaf(key, 0, to_table(self._call_with_state("close", self.state(state)), "close"))
 
     def combine(self, node: Node) -> Done:
         """Combine the partials below a node, in their order."""
-        given = [self._assignment.partials.read(child) for child in node.children]
+        partials = self._assignment.partials
+        part = node.part
+        given = [partials.read(key) if part is None else partials.read_part(key, part) for key in node.children]
         table = one_table(given, node.children)
-        match self._assignment.how:
+        match self._assignment.how if len(given) > 1 else "concat":
             case "concat":
                 made = table
             case "statistics":
@@ -130,7 +133,9 @@ class Bench:
             # What a finish of the job's own gets, too: the form in which statistics are merged is nobody else's.
             table = statistics.finish(table)
         step = self._assignment.finish
-        return self._store(key, 0, self._call(step, table) if step in self._functions else table)
+        made = self._call(step, table) if step in self._functions else table
+        by = self._assignment.job.by
+        return self._store(key, 0, sort_by_key(made, by) if by else made)
 
     def _scan(self, pieces: tuple[Slice, ...], position: int, key: str) -> Done:
         assignment = self._assignment
@@ -140,7 +145,7 @@ class Bench:
             made = self._apply(assignment.each, assignment.job.table, source)
             # Before the partial is visible: what was read must be what was pinned, and all of it.
             proofs = source.proofs()
-        return self._store(key, position, made, proofs[0] if proofs else None)
+        return self._store_leaf(key, position, made, proofs[0] if proofs else None)
 
     def _draw(self, piece: DrawSlice) -> pa.Table:
         assignment = self._assignment
@@ -209,6 +214,24 @@ class Bench:
         if step == "calibrate":
             return self._assignment.how == "none" and "calibrate_finish" not in self._functions
         return step == "calibrate_finish"
+
+    def _store_leaf(self, key: str, position: int, table: pa.Table, proof: Proof | None = None) -> Done:
+        """Store what is combined: split, where the job is split by key."""
+        job = self._assignment.job
+        if not job.by:
+            return self._store(key, position, table, proof)
+        parts = split(table, job.by, job.parts)
+        digest, size = self._assignment.partials.write_parts(key, parts, proof)
+        return Done(
+            position=position,
+            key=key,
+            rows=table.num_rows,
+            bytes=size,
+            digest=digest,
+            seconds=0.0,
+            cpu_seconds=0.0,
+            proof=proof,
+        )
 
     def _store(self, key: str, position: int, table: pa.Table, proof: Proof | None = None) -> Done:
         # Metadata is no content, so what a model's table says of itself is kept beside it.

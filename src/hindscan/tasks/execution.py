@@ -76,6 +76,8 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Key of the finished table of the last stage: the result.
     finished: str
+    #: Keys of what is stored of it: itself, or of a job that is split by key its parts, each sorted by key.
+    results: tuple[str, ...]
     stages: tuple[StageDone, ...]
     computed: int
     reused: int
@@ -159,6 +161,7 @@ def execute(
     done = [d for stage in outcome for d in stage.slices]
     return Executed(
         finished=plan.stages[-1].finished,
+        results=tuple(plan.stages[-1].results),
         stages=tuple(outcome),
         computed=len(done),
         reused=plan.slice_count - len(done),
@@ -298,8 +301,13 @@ class _StageWork:
         self._forgotten: set[str] = set()
         self._done: dict[int, Done] = {}
         self._seconds = 0.0
-        #: By key; a node with one child is that child, and nothing is to be made for it.
-        self._nodes = {node.key: node for level in stage.levels for node in level if len(node.children) > 1}
+        #: By key; a node with the whole of one child is that child, and nothing is to be made for it.
+        self._nodes = {
+            node.key: node
+            for level in stage.levels
+            for node in level
+            if len(node.children) > 1 or node.part is not None
+        }
         #: By position of their slices.
         self._chains = {position: chain for chain in stage.chains for position in range(chain.first, chain.last)}
         self._states = stage.checkpoints
@@ -308,7 +316,8 @@ class _StageWork:
         """Tell whether a partial is one of this stage."""
         stage = self._stage
         closes = {chain.close for chain in stage.chains}
-        return key in {*stage.keys, *self._states.values(), *closes, *self._nodes, stage.combined, stage.finished}
+        ends = {*stage.roots, *stage.results, stage.empty}
+        return key in {*stage.keys, *self._states.values(), *closes, *self._nodes, *ends}
 
     def forget(self, key: str) -> None:
         """Take a partial for missing, whatever lies there."""
@@ -346,9 +355,9 @@ class _StageWork:
     def _make_slices(self) -> None:
         stage = self._stage
         if not stage.slices:
-            if not self._has(stage.combined):
-                piece = Piece(key=stage.combined, position=0, name="no rows")
-                self._make([[piece]], lambda _: self._task("slices", keys=(stage.combined,)))
+            if not self._has(stage.empty):
+                piece = Piece(key=stage.empty, position=0, name="no rows")
+                self._make([[piece]], lambda _: self._task("slices", keys=(stage.empty,)))
             return
         if stage.chains:
             self._make_chains()
@@ -440,7 +449,7 @@ class _StageWork:
     def _missing_nodes(self) -> list[Node]:
         """Give the nodes to be made, children before parents: below a node that exists nothing is needed."""
         missing: list[Node] = []
-        wanted = [self._stage.combined]
+        wanted = list(self._stage.roots)
         while wanted:
             node = self._nodes.get(wanted.pop())
             if node is not None and not self._has(node.key):
@@ -462,10 +471,20 @@ class _StageWork:
         )
 
     def _finish(self) -> None:
-        stage = self._stage
-        if not self._has(stage.finished):
-            piece = Piece(key=stage.finished, position=0, name="the finished table")
-            self._make([[piece]], lambda _: self._task("finish", combined=stage.combined, finished=stage.finished))
+        results = self._stage.results
+        pieces = [
+            Piece(
+                key=key,
+                position=position,
+                name=f"finished table {position}" if self._stage.parts else "the finished table",
+            )
+            for position, key in enumerate(results)
+            if not self._has(key)
+        ]
+        self._make(
+            [[piece] for piece in pieces],
+            lambda some: self._task("finish", combined=results[some[0].key], finished=some[0].key),
+        )
 
     def _task(self, kind: TaskKind, **what: Any) -> Task:
         return Task(id=next(self._tally.ids), kind=kind, assignment=self._assignment, **what)

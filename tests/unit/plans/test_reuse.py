@@ -91,3 +91,11 @@ def test_each_change_is_named_for_the_slices_it_concerns(now: Plan, reasons: dic
 
 def test_without_an_earlier_plan_that_is_the_reason():
     assert why_not_reused(BASE, None) == {"no earlier run to compare with": 2 + DRAWS}
+
+
+def test_another_split_by_key_is_named():
+    scan = replace(JOB, kind="scan", tables={}, steps={"slice": Step(digest="s")}, combine="concat", by=("bidder",))
+    whole, other = replace(scan, by=()), replace(scan, parts=5)
+    before, *now = (plan(job, parameters={}, seed=None) for job in (scan, whole, other))
+    assert [why_not_reused(one, before) for one in now] == [{"the split by key changed": 2}] * 2
+    assert why_not_reused(plan(scan, parameters={}, seed=None), before) == {"its partial is gone": 2}

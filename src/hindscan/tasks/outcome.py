@@ -1,0 +1,69 @@
+"""What a plan that was carried out gives: one finished table, or the parts of a table that is split by key, merged to one in the order of its keys.
+
+Keeps promises 8, 9 and 10. Every part is verified, one at a time, before the first row of any is given; then they are merged batch by batch, so that a result
+is published that no process has held whole.
+
+::
+
+    Executed.results -> outcome -> runs.results.publish
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from hindscan.runs.partials import Partials
+from hindscan.runs.parts import merge
+from hindscan.tasks.bench import one_table
+
+__all__ = ["Merged", "outcome"]
+
+
+class Merged:
+    """Finished parts as one table, sorted by key.
+
+    Parameters
+    ----------
+    partials : Partials
+        Where the parts are.
+    keys : sequence of str
+        Under which they are stored.
+    by : sequence of str
+        Key columns.
+
+    Raises
+    ------
+    hindscan.errors.CorruptPartial
+        A part is damaged.
+    hindscan.errors.BadPartial
+        Parts differ in their columns.
+    """
+
+    def __init__(self, partials: Partials, keys: Sequence[str], by: Sequence[str]) -> None:
+        self._partials, self._keys, self._by = partials, tuple(keys), tuple(by)
+        schemas, self.num_rows = [], 0
+        for key in keys:
+            part = partials.read(key)
+            schemas.append(part.schema)
+            self.num_rows += part.num_rows
+        self.schema = one_table([schema.empty_table() for schema in schemas], keys).schema
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Give the rows, in tables of some thousands."""
+        readers = [functools.partial(self._partials.batches, key) for key in self._keys]
+        return merge(self.schema, self._by, readers)
+
+    def table(self) -> pa.Table:
+        """Give all rows at once, where they are few."""
+        return pa.concat_tables([self.schema.empty_table(), *self.tables()])
+
+
+def outcome(partials: Partials, keys: Sequence[str], by: Sequence[str]) -> pa.Table | Merged:
+    """Give what is published: the finished table, or its parts where the job is split by key."""
+    if by:
+        return Merged(partials, keys, by)
+    (key,) = keys
+    return partials.read(key)
