@@ -61,6 +61,10 @@ class ComputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_table_bytes: int = 2 << 30
     #: Slices each task works through. Default: decided from the plan; it never shows in a result.
     slices_per_task: int | None = None
+    #: Slices of a scan that may fail for good: a share of all (a float below 1) or a number.
+    allow_failed: int | float = 0
+    #: Bytes one worker may take of the machine's memory. Default: nine tenths of it, divided among the workers.
+    memory: int | None = None
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from hindscan import faults, times
 from hindscan.errors import Fenced, HindscanError, RunCancelled, ServiceUnavailable, TimeLimitExceeded
-from hindscan.planning import pin, prepare
+from hindscan.planning import pin, prepare, tolerance_of
 from hindscan.progress import (
     Fact,
     Observer,
@@ -172,6 +172,7 @@ def _work(workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observ
             observe=observe,
             stop=keeper.stop,
             slices_per_task=project.compute.slices_per_task,
+            allow_failed=tolerance_of(project, spec, run.request),
         )
     faults.point("runner.executed")
     keeper.check()

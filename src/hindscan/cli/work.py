@@ -135,6 +135,7 @@ def run(
     workers: int | None = None,
     history: Histories = None,
     fresh: Flag = False,
+    allow_failed: int | float | None = None,
     detach: Flag = False,
     options: Options = DEFAULTS,
 ) -> int:
@@ -158,6 +159,8 @@ def run(
         NAME=OTHER reads another history in the place of one.
     fresh : bool
         Compute everything, reuse nothing.
+    allow_failed : int or float
+        Slices that may fail for good and are then left out: a share of all (0.01) or a number.
     detach : bool
         Print the run's id and leave it to a process of its own.
     """
@@ -170,8 +173,9 @@ def run(
             workshop.warm("threads", workers or project.compute.workers)
         spec, code = workshop.job(job)
         request = _typed(
-            project, spec, parameters, history, window, seed=seed, draws=draws, workers=workers, fresh=fresh
-        )
+            project, spec, parameters, history, window, seed=seed, draws=draws, workers=workers, fresh=fresh,
+            allow_failed=allow_failed,
+        )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
         opened = register.open_run(workshop.store, request, code=digest, requested_by="cli")
         if detach:
@@ -264,7 +268,9 @@ def run_answer(workshop: Workshop, done: Run) -> dict[str, Any]:
         answer["manifest"] = str(folder / "manifest.json")
         answer["slices"] = {
             "total": manifest.slices.total, "reused": manifest.slices.reused, "computed": manifest.slices.computed,
+            "failed": manifest.slices.failed,
         }  # fmt: skip
+        answer["incomplete"] = manifest.incomplete
         answer["seconds"] = round(manifest.seconds, 3)
     return answer
 
@@ -285,6 +291,11 @@ def _print_run(workshop: Workshop, done: Run, options: Options) -> int:
     path = Path(answer["result"]["path"])
     print_arrow(pq.read_table(path))
     slices = answer["slices"]
+    if answer["incomplete"]:
+        sys.stderr.write(
+            f"INCOMPLETE: {slices['failed']} of {slices['total']} slices failed and are left out; the manifest has the coverage, snapshot.parquet the reasons. "
+            f"`hindscan rerun {done.id}` tries only them.\n"
+        )
     sys.stderr.write(
         f"run {done.id}: {human_count(answer['result']['rows'])} rows in {answer['seconds']:.2f} s; "
         f"{slices['computed']} of {slices['total']} slices computed, {slices['reused']} reused\n{path}\n"

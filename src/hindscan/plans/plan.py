@@ -74,6 +74,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     unbounded: dict[str, str] = {}
     #: Of an ordered job: all slices, partition by partition; their partials, each partition's followed by what its close gives, are what is combined.
     chains: tuple[Chain, ...] = ()
+    #: Positions of slices that are missing and stay so; see `plans.incomplete`.
+    left_out: frozenset[int] = frozenset()
 
     @property
     def checkpoints(self) -> dict[str, str]:

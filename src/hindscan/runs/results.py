@@ -79,6 +79,9 @@ class SliceRecord(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     seconds: float = 0.0
     proof: Proof | None = None
+    #: Class and message of what it failed with for good, where that was tolerated: nothing of it is in the result.
+    error: str = ""
+    message: str = ""
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +128,8 @@ _COLUMNS: Final = pa.schema(
             "set_aside": pa.int64(),
             "bad_records": pa.list_(pa.string()),
             "unverified": pa.string(),
+            "error": pa.string(),
+            "message": pa.string(),
         }.items()
     ]
 )
@@ -269,6 +274,8 @@ def _slice_row(record: SliceRecord) -> dict[str, Any]:
         "reused": record.reused,
         "digest": record.digest,
         "seconds": record.seconds,
+        "error": record.error or None,
+        "message": record.message or None,
     }
     proof = record.proof
     if proof is not None:

@@ -74,6 +74,7 @@ def make_pieces(
     hearing: Hearing,
     ordered: bool = False,
     kept: Callable[[Piece], Done | None] | None = None,
+    tolerated: int = 0,
 ) -> Made:
     """Make pieces.
 
@@ -93,8 +94,10 @@ def make_pieces(
         The pieces of a group need each other in this order, so a group is never taken apart.
     kept : callable, optional
         Gives what a lost task had stored of a piece; None if there is nothing, or nothing that is surely its own.
+    tolerated : int
+        Pieces that may fail for good beside the `FAILURES_MOST` after which no more are begun.
     """
-    making = _Making(build, executor, stop, hearing, ordered=ordered, kept=kept)
+    making = _Making(build, executor, stop, hearing, ordered=ordered, kept=kept, most=FAILURES_MOST + tolerated)
     return making.make([deque(line) for line in lines if line])
 
 
@@ -113,7 +116,9 @@ class _Making:
         *,
         ordered: bool,
         kept: Callable[[Piece], Done | None] | None,
+        most: int,
     ) -> None:
+        self._most = most
         self._build, self._executor, self._stop, self._hearing = build, executor, stop, hearing
         self._ordered, self._kept = ordered, kept
         self._done: list[Done] = []
@@ -130,7 +135,7 @@ class _Making:
         self._ready.extend(lines)
         in_line = any(len(line) > 1 for line in lines)
         workers = self._executor.workers
-        while (self._ready or self._suspects) and not self._stop.is_set() and len(self._failed) < FAILURES_MOST:
+        while (self._ready or self._suspects) and not self._stop.is_set() and len(self._failed) < self._most:
             # Suspects come last, but for those that hold up what stands behind them.
             alone = bool(self._suspects) and (in_line or not self._ready)
             queue = self._suspects if alone else self._ready
@@ -160,7 +165,7 @@ class _Making:
         return lambda: len(self._out) >= workers or (not alone and bool(self._again or self._suspects))
 
     def _hand_out(self, line: _Line) -> Work | None:
-        if len(self._failed) >= FAILURES_MOST:
+        if len(self._failed) >= self._most:
             return None
         task = self._build(line[0])
         self._out[task.id] = line
