@@ -246,3 +246,17 @@ def summed(state, open_ended: int = -1):
 def passing(numbers, state):
     """Hand the state on as it came."""
     return {"n": number(numbers), "columns": len(state.schema)}, state
+
+
+@hs.job(history="numbers", combine="concat")
+def hungry(numbers, folder: str, bad: int = 3, megabytes: int = 700, appetite: str = "always"):
+    """Take memory, and hold it until somebody does something about it."""
+    n = number(numbers)
+    eaten = Path(folder, f"eaten-{n}")
+    if n == bad and (appetite == "always" or not eaten.exists()):
+        with eaten.open("a") as times:
+            times.write("x")
+        taken = np.ones(megabytes * 2**17)
+        time.sleep(60)
+        return {"n": int(taken[0])}
+    return {"n": n}

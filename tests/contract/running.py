@@ -103,6 +103,7 @@ class Site:
         slices_per_task: int | None = None,
         plan: Plan | None = None,
         fresh: bool = False,
+        allow_failed: float = 0,
         **parameters: object,
     ) -> Executed:
         plan = self.plan(job, fresh=fresh, **parameters) if plan is None else plan
@@ -116,6 +117,7 @@ class Site:
             observe=(facts if facts is not None else []).append,
             stop=stop or threading.Event(),
             slices_per_task=slices_per_task,
+            allow_failed=allow_failed,
         )
 
     def works(self, job: Job | str, **parameters: object) -> list[Work]:

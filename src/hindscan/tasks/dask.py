@@ -28,8 +28,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from hindscan.errors import ServiceUnavailable, WorkerDied
+from hindscan.errors import SchedulerUnavailable, WorkerDied
 from hindscan.tasks.executor import GRACE_SECONDS, Finished, Lost, Outcome, Work
+from hindscan.tasks.memory import Guard
 from hindscan.tasks.process import Frames, Process, start
 
 if TYPE_CHECKING:
@@ -81,9 +82,12 @@ class DaskExecutor:
         Worker processes of the local cluster; ignored with an address.
     address : str, optional
         A running scheduler. Default: a cluster of our own on this machine.
+    memory : int, optional
+        Bytes a worker of our own may take; one that has the machine for itself may take what all might. Default: no limit.
     """
 
-    def __init__(self, workers: int = 2, address: str | None = None) -> None:
+    def __init__(self, workers: int = 2, address: str | None = None, memory: int | None = None) -> None:
+        self._guard = Guard(memory)
         self._count = workers
         self._address = address
         self._cluster: LocalCluster | None = None
@@ -146,6 +150,7 @@ class DaskExecutor:
                 if not live or (deadline is not None and time.monotonic() > deadline):
                     return
                 self._check_scheduler()
+                self._guard.look(list(self._named.values()), times=self._count if len(live) == 1 else 1)
                 yield from self._settle(self._events())
         finally:
             if live and self._client is not None:  # None: the executor was left before its iterator was closed
@@ -198,9 +203,10 @@ class DaskExecutor:
                     if self._let_go(task):
                         yield Finished(id=task, receipt=receipt)
                 case Process(), None:
+                    memory = self._guard.verdict(who)
                     task, reason = self._bury(who)
                     if self._let_go(task):
-                        yield Lost(id=task, reason=reason)
+                        yield Lost(id=task, reason=reason, out_of_memory=memory)
                 case str(), future if who in live and live[who][1] is future:  # not of an earlier attempt
                     if future.status == "error":
                         yield from self._failed(live[who][0], future)
@@ -366,8 +372,8 @@ def _tell(inbox: queue.SimpleQueue[tuple[Any, Any]], task: str, future: Future[b
     inbox.put((task, future))
 
 
-def _gone(address: str) -> ServiceUnavailable:
-    return ServiceUnavailable(
+def _gone(address: str) -> SchedulerUnavailable:
+    return SchedulerUnavailable(
         f"Working on tasks with the Dask scheduler at {address}: it must answer and have workers, and it does not. "
         "Start it and its workers, then retry the run: what is computed is kept.",
         address=address,
