@@ -16,7 +16,7 @@ import secrets
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -25,8 +25,6 @@ from hindscan.errors import NotFound
 from hindscan.plans.incomplete import Coverage, coverage_document, coverage_of, without
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from hindscan.config import Project
     from hindscan.planning import Prepared
     from hindscan.plans.plan import Plan, Stage
@@ -59,9 +57,9 @@ class PartialResult(msgspec.Struct, frozen=True, kw_only=True):
         """Give the table as Arrow."""
         return self.table
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> Any:
         """Give the table as a pandas data frame, with the coverage in its `attrs`."""
-        frame: pd.DataFrame = self.table.to_pandas()
+        frame = self.table.to_pandas()
         frame.attrs["incomplete"] = coverage_document(self.coverage)
         return frame
 

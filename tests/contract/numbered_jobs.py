@@ -260,3 +260,20 @@ def hungry(numbers, folder: str, bad: int = 3, megabytes: int = 700, appetite: s
         time.sleep(60)
         return {"n": int(taken[0])}
     return {"n": n}
+
+
+@hs.job(history="numbers")
+def groups(numbers):
+    """Counts and sums by group: of nulls, NaN, and no rows at all."""
+    return numbers.sql(
+        "SELECT g, count(*) AS rows, count(v) AS valued, count(*) FILTER (isnan(v)) AS nans, "
+        "coalesce(sum(v) FILTER (NOT isnan(v)), 0.0) AS total, max(w) AS most FROM numbers GROUP BY g ORDER BY g NULLS FIRST"
+    )
+
+
+@groups.combine
+def regrouped(partials):
+    return partials.sql(
+        "SELECT g, sum(rows)::BIGINT AS rows, sum(valued)::BIGINT AS valued, sum(nans)::BIGINT AS nans, sum(total) AS total, max(most) AS most "
+        "FROM partials GROUP BY g ORDER BY g NULLS FIRST"
+    )

@@ -77,7 +77,15 @@ class Site:
             job = next(declared for declared in found if declared.name == job)
         return bundle(job, self.root)
 
-    def plan(self, job: Job | str, *, fresh: bool = False, seed: int | None = None, **parameters: object) -> Plan:
+    def plan(
+        self,
+        job: Job | str,
+        *,
+        fresh: bool = False,
+        seed: int | None = None,
+        slice_rows: int = ROWS,
+        **parameters: object,
+    ) -> Plan:
         spec, _ = self.packed(job)
         defaults = {p.name: p.default for p in spec.parameters}
         tables = [*([spec.table] if spec.table else []), *spec.tables]
@@ -87,7 +95,7 @@ class Site:
             defaults | parameters,
             Snapshot(pins=pins, window=Window(), pinned_at=0),
             identities={table: self.history.reader(pin).identity() for table, pin in pins.items()},
-            slice_rows=dict.fromkeys(tables, ROWS),
+            slice_rows=dict.fromkeys(tables, slice_rows),
             existing=self.partials.has,
             fresh=fresh,
             seed=seed,
