@@ -21,6 +21,7 @@ import functools
 import logging
 import os
 import queue
+import signal
 import tempfile
 import threading
 import time
@@ -34,7 +35,7 @@ from hindscan.tasks.memory import Guard
 from hindscan.tasks.process import Frames, Process, start
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, LocalCluster
+    from distributed import Client, Future, LocalCluster, Nanny
 
 __all__ = ["DaskExecutor", "work", "worker_main"]
 
@@ -287,8 +288,24 @@ class DaskExecutor:
             keys = {future.key for future in futures}
             busy = [name for name, held in self._client.processing().items() if keys & set(held)]
             self._client.cancel(futures, force=True)
-            if busy:
-                self._client.restart_workers(busy, timeout=_CONNECT_SECONDS, raise_for_error=False)
+            self._end_busy(busy)
+
+    def _end_busy(self, busy: list[str]) -> None:
+        """End workers of somebody else that are at cancelled tasks. A restart would wait some seconds for each to finish, and for ever where there is no nanny."""
+        assert self._client is not None
+        known = self._client.scheduler_info(n_workers=-1)["workers"]
+        watched = [name for name in busy if known.get(name, {}).get("nanny")]
+        if watched:
+            self._client.sync(
+                self._client._run,  # noqa: SLF001 -- `run` takes no time-out
+                _end_worker,
+                workers=watched,
+                nanny=True,
+                on_error="ignore",
+                callback_timeout=_CONNECT_SECONDS,
+            )
+        if alone := [name for name in busy if name not in watched]:
+            self._client.restart_workers(alone, timeout=_CONNECT_SECONDS, raise_for_error=False)
 
     # A cluster that is there already ---------------------------------------------------------------------------
 
@@ -395,6 +412,12 @@ def _quiet() -> Iterator[None]:
 # On the worker -----------------------------------------------------------------------------------------------------
 
 _frames: Frames | None = None
+
+
+def _end_worker(dask_worker: Nanny) -> None:
+    """Kill the worker of a nanny, which then starts another."""
+    if dask_worker.process is not None and dask_worker.process.pid is not None:
+        os.kill(dask_worker.process.pid, signal.SIGKILL)
 
 
 def work(task: str, payload: bytes, by_pipe: bool) -> bytes:
