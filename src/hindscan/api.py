@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+    from hindscan.anytime import PartialResult
     from hindscan.explore import PinnedHistory, Time
     from hindscan.history.window import Offsets
     from hindscan.jobs.declare import Job
@@ -56,6 +57,7 @@ def run(
     workers: int | None = None,
     histories: Mapping[str, str] | None = None,
     fresh: bool = False,
+    allow_failed: float | None = None,
     project: str | os.PathLike[str] | None = None,
 ) -> RunHandle:
     """Start a run and come back at once.
@@ -80,6 +82,8 @@ def run(
         Other histories for the job's tables, by name.
     fresh : bool
         Compute everything, reuse nothing.
+    allow_failed : int or float, optional
+        Slices that may fail for good and are then left out of the result: a share of all (0.01) or a number. Default: the job's.
     project : path, optional
         Folder of the project file. Default: the nearest upwards.
 
@@ -108,6 +112,7 @@ def run(
                 as_of=as_of, since=since, until=until, last=last, offsets=offsets, partitions=partitions, keys=keys
             ),
             seed=seed, draws=draws, workers=workers, histories=dict(histories or {}), fresh=fresh,
+            allow_failed=allow_failed,
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
         opened = register.open_run(workshop.store, request, code=digest, requested_by="api")
@@ -303,6 +308,24 @@ class RunHandle:
                 run=self.id,
             )
         return Result(self._project.root / found.result)
+
+    def partial(self) -> PartialResult:
+        """Combine what is done so far, in a process of its own: while the run goes on, and after a failure or a cancel.
+
+        Returns
+        -------
+        PartialResult
+            The table, which says of itself that it is incomplete, and its coverage by partition or file. Nothing is published.
+
+        Raises
+        ------
+        hindscan.errors.NotFound
+            Nothing is done yet.
+        """
+        from hindscan.anytime import partial_result
+
+        with self._workshop() as workshop:
+            return partial_result(self._project, workshop.store, workshop.partials, self.id)
 
     @contextmanager
     def _workshop(self) -> Iterator[Workshop]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from hindscan.errors import ConfigError, HindscanError, NotFound
+from hindscan.jobs.job import is_allowance
 
 if TYPE_CHECKING:
     from hindscan.events.trigger import Trigger
@@ -61,6 +62,10 @@ class ComputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_table_bytes: int = 2 << 30
     #: Slices each task works through. Default: decided from the plan; it never shows in a result.
     slices_per_task: int | None = None
+    #: Slices of a scan that may fail for good: a share of all (a float below 1) or a number.
+    allow_failed: int | float = 0
+    #: Bytes one worker may take of the machine's memory. Default: nine tenths of it, divided among the workers.
+    memory: int | None = None
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -302,10 +307,20 @@ class _Reading:
         return kind(**good)
 
     def _check_values(self, project: Project, tables: dict[str, dict[str, Any]]) -> None:
-        for section, field in (("compute", "workers"), ("compute", "runs"), ("compute", "max_bytes")):
+        for section, field in (
+            ("compute", "workers"),
+            ("compute", "runs"),
+            ("compute", "max_bytes"),
+            ("compute", "memory"),
+        ):
             value = getattr(getattr(project, section), field)
-            if value < 1:
+            if value is not None and value < 1:
                 self.fault((section, field), f"must be at least 1, found {value}")
+        if not is_allowance(project.compute.allow_failed):
+            found = project.compute.allow_failed
+            self.fault(
+                ("compute", "allow_failed"), f"must be a share below 1 or a whole number of slices, found {found}"
+            )
         if not 0 <= project.serve.port <= 65_535:
             self.fault(("serve", "port"), f"must be 0 to 65535, found {project.serve.port}")
         password = _URL_PASSWORD.search(str(tables["store"].get("url", "")))

@@ -6,6 +6,7 @@ everything else is a look at the store, the declared project or a published file
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from hindscan.errors import Conflict, NotFound, UsageError
 from hindscan.events.received import received_over_http
 from hindscan.planning import ask
 from hindscan.runs import codes, inbox, log, register, results, snapshots
+from hindscan.runs.partials import Partials
 from hindscan.runs.run import FINAL
 from hindscan.words import job_document, run_document, state_of
 
@@ -42,6 +44,7 @@ _OPTIONS: Final[Mapping[str, Any]] = {
     "draws": int,
     "workers": int,
     "fresh": bool,
+    "allow_failed": int | float,
     "histories": dict[str, str],
 }
 
@@ -77,6 +80,7 @@ class StoreDesk:
     ) -> None:
         self._project, self._store, self._specs, self._intake = project, store, specs, intake
         self._notify, self._faults = notify, faults
+        self._combining = threading.Lock()
 
     def receive(self, events: Sequence[Event]) -> dict[str, list[str]]:
         """Record events and what they start."""
@@ -163,6 +167,15 @@ class StoreDesk:
     def result(self, run: str) -> Path:
         """Find the published table of a run."""
         return self._folder(run) / "result.parquet"
+
+    def partial(self, run: str) -> tuple[Path, dict[str, Any]]:
+        """Combine what a run has done so far, in a child process: a file that the caller deletes, and the coverage."""
+        from hindscan.anytime import partial_result, save_partial
+
+        # One at a time: each takes a process of its own, and they may be asked for by many.
+        with self._combining:
+            found = partial_result(self._project, self._store, Partials(self._project.artefacts), run)
+        return save_partial(found), msgspec.to_builtins(found.coverage) | {"incomplete": found.incomplete}
 
     def manifest(self, run: str) -> dict[str, Any]:
         """Give the manifest of a run's result."""

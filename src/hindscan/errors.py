@@ -34,6 +34,7 @@ what was required, what was found (value and ids), what to do next. The docstrin
     │   ├── CodeLoadError                   the job's code cannot be loaded where it runs
     │   ├── BadPartial                      a step returned what cannot be a partial or a result
     │   ├── WorkerDied                      the process was killed or crashed (retryable)
+    │   ├── OutOfMemory                     a worker took more memory than it may, alone on the machine too
     │   ├── CorruptPartial                  a stored partial whose digest is wrong (recomputed)
     │   ├── RunCancelled                    somebody cancelled
     │   └── TimeLimitExceeded               the declared limit passed
@@ -45,6 +46,7 @@ what was required, what was found (value and ids), what to do next. The docstrin
         ├── BrokerUnavailable
         ├── RegistryUnavailable
         ├── StoreUnavailable
+        ├── SchedulerUnavailable
         └── PortInUse
 """
 
@@ -76,6 +78,7 @@ __all__ = [
     "JobFailed",
     "MappingError",
     "NotFound",
+    "OutOfMemory",
     "OutOfOrder",
     "ParameterError",
     "PlanRefused",
@@ -83,6 +86,7 @@ __all__ = [
     "ReadIncomplete",
     "RegistryUnavailable",
     "RunCancelled",
+    "SchedulerUnavailable",
     "SchemaMismatch",
     "ServiceUnavailable",
     "SourceChanged",
@@ -246,6 +250,10 @@ class WorkerDied(ExecutionError):
     retryable = True
 
 
+class OutOfMemory(ExecutionError):
+    """The work takes more memory than a worker may."""
+
+
 class CorruptPartial(ExecutionError):
     """A stored partial is damaged."""
 
@@ -294,6 +302,10 @@ class BrokerUnavailable(ServiceUnavailable):
 
 class RegistryUnavailable(ServiceUnavailable):
     """The schema registry cannot be reached."""
+
+
+class SchedulerUnavailable(ServiceUnavailable):
+    """The Dask scheduler cannot be reached, or has no workers."""
 
 
 class StoreUnavailable(ServiceUnavailable):

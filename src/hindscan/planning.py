@@ -21,6 +21,7 @@ from hindscan.data import Proof
 from hindscan.errors import ParameterError, UsageError
 from hindscan.history.snapshot import History, Position, Reader, Snapshot, Window
 from hindscan.history.window import make_window
+from hindscan.jobs.job import is_allowance
 from hindscan.plans.cost import Cost, Limits, cost_of, refuse_over
 from hindscan.plans.make import make_plan
 from hindscan.plans.plan import Plan
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from hindscan.config import Project
     from hindscan.jobs.job import JobSpec
 
-__all__ = ["Prepared", "ask", "limits_of", "pin", "prepare"]
+__all__ = ["Prepared", "ask", "limits_of", "pin", "prepare", "tolerance_of"]
 
 
 #: Options that make up the window of the sliced history.
@@ -104,6 +105,13 @@ def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
             for name in ("seed", "draws")
             if getattr(request, name) is not None
         ]
+    allowed = request.allow_failed
+    if allowed is not None and not is_allowance(allowed):
+        faults.append(f"allow_failed must be a share below 1 (0.01) or a whole number of slices, found {allowed}")
+    elif allowed and (spec.kind == "simulation" or spec.order is not None):
+        faults.append(
+            f"allow_failed is for scans whose slices know nothing of each other, and {spec.name} is no such job"
+        )
     if request.draws is not None and request.draws < 1:
         faults.append(f"draws must be at least 1, found {request.draws}")
     if request.workers is not None and request.workers < 1:
@@ -183,6 +191,14 @@ def prepare(
     cost = cost_of(plan, workers=workers, slices_per_task=project.compute.slices_per_task)
     refuse_over(plan, cost, limits_of(project))
     return Prepared(plan=plan, readers=readers, cost=cost)
+
+
+def tolerance_of(project: Project, spec: JobSpec, request: RunRequest) -> float:
+    """Give the slices of a run that may fail: what was asked for, else the job's, else the project's; of no use where slices need each other."""
+    if spec.kind == "simulation" or spec.order is not None:
+        return 0
+    given = (request.allow_failed, spec.allow_failed)
+    return next((allowed for allowed in given if allowed is not None), project.compute.allow_failed)
 
 
 def limits_of(project: Project) -> Limits:

@@ -12,11 +12,12 @@ Points of failure: `runner.published`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hindscan import faults, times
 from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
+from hindscan.plans.incomplete import coverage_document
 from hindscan.runs import inbox
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
 from hindscan.runs.results import SliceRecord, publish
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from hindscan.workshop import Workshop
 
 __all__ = ["publish_run"]
+
+#: Characters of the message of a slice that failed which are kept in snapshot.parquet.
+MESSAGE_MOST: Final = 4_000
 
 
 def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Executed, started_at: int) -> str:
@@ -76,11 +80,24 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
 def _records(stage: Stage, done: StageDone, partials: Partials) -> list[SliceRecord]:
     """Tell of each slice how it went; a reused one brings the proof it was stored with."""
     computed = {one.position: one for one in done.slices}
+    failed = {one.position: one for one in done.failed}
     checkpoints = stage.checkpoints
     records = []
     for s, key in zip(stage.slices, stage.keys, strict=True):
         one = computed.get(s.position)
-        if one is None:
+        if s.position in failed:
+            fault = failed[s.position]
+            records.append(
+                SliceRecord(
+                    stage=stage.step,
+                    slice=s,
+                    key=key,
+                    reused=False,
+                    error=fault.error,
+                    message=fault.message[:MESSAGE_MOST],
+                )
+            )
+        elif one is None:
             meta = partials.read_meta(key)
             records.append(
                 SliceRecord(
@@ -145,7 +162,14 @@ def _manifest(
             rows=sum(r.proof.records for r in records if r.proof is not None and not r.reused),
             retried=executed.retried,
         ),
-        slices=SliceCounts(total=len(records), reused=executed.reused, computed=executed.computed),
+        slices=SliceCounts(
+            total=len(records),
+            reused=executed.reused,
+            computed=executed.computed,
+            failed=sum(bool(record.error) for record in records),
+        ),
+        incomplete=not all(stage.coverage.complete for stage in executed.stages),
+        coverage=coverage_document(executed.stages[-1].coverage),
         set_aside=sum(proof.set_aside for proof in proofs),
         repeatable_until=until,
         caveats=caveats,

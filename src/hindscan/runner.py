@@ -20,8 +20,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from hindscan import faults, times
-from hindscan.errors import Fenced, HindscanError, RunCancelled, ServiceUnavailable, TimeLimitExceeded
-from hindscan.planning import pin, prepare
+from hindscan.errors import (
+    Fenced,
+    HindscanError,
+    RunCancelled,
+    SchedulerUnavailable,
+    ServiceUnavailable,
+    TimeLimitExceeded,
+)
+from hindscan.planning import pin, prepare, tolerance_of
 from hindscan.progress import (
     Fact,
     Observer,
@@ -39,9 +46,12 @@ from hindscan.runs.run import Run, State
 from hindscan.workshop import kind_of_executor
 
 if TYPE_CHECKING:
+    from hindscan.history.snapshot import Snapshot
     from hindscan.jobs.job import Code, JobSpec
+    from hindscan.planning import Prepared
     from hindscan.runs.leases import Claimed
     from hindscan.runs.store import Store
+    from hindscan.tasks.execution import Executed
     from hindscan.workshop import Workshop
 
 __all__ = ["LEASE_SECONDS", "carry_out"]
@@ -52,6 +62,8 @@ LEASE_SECONDS: Final = 8.0
 BEAT_SECONDS: Final = 0.5
 #: How often progress goes to the log.
 LOG_SECONDS: Final = 0.5
+#: How often one attempt looks for a scheduler that it has lost, each time for some seconds, before the run fails (and can be retried).
+SCHEDULER_LOSSES_MOST: Final = 4
 
 _logger = logging.getLogger("hindscan.runner")
 
@@ -134,8 +146,6 @@ def _attempt(
 
 def _work(workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observer) -> str:
     """Do the work and publish it; give the folder of the result, relative to the project."""
-    from hindscan.tasks.execution import execute
-
     run, project = claimed.run, workshop.project
     started_at = times.now()
     spec, code = _code_of(workshop, run)
@@ -144,40 +154,55 @@ def _work(workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observ
     if snapshot is None:
         snapshot = snapshots.save_snapshot(workshop.store, run.id, pin(project, spec, run.request))
     faults.point("runner.pinned")
-    workers = run.request.workers or project.compute.workers
-    prepared = prepare(
-        project,
-        spec,
-        run.request,
-        snapshot,
-        workshop.partials.has,
-        proofs=workshop.partials.find_proof,
-        workers=workers,
-    )
-    cost = prepared.cost
-    observe(
-        RunPlanned(
-            run=run.id, slices=cost.slices, reused=cost.reused, tasks=cost.tasks, rows=cost.rows, bytes=cost.bytes
-        )
-    )
-    faults.point("runner.planned")
-    with workshop.executor(kind_of_executor(project.compute, prepared), workers) as executor:
-        outcome = execute(
-            prepared.plan,
-            run=run.id,
-            code=code,
-            readers=prepared.readers,
-            partials=workshop.partials,
-            executor=executor,
-            observe=observe,
-            stop=keeper.stop,
-            slices_per_task=project.compute.slices_per_task,
-        )
+    prepared, outcome = _carried_out(workshop, run, spec, code, snapshot, keeper, observe)
     faults.point("runner.executed")
     keeper.check()
     # The last look at the claim before the result can be seen; whoever lost it publishes nothing.
     leases.heartbeat(workshop.store, claimed, LEASE_SECONDS)
     return publish_run(workshop, run, prepared, outcome, started_at)
+
+
+def _carried_out(
+    workshop: Workshop, run: Run, spec: JobSpec, code: Code, snapshot: Snapshot, keeper: _Keeper, observe: Observer
+) -> tuple[Prepared, Executed]:
+    """Plan and execute; where a scheduler that did work is lost, wait for it to come back and go on from what is stored."""
+    from hindscan.tasks.execution import execute
+
+    project, partials = workshop.project, workshop.partials
+    workers = run.request.workers or project.compute.workers
+    losses, lent = 0, False
+    while True:
+        prepared = prepare(
+            project, spec, run.request, snapshot, partials.has, proofs=partials.find_proof, workers=workers
+        )
+        cost = prepared.cost
+        observe(
+            RunPlanned(
+                run=run.id, slices=cost.slices, reused=cost.reused, tasks=cost.tasks, rows=cost.rows, bytes=cost.bytes
+            )
+        )
+        faults.point("runner.planned")
+        try:
+            with workshop.executor(kind_of_executor(project.compute, prepared), workers) as executor:
+                lent = True
+                return prepared, execute(
+                    prepared.plan,
+                    run=run.id,
+                    code=code,
+                    readers=prepared.readers,
+                    partials=partials,
+                    executor=executor,
+                    observe=observe,
+                    stop=keeper.stop,
+                    slices_per_task=project.compute.slices_per_task,
+                    allow_failed=tolerance_of(project, spec, run.request),
+                )
+        except SchedulerUnavailable:
+            losses += 1
+            # One that never answered is an address that is wrong: its user hears so at once.
+            if not lent or losses > SCHEDULER_LOSSES_MOST or keeper.stop.wait(losses):
+                raise
+            _logger.warning("run %s: the scheduler is gone; trying to reach it again", run.id)
 
 
 def _code_of(workshop: Workshop, run: Run) -> tuple[JobSpec, Code]:

@@ -114,7 +114,7 @@ class Workshop:
 
     def warm(self, kind: str, workers: int) -> None:
         """Start an executor before it is asked for: it imports while the caller still plans."""
-        executor = _start(kind, workers)
+        executor = self._start(kind, workers)
         with self._lock:
             self._idle.setdefault((kind, workers), []).append(executor)
 
@@ -125,7 +125,7 @@ class Workshop:
             kept = self._idle.get((kind, workers))
             executor = kept.pop() if kept else None
         if executor is None:
-            executor = _start(kind, workers)
+            executor = self._start(kind, workers)
         try:
             yield executor
         except BaseException:
@@ -134,16 +134,18 @@ class Workshop:
         with self._lock:
             self._idle.setdefault((kind, workers), []).append(executor)
 
+    def _start(self, kind: str, workers: int) -> Executor:
+        from hindscan.tasks.memory import worker_bytes
 
-def _start(kind: str, workers: int) -> Executor:
-    if kind == "threads":
-        from hindscan.tasks.threads import ThreadsExecutor
+        memory = worker_bytes(self.project.compute.memory, workers)
+        if kind == "threads":
+            from hindscan.tasks.threads import ThreadsExecutor
 
-        return ThreadsExecutor(workers).__enter__()
-    from hindscan.tasks.dask import DaskExecutor
+            return ThreadsExecutor(workers, memory).__enter__()
+        from hindscan.tasks.dask import DaskExecutor
 
-    address = None if kind == "processes" else kind
-    return DaskExecutor(workers=workers, address=address).__enter__()
+        address = None if kind == "processes" else kind
+        return DaskExecutor(workers=workers, address=address, memory=memory).__enter__()
 
 
 def open_workshop(project: Project, *, jobs_in_child: bool = False) -> Workshop:

@@ -275,6 +275,14 @@ unsplit_sums.finish(sorted_keyed)
 
 
 @hs.job(history="numbers", by="i", combine="concat", parts=3)
+def split_raising(numbers, bad: int = 3):
+    table = numbers.arrow(["i", "n"])
+    if bad in table["n"].to_pylist():
+        raise ValueError(f"this is slice {bad}")
+    return table
+
+
+@hs.job(history="numbers", by="i", combine="concat", parts=3)
 def split_rows(numbers):
     return numbers.sql("SELECT i, n FROM numbers ORDER BY i DESC")
 
@@ -301,3 +309,34 @@ unsplit_few = hs.job(history="numbers", name="unsplit_few")(distinct)
 for each in (split_few, unsplit_few):
     each.combine(few)
     each.finish(few)
+
+
+@hs.job(history="numbers", combine="concat")
+def hungry(numbers, folder: str, bad: int = 3, megabytes: int = 700, appetite: str = "always"):
+    """Take memory, and hold it until somebody does something about it."""
+    n = number(numbers)
+    eaten = Path(folder, f"eaten-{n}")
+    if n == bad and (appetite == "always" or not eaten.exists()):
+        with eaten.open("a") as times:
+            times.write("x")
+        taken = np.ones(megabytes * 2**17)
+        time.sleep(60)
+        return {"n": int(taken[0])}
+    return {"n": n}
+
+
+@hs.job(history="numbers")
+def groups(numbers):
+    """Counts and sums by group: of nulls, NaN, and no rows at all."""
+    return numbers.sql(
+        "SELECT g, count(*) AS rows, count(v) AS valued, count(*) FILTER (isnan(v)) AS nans, "
+        "coalesce(sum(v) FILTER (NOT isnan(v)), 0.0) AS total, max(w) AS most FROM numbers GROUP BY g ORDER BY g NULLS FIRST"
+    )
+
+
+@groups.combine
+def regrouped(partials):
+    return partials.sql(
+        "SELECT g, sum(rows)::BIGINT AS rows, sum(valued)::BIGINT AS valued, sum(nans)::BIGINT AS nans, sum(total) AS total, max(most) AS most "
+        "FROM partials GROUP BY g ORDER BY g NULLS FIRST"
+    )

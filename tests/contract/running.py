@@ -77,7 +77,15 @@ class Site:
             job = next(declared for declared in found if declared.name == job)
         return bundle(job, self.root)
 
-    def plan(self, job: Job | str, *, fresh: bool = False, seed: int | None = None, **parameters: object) -> Plan:
+    def plan(
+        self,
+        job: Job | str,
+        *,
+        fresh: bool = False,
+        seed: int | None = None,
+        slice_rows: int = ROWS,
+        **parameters: object,
+    ) -> Plan:
         spec, _ = self.packed(job)
         defaults = {p.name: p.default for p in spec.parameters}
         tables = [*([spec.table] if spec.table else []), *spec.tables]
@@ -87,7 +95,7 @@ class Site:
             defaults | parameters,
             Snapshot(pins=pins, window=Window(), pinned_at=0),
             identities={table: self.history.reader(pin).identity() for table, pin in pins.items()},
-            slice_rows=dict.fromkeys(tables, ROWS),
+            slice_rows=dict.fromkeys(tables, slice_rows),
             existing=self.partials.has,
             fresh=fresh,
             seed=seed,
@@ -103,6 +111,7 @@ class Site:
         slices_per_task: int | None = None,
         plan: Plan | None = None,
         fresh: bool = False,
+        allow_failed: float = 0,
         **parameters: object,
     ) -> Executed:
         plan = self.plan(job, fresh=fresh, **parameters) if plan is None else plan
@@ -116,6 +125,7 @@ class Site:
             observe=(facts if facts is not None else []).append,
             stop=stop or threading.Event(),
             slices_per_task=slices_per_task,
+            allow_failed=allow_failed,
         )
 
     def works(self, job: Job | str, **parameters: object) -> list[Work]:

@@ -122,3 +122,12 @@ def test_no_step_is_given_more_than_a_part_of_the_keys(site: Site):
         site.run(InlineExecutor(), "unsplit_few", most=150)
     done = site.run(InlineExecutor(), "split_few", most=150)
     assert result(site, done, ("i",))["i"].to_pylist() == list(range(SLICES * ROWS))
+
+
+def test_a_slice_that_fails_and_may_is_left_out_of_every_part_and_of_no_complete_one(site: Site):
+    left = site.run(InlineExecutor(), "split_raising", allow_failed=1)
+    found = result(site, left, ("i",))["i"].to_pylist()
+    assert found == [i for i in range(SLICES * ROWS) if i // ROWS != 3]
+    assert left.stages[-1].coverage.slices_done == SLICES - 1
+    stage = site.plan("split_raising").stages[0]
+    assert {left.finished, *left.results}.isdisjoint({stage.finished, *stage.results})

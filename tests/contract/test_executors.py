@@ -344,6 +344,22 @@ def test_a_cluster_that_runs_already_is_used_and_its_loss_is_an_error(site: Site
         assert time.monotonic() - began < 20
 
 
+def test_a_stop_ends_the_work_on_somebody_elses_workers_too(site: Site, foreign):
+    address, _ = foreign
+    marks, stop = site.root / "marks", threading.Event()
+    with DaskExecutor(address=address) as executor:
+        assert until(lambda: executor.workers == 2)
+        works = site.works("deaf", folder=str(marks))
+        thread = threading.Thread(target=lambda: go(executor, works, stop=stop))
+        thread.start()
+        assert until(lambda: bool(pids(marks)), 30)
+        at_work = pids(marks)
+        stop.set()
+        assert until(lambda: not any(alive(pid) for pid in at_work), 5)
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -146,6 +146,7 @@ def result(
     format: Literal["table", "csv", "json", "parquet", "arrow"] = "table",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     limit: int = 20,
+    partial: Annotated[bool, Parameter(negative="")] = False,
     options: Options = DEFAULTS,
 ) -> None:
     """Print or save the result of a run.
@@ -160,12 +161,22 @@ def result(
         Write to this file instead of standard output.
     limit : int
         Rows of a printed table.
+    partial : bool
+        Combine what is done so far, of a run that goes on, failed or was cancelled; standard error tells how much that is.
     """
+    path = _partial_path(options, run) if partial else _result_path(options.load(), run)
+    try:
+        _give_result(path, options, format=format, output=output, limit=limit)
+    finally:
+        if partial:
+            path.unlink()
+
+
+def _give_result(path: Path, options: Options, *, format: str, output: Path | None, limit: int) -> None:
     import pyarrow.parquet as pq
 
     from hindscan.web.media import encode
 
-    path = _result_path(options.load(), run)
     chosen = "json" if options.json and format == "table" else format
     if chosen == "table":
         print_arrow(pq.read_table(path), limit)
@@ -179,6 +190,26 @@ def result(
         sys.stdout.buffer.write(piece)
     if chosen == "json":
         sys.stdout.buffer.write(b"\n")
+
+
+def _partial_path(options: Options, run: str) -> Path:
+    """Combine what a run has done so far, say how much that is, and give a file that the caller deletes."""
+    from hindscan.anytime import partial_result, save_partial
+    from hindscan.workshop import open_workshop
+
+    with open_workshop(options.load()) as workshop:
+        found = partial_result(workshop.project, workshop.store, workshop.partials, run)
+    done = found.coverage
+    sys.stderr.write(
+        f"{'INCOMPLETE' if found.incomplete else 'complete'}: {done.slices_done} of {done.slices} slices, {done.rows_done:,} of {done.rows:,} rows "
+        f"of run {run}, which is {found.state}\n"
+    )
+    for name, part in done.parts.items():
+        if part.slices_done < part.slices:
+            sys.stderr.write(
+                f"  {name}: {part.slices_done} of {part.slices} slices, {part.rows_done:,} of {part.rows:,} rows\n"
+            )
+    return save_partial(found)
 
 
 def _result_path(project: Project, run: str) -> Path:

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from hindscan.cli.options import DEFAULTS, WHOLE, Options, Parameters, WindowOptions, pairs
 from hindscan.cli.output import Progress, human_bytes, human_count, print_arrow, print_document, print_table
-from hindscan.errors import HindscanError
+from hindscan.errors import HindscanError, UsageError
 
 if TYPE_CHECKING:
     from hindscan.config import Project
@@ -135,6 +135,7 @@ def run(
     workers: int | None = None,
     history: Histories = None,
     fresh: Flag = False,
+    allow_failed: str | None = None,
     detach: Flag = False,
     options: Options = DEFAULTS,
 ) -> int:
@@ -158,6 +159,8 @@ def run(
         NAME=OTHER reads another history in the place of one.
     fresh : bool
         Compute everything, reuse nothing.
+    allow_failed : str
+        Slices that may fail for good and are then left out: a share of all (0.01) or a number.
     detach : bool
         Print the run's id and leave it to a process of its own.
     """
@@ -170,8 +173,9 @@ def run(
             workshop.warm("threads", workers or project.compute.workers)
         spec, code = workshop.job(job)
         request = _typed(
-            project, spec, parameters, history, window, seed=seed, draws=draws, workers=workers, fresh=fresh
-        )
+            project, spec, parameters, history, window, seed=seed, draws=draws, workers=workers, fresh=fresh,
+            allow_failed=_allowance(allow_failed),
+        )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
         opened = register.open_run(workshop.store, request, code=digest, requested_by="cli")
         if detach:
@@ -184,6 +188,18 @@ def run(
                 print(opened.id)
             return 0
         return finish(workshop, opened.id, options)
+
+
+def _allowance(text: str | None) -> int | float | None:
+    """Read how many slices may fail: 1 is one slice, 1.0 would be all of them."""
+    if text is None:
+        return None
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise UsageError(
+            f"Reading --allow-failed: it must be a share (0.01) or a whole number, found {text!r}."
+        ) from None
 
 
 def _typed(
@@ -264,7 +280,9 @@ def run_answer(workshop: Workshop, done: Run) -> dict[str, Any]:
         answer["manifest"] = str(folder / "manifest.json")
         answer["slices"] = {
             "total": manifest.slices.total, "reused": manifest.slices.reused, "computed": manifest.slices.computed,
+            "failed": manifest.slices.failed,
         }  # fmt: skip
+        answer["incomplete"] = manifest.incomplete
         answer["seconds"] = round(manifest.seconds, 3)
     return answer
 
@@ -285,6 +303,11 @@ def _print_run(workshop: Workshop, done: Run, options: Options) -> int:
     path = Path(answer["result"]["path"])
     print_arrow(pq.read_table(path))
     slices = answer["slices"]
+    if answer["incomplete"]:
+        sys.stderr.write(
+            f"INCOMPLETE: {slices['failed']} of {slices['total']} slices failed and are left out; the manifest has the coverage, snapshot.parquet the reasons. "
+            "Running it again tries only them.\n"
+        )
     sys.stderr.write(
         f"run {done.id}: {human_count(answer['result']['rows'])} rows in {answer['seconds']:.2f} s; "
         f"{slices['computed']} of {slices['total']} slices computed, {slices['reused']} reused\n{path}\n"

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from hindscan.errors import JobDefinitionError, ParameterError
-from hindscan.jobs.job import JobSpec, Parameter, Step, StepName
+from hindscan.jobs.job import JobSpec, Parameter, Step, StepName, is_allowance
 from hindscan.jobs.language import describe
 from hindscan.jobs.parameters import NAMED_OPTIONS, evaluated, validate
 
@@ -149,6 +149,7 @@ def job(
     max_bytes: int | None = None,
     max_slices: int | None = None,
     time_limit: float | None = None,
+    allow_failed: float | None = None,
 ) -> Callable[[Function], Job]:
     """Make a job of a function that is called for each slice of a history.
 
@@ -179,6 +180,8 @@ def job(
         A plan over these is refused. Default: the project's.
     time_limit : float, optional
         Seconds a run may take. Default: no limit.
+    allow_failed : int or float, optional
+        Slices that may fail for good and are then left out of the result, which says so: a share of all (below 1) or a number. Default: the project's, none.
 
     Returns
     -------
@@ -187,7 +190,7 @@ def job(
     """
     options = {
         "history": history, "tables": tables, "combine": combine, "by": by, "parts": parts, "order": order, "state": state, "name": name,
-        "max_bytes": max_bytes, "max_slices": max_slices, "time_limit": time_limit,
+        "max_bytes": max_bytes, "max_slices": max_slices, "time_limit": time_limit, "allow_failed": allow_failed,
     }  # fmt: skip
     return lambda function: Job(kind="scan", function=function, options=options)
 
@@ -304,6 +307,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         max_bytes=options["max_bytes"],
         max_slices=options["max_slices"],
         time_limit=options["time_limit"],
+        allow_failed=options.get("allow_failed"),
         doc=_summary(declared.steps["slice"]),
         code="",
     )
@@ -358,6 +362,11 @@ def _faulty_options(declared: Job, history: object, table: str | None) -> Iterat
     limit = options["time_limit"]
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
         yield f"time_limit= must be a positive number of seconds, and is {limit!r}"
+    allowed = options.get("allow_failed")
+    if allowed is not None and not is_allowance(allowed):
+        yield f"allow_failed= must be a share below 1 (0.01) or a whole number of slices, and is {allowed!r}"
+    elif allowed and options.get("order"):
+        yield "allow_failed= is for slices that know nothing of each other, and order= makes each need the one before it; leave one out"
 
 
 def _keys_of(options: Mapping[str, Any]) -> tuple[str, ...]:

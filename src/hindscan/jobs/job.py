@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Code", "JobSpec", "Parameter", "Step", "StepName"]
+__all__ = ["Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance"]
 
 #: What can be called: once per slice, per node of the tree, once at the end; the same three for a simulation's model; at the two ends of a
 #: partition of an ordered job.
@@ -81,6 +81,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_slices: int | None = None
     #: Seconds a run may take; None: no limit.
     time_limit: float | None = None
+    #: Slices that may fail for good: a share of all (a float below 1) or a number; None: the project's.
+    allow_failed: int | float | None = None
     doc: str = ""
     #: Digest of the code bundle.
     code: str
@@ -96,3 +98,10 @@ class Code(msgspec.Struct, frozen=True, kw_only=True):
     modules: dict[str, str]
     #: Own cloudpickle bytes of the steps' functions by step name; project modules inside are references into `modules`.
     payload: bytes
+
+
+def is_allowance(value: object) -> bool:
+    """Tell whether a value can say how many slices may fail: a share of all (a float below 1), or a whole number."""
+    if isinstance(value, bool):
+        return False
+    return value >= 0 if isinstance(value, int) else isinstance(value, float) and 0 <= value < 1

@@ -104,6 +104,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
             return {part.finished: part.combined for part in self.parts}
         return {self.finished: self.combined}
 
+    #: Positions of slices that are missing and stay so; see `plans.incomplete`.
+    left_out: frozenset[int] = frozenset()
+
     @property
     def checkpoints(self) -> dict[str, str]:
         """Keys of the checkpoints, each by the key of the partial that it is stored with; empty unless the job is ordered."""

@@ -54,7 +54,7 @@ _TIMES: Final = {
     "finished_at": _EARLIEST,
     "repeatable_until": _LATEST,
 }
-_TEXTS: Final = ("parameters", "event", "chosen")
+_TEXTS: Final = ("parameters", "event", "chosen", "coverage")
 _LIBRARIES: Final = ("dask", "distributed", "duckdb", "msgspec", "numpy", "pandas", "polars", "pyarrow", "scipy")
 
 
@@ -77,6 +77,8 @@ class SliceCounts(msgspec.Struct, frozen=True, kw_only=True):
     total: int = 0
     reused: int = 0
     computed: int = 0
+    #: Failed for good, which was tolerated: nothing of them is in the result.
+    failed: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +145,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     usage: Usage = Usage()
     slices: SliceCounts = SliceCounts()
+    #: Slices that failed were left out: the result covers `coverage`, not the whole snapshot.
+    incomplete: bool = False
+    #: Of an incomplete result: slices and rows, done and in all, also by partition or file; empty for a whole one.
+    coverage: dict[str, Any] = {}
     #: Records that could not be decoded and were set aside.
     set_aside: int = 0
     #: Until when the same result can be computed again; None: as long as its files stay.

@@ -80,6 +80,9 @@ class SliceRecord(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     seconds: float = 0.0
     proof: Proof | None = None
+    #: Class and message of what it failed with for good, where that was tolerated: nothing of it is in the result.
+    error: str = ""
+    message: str = ""
 
 
 class Rows(Protocol):
@@ -137,6 +140,8 @@ _COLUMNS: Final = pa.schema(
             "set_aside": pa.int64(),
             "bad_records": pa.list_(pa.string()),
             "unverified": pa.string(),
+            "error": pa.string(),
+            "message": pa.string(),
         }.items()
     ]
 )
@@ -286,6 +291,8 @@ def _slice_row(record: SliceRecord) -> dict[str, Any]:
         "reused": record.reused,
         "digest": record.digest,
         "seconds": record.seconds,
+        "error": record.error or None,
+        "message": record.message or None,
     }
     proof = record.proof
     if proof is not None:

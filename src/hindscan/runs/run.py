@@ -71,6 +71,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     offsets: tuple[OffsetRange, ...] = ()
     partitions: tuple[int, ...] = ()
     keys: tuple[bytes, ...] = ()
+    #: Slices that may fail for good: a share of all (a float below 1) or a number; None: the job's.
+    allow_failed: int | float | None = None
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

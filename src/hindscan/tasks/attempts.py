@@ -23,8 +23,8 @@ from typing import Final
 
 import msgspec
 
-from hindscan.errors import CorruptPartial, WorkerDied
-from hindscan.tasks.executor import Executor, Finished, Work
+from hindscan.errors import CorruptPartial, OutOfMemory, WorkerDied
+from hindscan.tasks.executor import Executor, Finished, Lost, Work
 from hindscan.tasks.task import Done, Failed, Receipt, Task
 
 __all__ = ["Hearing", "Made", "Piece", "make_pieces"]
@@ -74,6 +74,7 @@ def make_pieces(
     hearing: Hearing,
     ordered: bool = False,
     kept: Callable[[Piece], Done | None] | None = None,
+    tolerated: int = 0,
 ) -> Made:
     """Make pieces.
 
@@ -93,8 +94,10 @@ def make_pieces(
         The pieces of a group need each other in this order, so a group is never taken apart.
     kept : callable, optional
         Gives what a lost task had stored of a piece; None if there is nothing, or nothing that is surely its own.
+    tolerated : int
+        Pieces that may fail for good beside the `FAILURES_MOST` after which no more are begun.
     """
-    making = _Making(build, executor, stop, hearing, ordered=ordered, kept=kept)
+    making = _Making(build, executor, stop, hearing, ordered=ordered, kept=kept, most=FAILURES_MOST + tolerated)
     return making.make([deque(line) for line in lines if line])
 
 
@@ -113,7 +116,9 @@ class _Making:
         *,
         ordered: bool,
         kept: Callable[[Piece], Done | None] | None,
+        most: int,
     ) -> None:
+        self._most = most
         self._build, self._executor, self._stop, self._hearing = build, executor, stop, hearing
         self._ordered, self._kept = ordered, kept
         self._done: list[Done] = []
@@ -124,25 +129,30 @@ class _Making:
         self._again: list[_Line] = []
         self._suspects: deque[_Line] = deque()
         self._out: dict[str, _Line] = {}
+        #: Keys of pieces whose worker ran out of memory, and whether the tasks of now have the machine for themselves, one after another.
+        self._hungry: set[str] = set()
+        self._single = False
 
     def make(self, lines: Sequence[_Line]) -> Made:
         """Work until all is done, or has failed, or is stopped."""
         self._ready.extend(lines)
         in_line = any(len(line) > 1 for line in lines)
         workers = self._executor.workers
-        while (self._ready or self._suspects) and not self._stop.is_set() and len(self._failed) < FAILURES_MOST:
+        while (self._ready or self._suspects) and not self._stop.is_set() and len(self._failed) < self._most:
             # Suspects come last, but for those that hold up what stands behind them.
             alone = bool(self._suspects) and (in_line or not self._ready)
             queue = self._suspects if alone else self._ready
             if alone:
                 self._suspects = deque()
-            tasks = _Tasks(queue, self._hand_out, self._pausing(workers, alone=alone) if in_line else None)
+            self._single = alone and any(p.key in self._hungry for line in queue for p in line[0])
+            most = 1 if self._single else workers
+            tasks = _Tasks(queue, self._hand_out, self._pausing(most, alone=alone) if in_line or self._single else None)
             for outcome in self._executor.run(tasks, self._stop, alone=alone):
                 line = self._out.pop(outcome.id)
                 if isinstance(outcome, Finished):
                     self._take(msgspec.msgpack.decode(outcome.receipt, type=Receipt), line)
                 else:
-                    self._give_up(outcome.reason, line)
+                    self._give_up(outcome, line)
             if alone:
                 self._suspects.extendleft(reversed(queue))
             if self._again or self._suspects:
@@ -160,7 +170,7 @@ class _Making:
         return lambda: len(self._out) >= workers or (not alone and bool(self._again or self._suspects))
 
     def _hand_out(self, line: _Line) -> Work | None:
-        if len(self._failed) >= FAILURES_MOST:
+        if len(self._failed) >= self._most:
             return None
         task = self._build(line[0])
         self._out[task.id] = line
@@ -200,21 +210,26 @@ class _Making:
         else:
             self._again += self._once_more(line, left)
 
-    def _give_up(self, reason: str, line: _Line) -> None:
+    def _give_up(self, lost: Lost, line: _Line) -> None:
         """Take in that a task is lost: what is left of it is to be tried again, alone."""
         left = list(line[0])
         while self._kept is not None and left and (stored := self._kept(left[0])) is not None:
             self._note(stored, Receipt(task="", kind="slices"))
             left.pop(0)
+        reason = f"{lost.out_of_memory}: {lost.reason}" if lost.out_of_memory else lost.reason
         self._hearing.lost(left, reason)
         if not left:
             self._go_on(line)
             return
         tried = left[:1] if self._ordered else left
         self._attempts.update(piece.key for piece in tried)
-        final = [piece for piece in tried if self._attempts[piece.key] >= ATTEMPTS]
+        if lost.out_of_memory:
+            self._hungry.update(piece.key for piece in left)
+        # With the machine for itself and nothing else to do, it would take as much again.
+        hopeless = bool(lost.out_of_memory) and self._single and len(line[0]) == 1
+        final = [piece for piece in tried if hopeless or self._attempts[piece.key] >= ATTEMPTS]
         for piece in final:
-            self._fail(_killer(piece, reason))
+            self._fail(_glutton(piece, lost) if lost.out_of_memory else _killer(piece, reason))
         left = [piece for piece in left if piece not in final]
         if left and not (self._ordered and final):
             self._suspects.extend(self._once_more(line, left))
@@ -223,6 +238,9 @@ class _Making:
         """Give the lines in which the rest of a group is tried again."""
         if self._ordered:
             line[0] = left
+            if len(left) > 1 and left[0].key in self._hungry:
+                line[0] = left[1:]
+                line.appendleft(left[:1])
             return [line]
         return [deque([[piece]]) for piece in left]
 
@@ -265,6 +283,17 @@ class _Tasks:
             raise StopIteration
         del self._queue[at]
         return work
+
+
+def _glutton(piece: Piece, lost: Lost) -> Failed:
+    return Failed(
+        position=piece.position,
+        key=piece.key,
+        error=OutOfMemory.__name__,
+        message=f"Computing {piece.name}: its worker must get by with the memory it may take, and alone on the machine it did not: {lost.out_of_memory}. "
+        f"{lost.reason}\nLower slice_rows of the history, read fewer columns in the step, use fewer workers, or raise [compute] memory.",
+        retryable=False,
+    )
 
 
 def _killer(piece: Piece, reason: str) -> Failed:

@@ -21,6 +21,7 @@ import functools
 import logging
 import os
 import queue
+import signal
 import tempfile
 import threading
 import time
@@ -28,12 +29,13 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from hindscan.errors import ServiceUnavailable, WorkerDied
+from hindscan.errors import SchedulerUnavailable, WorkerDied
 from hindscan.tasks.executor import GRACE_SECONDS, Finished, Lost, Outcome, Work
+from hindscan.tasks.memory import Guard
 from hindscan.tasks.process import Frames, Process, start
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, LocalCluster
+    from distributed import Client, Future, LocalCluster, Nanny
 
 __all__ = ["DaskExecutor", "work", "worker_main"]
 
@@ -81,9 +83,12 @@ class DaskExecutor:
         Worker processes of the local cluster; ignored with an address.
     address : str, optional
         A running scheduler. Default: a cluster of our own on this machine.
+    memory : int, optional
+        Bytes a worker of our own may take; one that has the machine for itself may take what all might. Default: no limit.
     """
 
-    def __init__(self, workers: int = 2, address: str | None = None) -> None:
+    def __init__(self, workers: int = 2, address: str | None = None, memory: int | None = None) -> None:
+        self._guard = Guard(memory)
         self._count = workers
         self._address = address
         self._cluster: LocalCluster | None = None
@@ -146,6 +151,7 @@ class DaskExecutor:
                 if not live or (deadline is not None and time.monotonic() > deadline):
                     return
                 self._check_scheduler()
+                self._guard.look(list(self._named.values()), times=self._count if len(live) == 1 else 1)
                 yield from self._settle(self._events())
         finally:
             if live and self._client is not None:  # None: the executor was left before its iterator was closed
@@ -198,9 +204,10 @@ class DaskExecutor:
                     if self._let_go(task):
                         yield Finished(id=task, receipt=receipt)
                 case Process(), None:
+                    memory = self._guard.verdict(who)
                     task, reason = self._bury(who)
                     if self._let_go(task):
-                        yield Lost(id=task, reason=reason)
+                        yield Lost(id=task, reason=reason, out_of_memory=memory)
                 case str(), future if who in live and live[who][1] is future:  # not of an earlier attempt
                     if future.status == "error":
                         yield from self._failed(live[who][0], future)
@@ -281,8 +288,24 @@ class DaskExecutor:
             keys = {future.key for future in futures}
             busy = [name for name, held in self._client.processing().items() if keys & set(held)]
             self._client.cancel(futures, force=True)
-            if busy:
-                self._client.restart_workers(busy, timeout=_CONNECT_SECONDS, raise_for_error=False)
+            self._end_busy(busy)
+
+    def _end_busy(self, busy: list[str]) -> None:
+        """End workers of somebody else that are at cancelled tasks. A restart would wait some seconds for each to finish, and for ever where there is no nanny."""
+        assert self._client is not None
+        known = self._client.scheduler_info(n_workers=-1)["workers"]
+        watched = [name for name in busy if known.get(name, {}).get("nanny")]
+        if watched:
+            self._client.sync(
+                self._client._run,  # noqa: SLF001 -- `run` takes no time-out
+                _end_worker,
+                workers=watched,
+                nanny=True,
+                on_error="ignore",
+                callback_timeout=_CONNECT_SECONDS,
+            )
+        if alone := [name for name in busy if name not in watched]:
+            self._client.restart_workers(alone, timeout=_CONNECT_SECONDS, raise_for_error=False)
 
     # A cluster that is there already ---------------------------------------------------------------------------
 
@@ -366,8 +389,8 @@ def _tell(inbox: queue.SimpleQueue[tuple[Any, Any]], task: str, future: Future[b
     inbox.put((task, future))
 
 
-def _gone(address: str) -> ServiceUnavailable:
-    return ServiceUnavailable(
+def _gone(address: str) -> SchedulerUnavailable:
+    return SchedulerUnavailable(
         f"Working on tasks with the Dask scheduler at {address}: it must answer and have workers, and it does not. "
         "Start it and its workers, then retry the run: what is computed is kept.",
         address=address,
@@ -389,6 +412,12 @@ def _quiet() -> Iterator[None]:
 # On the worker -----------------------------------------------------------------------------------------------------
 
 _frames: Frames | None = None
+
+
+def _end_worker(dask_worker: Nanny) -> None:
+    """Kill the worker of a nanny, which then starts another."""
+    if dask_worker.process is not None and dask_worker.process.pid is not None:
+        os.kill(dask_worker.process.pid, signal.SIGKILL)
 
 
 def work(task: str, payload: bytes, by_pipe: bool) -> bytes:

@@ -30,6 +30,7 @@ from hindscan.jobs.job import Code
 from hindscan.plans.chains import needed
 from hindscan.plans.cost import group, group_in_order
 from hindscan.plans.cut import cut_whole
+from hindscan.plans.incomplete import Coverage, allowed_failures, coverage_of, without
 from hindscan.plans.keys import table_digest
 from hindscan.plans.make import holds
 from hindscan.plans.plan import Node, Plan, Stage
@@ -56,6 +57,8 @@ __all__ = ["Executed", "StageDone", "execute"]
 SMALL_TREE_NODES: Final = 4
 #: Nodes of one level that a task takes at most.
 NODES_PER_TASK: Final = 8
+#: Failures of a slice that can be tolerated: of the work. What cannot be read as it was pinned never is: data that are lost are not left out unsaid.
+TOLERABLE: Final = frozenset({"BadPartial", "JobFailed", "OutOfMemory", "WorkerDied"})
 #: Characters that are kept of what user code printed in a run.
 OUTPUT_MOST: Final = 65_536
 
@@ -68,7 +71,13 @@ class StageDone(msgspec.Struct, frozen=True, kw_only=True):
     slices: tuple[Done, ...]
     combined: str
     finished: str
+    #: Keys of what is stored of the finished table; see `Executed.results`.
+    results: tuple[str, ...]
     seconds: float
+    #: Slices that failed for good and were tolerated, by position.
+    failed: tuple[Failed, ...] = ()
+    #: How much of the stage was combined.
+    coverage: Coverage
 
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +112,7 @@ def execute(
     observe: Observer,
     stop: threading.Event,
     slices_per_task: int | None = None,
+    allow_failed: float = 0,
 ) -> Executed:
     """Carry out a plan.
 
@@ -126,6 +136,8 @@ def execute(
         Ends the work on the workers when set.
     slices_per_task : int, optional
         Fixed grouping, for tests.
+    allow_failed : int or float
+        Slices of each stage that may fail for good: a share of all (a float below 1) or a number. Only what the job itself, or its worker, failed with is tolerated.
 
     Returns
     -------
@@ -155,16 +167,18 @@ def execute(
     for index, stage in enumerate(plan.stages):
         model = plan.stages[index - 1].finished if index else None
         assignment = pack(assignment_of(plan, stage, run, code, readers, tables, partials, model))
-        stages.append(_StageWork(plan, stage, assignment, partials, executor, stop, tally, slices_per_task))
+        stages.append(
+            _StageWork(plan, stage, assignment, partials, executor, stop, tally, slices_per_task, allow_failed)
+        )
     _carry_out(stages)
     outcome = [stage.outcome() for stage in stages]
     done = [d for stage in outcome for d in stage.slices]
     return Executed(
-        finished=plan.stages[-1].finished,
-        results=tuple(plan.stages[-1].results),
+        finished=outcome[-1].finished,
+        results=outcome[-1].results,
         stages=tuple(outcome),
         computed=len(done),
-        reused=plan.slice_count - len(done),
+        reused=sum(stage.coverage.slices_done for stage in outcome) - len(done),
         retried=tally.retried,
         cpu_seconds=tally.cpu_seconds,
         bytes_read=sum(d.proof.bytes for d in done if d.proof is not None),
@@ -288,26 +302,23 @@ class _StageWork:
         stop: threading.Event,
         tally: _Tally,
         slices_per_task: int | None,
+        allow_failed: float,
     ) -> None:
         self._plan = plan
-        self._stage = stage
+        self._stage = self._whole = stage
         self._assignment = assignment
         self._partials = partials
         self._executor = executor
         self._stop = stop
         self._tally = tally
         self._slices_per_task = slices_per_task
+        self._tolerated = allowed_failures(allow_failed, len(stage.slices))
+        self._failed: dict[int, Failed] = {}
         self._there = {stage.keys[position] for position in stage.reused}
         self._forgotten: set[str] = set()
         self._done: dict[int, Done] = {}
         self._seconds = 0.0
-        #: By key; a node with the whole of one child is that child, and nothing is to be made for it.
-        self._nodes = {
-            node.key: node
-            for level in stage.levels
-            for node in level
-            if len(node.children) > 1 or node.part is not None
-        }
+        self._nodes = _inner(stage)
         #: By position of their slices.
         self._chains = {position: chain for chain in stage.chains for position in range(chain.first, chain.last)}
         self._states = stage.checkpoints
@@ -331,7 +342,10 @@ class _StageWork:
             slices=tuple(self._done[position] for position in sorted(self._done)),
             combined=self._stage.combined,
             finished=self._stage.finished,
+            results=tuple(self._stage.results),
             seconds=self._seconds,
+            failed=tuple(self._failed[position] for position in sorted(self._failed)),
+            coverage=coverage_of(self._stage),
         )
 
     def carry_out(self) -> None:
@@ -362,9 +376,17 @@ class _StageWork:
         if stage.chains:
             self._make_chains()
             return
-        missing = [s for s, key in zip(stage.slices, stage.keys, strict=True) if key not in self._there]
+        missing = [
+            s for s, key in zip(stage.slices, stage.keys, strict=True)
+            if key not in self._there and s.position not in stage.left_out
+        ]  # fmt: skip
         groups = group(missing, workers=self._executor.workers, slices_per_task=self._slices_per_task)
-        self._make([self._pieces(slices) for slices in groups], self._slices_task, read=self._rows_read)
+        self._make(
+            [self._pieces(slices) for slices in groups],
+            self._slices_task,
+            read=self._rows_read,
+            tolerated=self._tolerated - len(self._failed),
+        )
         for done in self._done.values():
             # A bound that cut off nothing need not have been there: a run as of a later time finds the partial so.
             if done.key in stage.unbounded and holds(stage.slices[done.position], done.proof):
@@ -395,7 +417,9 @@ class _StageWork:
     def _make_chains(self) -> None:
         """Make the slices of an ordered job: each chain from where its checkpoints end."""
         stage = self._stage
-        positions = [p for chain in stage.chains for p in needed(chain, stage.keys, self._has)]
+        # What is left of a chain that is not whole is there: only what can be combined now is asked for then.
+        whole = [chain for chain in stage.chains if stage.left_out.isdisjoint(range(chain.first, chain.last))]
+        positions = [p for chain in whole for p in needed(chain, stage.keys, self._has)]
         lines = group_in_order(stage, positions, self._slices_per_task, fresh=self._plan.fresh)
         self._make_lines(
             [[self._pieces(slices) for slices in line] for line in lines],
@@ -424,7 +448,10 @@ class _StageWork:
 
     def _close_chains(self) -> None:
         """Make the closing partial of each partition whose slices are done."""
-        missing = {chain.close: chain for chain in self._stage.chains if chain.close and not self._has(chain.close)}
+        missing = {
+            chain.close: chain for chain in self._stage.chains
+            if chain.close and self._stage.left_out.isdisjoint(range(chain.first, chain.last)) and not self._has(chain.close)
+        }  # fmt: skip
         pieces = [
             Piece(key=key, position=chain.first, name=f"the close of {chain.name}") for key, chain in missing.items()
         ]
@@ -496,9 +523,10 @@ class _StageWork:
         *,
         read: Callable[[Done], int] | None = None,
         ordered: bool = False,
+        tolerated: int = 0,
     ) -> None:
         """Have pieces made whose groups do not need each other."""
-        self._make_lines([[group] for group in groups], build, read=read, ordered=ordered)
+        self._make_lines([[group] for group in groups], build, read=read, ordered=ordered, tolerated=tolerated)
 
     def _make_lines(
         self,
@@ -508,6 +536,7 @@ class _StageWork:
         read: Callable[[Done], int] | None,
         ordered: bool,
         kept: Callable[[Piece], Done | None] | None = None,
+        tolerated: int = 0,
     ) -> None:
         """Have pieces made; raise what the first of them failed with."""
         made = make_pieces(
@@ -518,13 +547,14 @@ class _StageWork:
             hearing=self._tally.hearing(self._stage.step, read),
             ordered=ordered,
             kept=kept,
+            tolerated=tolerated,
         )
         stored = {key for done in made.done for key in (done.key, self._states.get(done.key, done.key))}
         self._there |= stored
         self._forgotten -= stored
         if read is not None:
             self._done.update((done.position, done) for done in made.done)
-        if made.failed:
+        if made.failed and not self._tolerate(made.failed, tolerated):
             first = min(made.failed, key=lambda fault: fault.position)
             raise _error(first, len(made.failed), slices=read is not None)
         if self._stop.is_set():
@@ -532,6 +562,23 @@ class _StageWork:
                 f"Carrying out job {self._plan.job.name}: it was stopped. The partials that were done are kept; retry the run to go on.",
                 job=self._plan.job.name,
             )
+
+    def _tolerate(self, faults: Sequence[Failed], tolerated: int) -> bool:
+        """Leave out slices that failed, if that many may and none of them means that data is lost; tell whether."""
+        if len(faults) > tolerated or any(fault.error not in TOLERABLE for fault in faults):
+            return False
+        failed = self._failed | {fault.position: fault for fault in faults}
+        left = without(self._whole, set(failed), purpose="tolerated")
+        if left is None:
+            return False  # a combination of nothing is no result
+        self._failed, self._stage, self._nodes = failed, left, _inner(left)
+        return True
+
+
+def _inner(stage: Stage) -> dict[str, Node]:
+    """Give the nodes to be made by their keys: a node with the whole of one child is that child, and nothing is to be made for it."""
+    nodes = (node for level in stage.levels for node in level)
+    return {node.key: node for node in nodes if len(node.children) > 1 or node.part is not None}
 
 
 def _error(fault: Failed, count: int, *, slices: bool) -> HindscanError:

@@ -42,6 +42,8 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     reason: str
+    #: How much memory it took, if that is why; else empty.
+    out_of_memory: str = ""
 
 
 Outcome = Finished | Lost

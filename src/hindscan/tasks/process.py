@@ -113,6 +113,11 @@ class Process:
         """Whether it still runs."""
         return self._popen.poll() is None
 
+    @property
+    def signal(self) -> int:
+        """Number of the signal that ended it; 0: none."""
+        return max(0, -(self._popen.poll() or 0))
+
     def send(self, message: tuple[object, ...]) -> None:
         """Send one message."""
         self._frames.send(message)

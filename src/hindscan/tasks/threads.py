@@ -27,6 +27,7 @@ from typing import Final, Self
 
 from hindscan.errors import WorkerDied
 from hindscan.tasks.executor import GRACE_SECONDS, Finished, Lost, Outcome, Work
+from hindscan.tasks.memory import Guard
 from hindscan.tasks.process import Frames, Inbox, Process, start
 
 __all__ = ["ThreadsExecutor", "child_main"]
@@ -46,10 +47,13 @@ class ThreadsExecutor:
     ----------
     workers : int
         Threads.
+    memory : int, optional
+        Bytes each of them may take; the child may take so many times this. Default: no limit.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, memory: int | None = None) -> None:
         self._workers = workers
+        self._guard = Guard(memory)
         self._child: Process | None = None
         self._inbox: Inbox = queue.SimpleQueue()
 
@@ -83,6 +87,7 @@ class ThreadsExecutor:
                     return
                 if deadline is not None and (not begun or time.monotonic() > deadline):
                     return
+                self._guard.look([child], times=self._workers)
                 match self._hear(child):
                     case ("started", str(task)):
                         begun.add(task)
@@ -96,6 +101,7 @@ class ThreadsExecutor:
                         del live[task]
                         yield Lost(id=task, reason=reason)
                     case ("died", str(reason)):
+                        memory = self._guard.verdict(child)
                         stillborn += not begun
                         _refuse_stillborn(stillborn, reason)
                         lost, begun = sorted(begun), set()
@@ -105,7 +111,7 @@ class ThreadsExecutor:
                             # What had not begun did not kill it, and goes to the next child without being blamed.
                             child = self._child_alive()
                             self._give(child, list(live.values()), live)
-                        yield from (Lost(id=task, reason=reason) for task in lost)
+                        yield from (Lost(id=task, reason=reason, out_of_memory=memory) for task in lost)
         finally:
             if live:
                 self._end()

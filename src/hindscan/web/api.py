@@ -14,6 +14,7 @@ import msgspec
 from fastapi import Body, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -193,16 +194,29 @@ def _facts(desk: Desk, run: str) -> Iterator[bytes]:
 
 def _add_results(app: FastAPI, desk: Desk) -> None:
     @app.get("/runs/{run}/result", tags=["results"])
-    def result(run: str, accept: Annotated[str, Header()] = "*/*") -> Response:
-        """Download the result: JSON, CSV, Parquet or Arrow stream, by Accept."""
+    def result(run: str, accept: Annotated[str, Header()] = "*/*", partial: bool = False) -> Response:
+        """Download the result: JSON, CSV, Parquet or Arrow stream, by Accept; with `partial` what is done so far, which the header Hindscan-Incomplete tells."""
         name = media.choose(accept)
         if name is None:
             offered = ", ".join(media.MEDIA_TYPES.values())
             return Response(problem_bytes(406, f"Accept must allow one of {offered}."), 406, media_type=_PROBLEM)
         extension = "arrows" if name == "arrow" else name
         headers = {"Content-Disposition": f'attachment; filename="{run}.{extension}"'}
+        if not partial:
+            return StreamingResponse(
+                media.encode(desk.result(run), name), media_type=media.MEDIA_TYPES[name], headers=headers
+            )
+        path, coverage = desk.partial(run)
+        headers = {"Content-Disposition": f'attachment; filename="{run}.partial.{extension}"'}
+        if coverage["incomplete"]:
+            headers["Hindscan-Incomplete"] = ", ".join(
+                f"{what}={coverage[f'{what}_done']}/{coverage[what]}" for what in ("slices", "rows")
+            )
         return StreamingResponse(
-            media.encode(desk.result(run), name), media_type=media.MEDIA_TYPES[name], headers=headers
+            media.encode(path, name),
+            media_type=media.MEDIA_TYPES[name],
+            headers=headers,
+            background=BackgroundTask(path.unlink, missing_ok=True),
         )
 
     @app.get("/runs/{run}/manifest", tags=["results"])

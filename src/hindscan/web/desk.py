@@ -66,6 +66,10 @@ class Desk(Protocol):
         """Find the published table of a run."""
         ...
 
+    def partial(self, run: str) -> tuple[Path, dict[str, Any]]:
+        """Combine what a run has done so far: a file that the caller deletes, and how much of the run that is."""
+        ...
+
     def manifest(self, run: str) -> dict[str, Any]:
         """Give the manifest of a run's result."""
         ...
