@@ -103,7 +103,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def output_of(self, name: StepName) -> dict[str, str]:
         """Give the columns that a step writes; a combining command gives back those of the partials."""
         step = dict(self.steps())[name]
-        return self.slice.output if name == "combine" and not step.output else step.output
+        return self.slice.output if name == "combine" and step.command and not step.output else step.output
 
     def table_of(self, name: StepName) -> str:
         """Give the name of what a step works on."""

@@ -3,15 +3,15 @@
 Keeps promise 9 for commands that speak NDJSON: what comes back is checked against the declared columns, value by value, and the first that does not fit is
 named with its line. One object per line, one key per column, all of them in every line; a null is ``null``.
 
-================================  ==============================================================
+================================  ===================================================================
 integers                          numbers with all their digits; with ``integers = "text"`` those of 64 bits are strings
 floats                            numbers, or ``"NaN"``, ``"Infinity"``, ``"-Infinity"``
-timestamps                        ``"2018-01-31T12:00:00.000001Z"``: microseconds, UTC; back: any offset, but one there must be
+timestamps                        ``"2018-01-31T12:00:00.000001Z"``: always microseconds, UTC; back: any offset, but one there must be
 dates, times of day, durations    ``"2018-01-31"``, ``"12:00:00.000001"``, ``"PT1.5S"`` (ISO 8601)
 decimals                          strings of digits
 binary                            base64
 lists, structs                    arrays, objects
-================================  ==============================================================
+================================  ===================================================================
 
 ::
 
@@ -96,6 +96,8 @@ def _spelling(kind: pa.DataType, integers: str) -> _Spell | None:
     """Give what turns a Python value into one that JSON keeps; None where it is one."""
     if pa.types.is_floating(kind):
         return _float
+    if pa.types.is_timestamp(kind):
+        return _time
     if integers == "text" and (pa.types.is_int64(kind) or pa.types.is_uint64(kind)):
         return str
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
@@ -113,6 +115,11 @@ def _float(value: float) -> float | str:
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _time(value: dt.datetime) -> str:
+    # All of one length, so that the order of the texts is that of the times.
+    return f"{value.isoformat(timespec='microseconds')[:26]}Z"
 
 
 # From the command ------------------------------------------------------------------------------------------------
