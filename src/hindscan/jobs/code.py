@@ -28,7 +28,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import msgspec
 
 from hindscan.errors import CodeLoadError, JobDefinitionError
-from hindscan.jobs import command
+from hindscan.jobs import command, isolated
 from hindscan.jobs.declare import Job
 from hindscan.jobs.digest import Digester, Token, digest_of
 from hindscan.jobs.job import Code, JobSpec, StepName
@@ -47,7 +47,10 @@ MEANING = 1
 _FORM = f"2 Python {sys.version_info.major}.{sys.version_info.minor}"
 
 #: Code that is no pickled functions, by the first word of its payload, and what makes the steps out of it.
-_FORMS: Mapping[bytes, Callable[[Code], Mapping[StepName, Callable[..., Any]]]] = {command.FORM: command.command_steps}
+_FORMS: Mapping[bytes, Callable[[Code], Mapping[StepName, Callable[..., Any]]]] = {
+    command.FORM: command.command_steps,
+    isolated.FORM: lambda code: load(isolated.unwrapped(code)),
+}
 
 
 # Leaving ---------------------------------------------------------------------------------------------------------

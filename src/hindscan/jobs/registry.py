@@ -16,6 +16,7 @@ Files whose name begins with ``_`` are not jobs; jobs may import them.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import signal
@@ -25,12 +26,13 @@ import tempfile
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from hindscan.errors import HindscanError
+from hindscan.jobs import isolated
 from hindscan.jobs.code import bundle
 from hindscan.jobs.command import command_job
 from hindscan.jobs.declare import Job
@@ -43,6 +45,9 @@ __all__ = ["Fault", "Registered", "job_files", "load_file", "load_folder", "load
 
 #: Seconds one file may take to load in a child.
 TIME_LIMIT = 60.0
+
+#: Where hindscan lies.
+_ROOT = str(Path(__file__).resolve().parents[2])
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +152,8 @@ def _loaded(root: Path, path: Path) -> _File:
 
 
 def _python(root: Path, path: Path, shown: str) -> _File:
+    if _needs_another_python(path):
+        return _isolated(root, path)
     jobs = load_file(root, path)
     if not jobs:
         message = (
@@ -155,6 +162,24 @@ def _python(root: Path, path: Path, shown: str) -> _File:
         )
         return _File(faults=(Fault(file=shown, message=message),))
     return _File(jobs=tuple(bundle(job, root, file=shown) for job in jobs))
+
+
+def _needs_another_python(path: Path) -> bool:
+    if path.suffix != ".py" or isolated.inside():
+        return False
+    try:
+        return isolated.is_isolated(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return False  # whoever loads it says what is wrong
+
+
+def _isolated(root: Path, path: Path) -> _File:
+    """Have a file with requirements of its own loaded where they are."""
+    environment = isolated.environment_of(path)
+    python = isolated.ensured(environment)
+    (loaded,) = _loaded_in_child(root, [path], str(python), TIME_LIMIT, isolated.project_paths())
+    jobs = tuple(isolated.wrapped(environment, spec, code) for spec, code in loaded.jobs)
+    return _File(jobs=jobs, faults=loaded.faults)
 
 
 def _commands(root: Path, path: Path, shown: str) -> _File:
@@ -219,11 +244,18 @@ def load_folder_in_child(
     files = job_files(folder)
     loaded: list[_File] = []
     while len(loaded) < len(files):
-        loaded += _loaded_in_child(root, files[len(loaded) :], python, time_limit)
+        left = files[len(loaded) :]
+        if _needs_another_python(left[0]):
+            loaded.append(_loaded(root, left[0]))  # in a child of its own
+            continue
+        here = list(itertools.takewhile(lambda path: not _needs_another_python(path), left))
+        loaded += _loaded_in_child(root, here, python, time_limit)
     return _registered(loaded)
 
 
-def _loaded_in_child(root: Path, files: list[Path], python: str, time_limit: float) -> Iterator[_File]:
+def _loaded_in_child(
+    root: Path, files: list[Path], python: str, time_limit: float, paths: Sequence[str] = ()
+) -> Iterator[_File]:
     """Load files until one of them ends the child; that one is a fault."""
     reading, writing = os.pipe()
     with tempfile.TemporaryFile() as errors, os.fdopen(reading, "rb") as results:
@@ -231,7 +263,8 @@ def _loaded_in_child(root: Path, files: list[Path], python: str, time_limit: flo
             python,
             "-P",
             "-c",
-            "from hindscan.jobs.registry import _child; _child()",
+            # Behind its own: an interpreter of another environment has hindscan from here.
+            f"import sys; sys.path += {[*paths, _ROOT]!r}; from hindscan.jobs.registry import _child; _child()",
             str(writing),
             str(root),
             *map(str, files),
