@@ -89,14 +89,14 @@ def test_a_job_in_go_says_what_duckdb_says_and_is_computed_again_only_when_its_p
 def test_a_job_in_node_with_a_table_of_its_own_says_what_duckdb_says_however_it_is_cut(project: Path) -> None:
     if shutil.which("node") is None:
         absent("Node", "no `node` on PATH")
-    found, slices = ran(project, "channels_node", "-p", "least=50000")
+    found, slices = ran(project, "items_node", "-p", "least=50000")
     wanted = """
         SELECT item, count(*)::BIGINT AS bids, max(price) AS top, min(bids.date_time) AS first
         FROM bids LEFT JOIN auctions ON auctions.id = auction WHERE price >= 50000 GROUP BY item ORDER BY bids DESC, item
     """
     same_rows(found, asked(project, wanted))
     assert slices["computed"] == 3
-    assert "all the same" in hindscan("check", "channels_node", project=project).out
+    assert "all the same" in hindscan("check", "items_node", project=project).out
 
 
 # Ends ------------------------------------------------------------------------------------------------------------

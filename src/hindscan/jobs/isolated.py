@@ -198,11 +198,16 @@ def ensured(environment: Environment) -> Path:
         raise CodeLoadError(
             f"Making the job's environment: it was resolved for Python {environment.python}, and this is {_PYTHON}. Run workers with the project's Python."
         )
-    above.mkdir(parents=True, exist_ok=True)
-    with (above / f"{folder.name}.making").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if not (folder / _WHOLE).exists():
-            _make(environment, folder, python)
+    try:
+        above.mkdir(parents=True, exist_ok=True)
+        with (above / f"{folder.name}.making").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if not (folder / _WHOLE).exists():
+                _make(environment, folder, python)
+    except OSError as error:
+        raise CodeLoadError(
+            f"Making the job's environment: {above} must be writable, and is not: {error}. Set XDG_CACHE_HOME to a folder that is."
+        ) from error
     return python
 
 

@@ -19,10 +19,10 @@ from typing import Final
 
 from hindscan.errors import WorkerDied
 from hindscan.jobs.isolated import ensured, environment_in, project_paths
-from hindscan.tasks.process import Frames, Inbox, Process, start
+from hindscan.tasks.process import Inbox, Process, start
 from hindscan.tasks.task import Packed, unpack
 
-__all__ = ["child_main", "interpreter_of", "perform_there"]
+__all__ = ["interpreter_of", "perform_there"]
 
 #: Idle interpreters that are kept, over all environments: each has a worker's libraries in memory.
 _IDLE_MOST: Final = 4
@@ -86,13 +86,5 @@ def _taken(python: Path) -> tuple[Process, Inbox]:
                 _, process, inbox = _idle.pop(index)
                 return process, inbox
     fresh: Inbox = queue.SimpleQueue()
-    program = "hindscan.tasks.isolated:child_main"
+    program = "hindscan.tasks.perform:answer"
     return start(fresh, program, python=str(python), paths=project_paths()), fresh
-
-
-def child_main(frames: Frames) -> None:
-    """Do tasks until the worker is gone: the whole life of the interpreter."""
-    from hindscan.tasks.perform import perform
-
-    while (message := frames.receive()) is not None:
-        frames.send(("receipt", perform(message[1])))

@@ -32,9 +32,10 @@ from hindscan.tasks.bench import Bench
 from hindscan.tasks.fault import failed
 from hindscan.tasks.isolated import interpreter_of, perform_there
 from hindscan.tasks.output import printed
+from hindscan.tasks.process import Frames
 from hindscan.tasks.task import Done, Failed, Packed, Receipt, Task, unpack
 
-__all__ = ["perform", "warm"]
+__all__ = ["answer", "perform", "warm"]
 
 #: Assignments a worker keeps open: the stages of one run, and those of a run that comes back.
 _BENCHES_MOST: Final = 4
@@ -77,6 +78,12 @@ def perform(payload: bytes, *, interruptible: bool = False) -> bytes:
             output=output.text(),
         )
     )
+
+
+def answer(frames: Frames) -> None:
+    """Do tasks for a worker until it is gone: the whole life of an interpreter that `tasks.isolated` has started."""
+    while (message := frames.receive()) is not None:
+        frames.send(("receipt", perform(message[1])))
 
 
 def _refused(task: Task, fault: HindscanError) -> bytes:
