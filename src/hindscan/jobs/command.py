@@ -329,6 +329,13 @@ class CommandStep:
         return path
 
     def _write(self, rows: Data, columns: tuple[str, ...] | None, out: IO[bytes]) -> None:
+        absent = [name for name in columns or () if name not in rows.schema.names]
+        if absent:
+            raise JobDefinitionError(
+                f"Reading for {self._doing}: `columns` must be columns of the history, and {absent} are none of {rows.schema.names}. "
+                "Change the declaration.",
+                columns=absent,
+            )
         if self._step.streams.input == "ndjson":
             write_lines(rows.batches(columns), out, integers=self._step.streams.integers)
             return

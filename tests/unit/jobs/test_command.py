@@ -150,6 +150,12 @@ def test_no_full_pipe_holds_up_anybody_when_a_command(make: Make, manners: str) 
     assert made.slice(59_999).to_pylist() == [{"bidder": 1, "price": 2}]
 
 
+def test_a_command_that_hears_no_more_is_told_no_more_in_arrow_either(make: Make) -> None:
+    told = {"input": "arrow", "output": "ndjson"}
+    assert make(MANNERS["never reads"], format=told)["slice"](data(MANY)).num_rows == 60_000
+    assert make(f"print('{WROTE}')", format=told)["slice"](data(pa.concat_tables([MANY] * 20))).num_rows == 1
+
+
 def test_a_command_that_writes_nothing_and_reads_nothing_gives_no_rows(make: Make) -> None:
     made = make("pass")["slice"](data(MANY))
     assert (made.num_rows, made.schema) == (0, pa.schema({"bidder": pa.int64(), "price": pa.int64()}))
@@ -367,6 +373,13 @@ def test_it_reads_only_the_columns_it_declares_and_its_tables(make: Make) -> Non
     seen = sees(make, {}, columns=["price"], tables={"auctions": "auctions"})
     assert seen["stdin"] == '{"price":9223372036854775807}\n{"price":-9223372036854775808}\n{"price":0}\n'
     assert seen["auctions"] == '{"id":5}\n'
+
+
+@pytest.mark.parametrize("told", ["arrow", "ndjson"])
+def test_a_declared_column_that_the_history_has_not_is_named(make: Make, told: str) -> None:
+    steps = make(ECHO, columns=["price", "colour"], format=told)
+    with pytest.raises(JobDefinitionError, match=r"\['colour'\] are none of \['bidder', 'price'\]"):
+        steps["slice"](data())
 
 
 def test_arguments_that_are_files_of_the_project_are_given_as_they_lie_there(make: Make, tmp_path: Path) -> None:
