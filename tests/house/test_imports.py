@@ -57,6 +57,7 @@ HOMES = {
     "llvmlite": {"kafka_drain", "history.json_scan"},
     # Compiled loops, each in a module of its own that is loaded only where it runs.
     "numba": {"kafka_drain", "history.json_scan"},
+    "packaging": {"jobs.isolated"},
     "pandas": {"data", "api", "explore"},
     "polars": {"data", "api", "explore", "history.formats.avro_block"},
     "rich": {"cli"},

@@ -20,7 +20,7 @@ import pickle
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import msgspec
 
 from hindscan.errors import CodeLoadError, JobDefinitionError
+from hindscan.jobs import command, isolated
 from hindscan.jobs.declare import Job
 from hindscan.jobs.digest import Digester, Token, digest_of
 from hindscan.jobs.job import Code, JobSpec, StepName
@@ -44,6 +45,12 @@ MEANING = 1
 #: First line of a payload: bytecode travels in it, so it is for one version of Python; the number before it is that of the payload's form.
 #: Part of the code's digest, by which stored code is found again.
 _FORM = f"2 Python {sys.version_info.major}.{sys.version_info.minor}"
+
+#: Code that is no pickled functions, by the first word of its payload, and what makes the steps out of it.
+_FORMS: Mapping[bytes, Callable[[Code], Mapping[StepName, Callable[..., Any]]]] = {
+    command.FORM: command.command_steps,
+    isolated.FORM: lambda code: load(isolated.unwrapped(code)),
+}
 
 
 # Leaving ---------------------------------------------------------------------------------------------------------
@@ -267,6 +274,9 @@ class _ByDigest:
 @functools.lru_cache(maxsize=64)
 def _loaded(wanted: _ByDigest) -> dict[StepName, Callable[..., Any]]:
     code = wanted.code
+    loads = _FORMS.get(code.payload.partition(b" ")[0])
+    if loads is not None:
+        return dict(loads(code))
     form, _, pickled = code.payload.partition(b"\n")
     if form.decode(errors="replace") != _FORM:
         raise CodeLoadError(

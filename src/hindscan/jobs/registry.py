@@ -3,18 +3,20 @@
 Keeps promise 12: `hindscan serve` never runs user code in its own process. `load_folder` runs the files here, for the command line and for
 notebooks; `load_folder_in_child` has a child process do it and takes only data from it, so that a file which prints, hangs, exits or crashes is
 an error with that file's name while all others load. A file is loaded as the program of all the project's modules it imports,
-exactly as on a worker: what works here works there.
+exactly as on a worker: what works here works there. The suffix of a file says how it is read (`_LOADERS`): Python, or the declaration of commands.
 
 Files whose name begins with ``_`` are not jobs; jobs may import them.
 
 ::
 
-    jobs/*.py -> load_file -> Job -> jobs.code.bundle -> Registered {name: (JobSpec, Code)} + faults
+    jobs/*.py   -> load_file -> Job -> jobs.code.bundle -> Registered {name: (JobSpec, Code)} + faults
+    jobs/*.toml -> jobs.command.command_job             ->
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import signal
@@ -24,13 +26,15 @@ import tempfile
 import time
 import traceback
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from hindscan.errors import HindscanError
+from hindscan.jobs import isolated
 from hindscan.jobs.code import bundle
+from hindscan.jobs.command import command_job
 from hindscan.jobs.declare import Job
 from hindscan.jobs.job import Code, JobSpec
 from hindscan.jobs.modules import closure
@@ -41,6 +45,9 @@ __all__ = ["Fault", "Registered", "job_files", "load_file", "load_folder", "load
 
 #: Seconds one file may take to load in a child.
 TIME_LIMIT = 60.0
+
+#: Where hindscan lies.
+_ROOT = str(Path(__file__).resolve().parents[2])
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +76,7 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
 
 def job_files(folder: Path) -> list[Path]:
     """List the files of a folder that are jobs, by name."""
-    return sorted(path for path in folder.glob("*.py") if not path.name.startswith(("_", ".")))
+    return sorted(path for path in folder.glob("*") if path.suffix in _LOADERS and not path.name.startswith(("_", ".")))
 
 
 def load_file(root: Path, file: Path) -> list[Job]:
@@ -95,7 +102,7 @@ def load_file(root: Path, file: Path) -> list[Job]:
     sources = {key: module.source for key, module in closure([name], own_folders(root, folder)).items()}
     program = Program.of(sources)
     module = program.load(name)
-    neighbours = {path.stem for path in job_files(folder)} - {file.stem}
+    neighbours = {path.stem for path in job_files(folder) if path.suffix == ".py"} - {file.stem}
     others = {f"{program.package}.{prefix}{stem}" for prefix in ("", f"{package}.") for stem in neighbours}
     found = [value for value in vars(module).values() if isinstance(value, Job)]
     return [job for job in dict.fromkeys(found) if getattr(job.steps["slice"], "__module__", "") not in others]
@@ -130,14 +137,7 @@ def _shown(root: Path, path: Path) -> str:
 def _loaded(root: Path, path: Path) -> _File:
     shown = _shown(root, path)
     try:
-        jobs = load_file(root, path)
-        if not jobs:
-            message = (
-                f"Loading {shown}: a job file declares a job with @hs.job or @hs.simulation, and this one declares none. "
-                "Begin its name with _ if jobs only import it."
-            )
-            return _File(faults=(Fault(file=shown, message=message),))
-        return _File(jobs=tuple(bundle(job, root, file=shown) for job in jobs))
+        return _LOADERS[path.suffix](root, path, shown)
     except HindscanError as error:
         return _File(faults=(Fault(file=shown, message=f"Loading {shown}: {error}"),))
     except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever a file does is its own fault)
@@ -149,6 +149,45 @@ def _loaded(root: Path, path: Path) -> _File:
         )
         message = f"Loading {shown}: it must run to its end, and raised {type(error).__name__}: {error}.{hint} Correct the file."
         return _File(faults=(Fault(file=shown, message=message, traceback=told),))
+
+
+def _python(root: Path, path: Path, shown: str) -> _File:
+    if _needs_another_python(path):
+        return _isolated(root, path)
+    jobs = load_file(root, path)
+    if not jobs:
+        message = (
+            f"Loading {shown}: a job file declares a job with @hs.job or @hs.simulation, and this one declares none. "
+            "Begin its name with _ if jobs only import it."
+        )
+        return _File(faults=(Fault(file=shown, message=message),))
+    return _File(jobs=tuple(bundle(job, root, file=shown) for job in jobs))
+
+
+def _needs_another_python(path: Path) -> bool:
+    if path.suffix != ".py" or isolated.inside():
+        return False
+    try:
+        return isolated.is_isolated(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return False  # whoever loads it says what is wrong
+
+
+def _isolated(root: Path, path: Path) -> _File:
+    """Have a file with requirements of its own loaded where they are."""
+    environment = isolated.environment_of(path)
+    python = isolated.ensured(environment)
+    (loaded,) = _loaded_in_child(root, [path], str(python), TIME_LIMIT, isolated.project_paths())
+    jobs = tuple(isolated.wrapped(environment, spec, code) for spec, code in loaded.jobs)
+    return _File(jobs=jobs, faults=loaded.faults)
+
+
+def _commands(root: Path, path: Path, shown: str) -> _File:
+    return _File(jobs=(command_job(root, path, shown),))
+
+
+#: What reads a job file, by its suffix.
+_LOADERS: Mapping[str, Callable[[Path, Path, str], _File]] = {".py": _python, ".toml": _commands}
 
 
 def _own_part(error: BaseException) -> types.TracebackType | None:
@@ -205,11 +244,18 @@ def load_folder_in_child(
     files = job_files(folder)
     loaded: list[_File] = []
     while len(loaded) < len(files):
-        loaded += _loaded_in_child(root, files[len(loaded) :], python, time_limit)
+        left = files[len(loaded) :]
+        if _needs_another_python(left[0]):
+            loaded.append(_loaded(root, left[0]))  # in a child of its own
+            continue
+        here = list(itertools.takewhile(lambda path: not _needs_another_python(path), left))
+        loaded += _loaded_in_child(root, here, python, time_limit)
     return _registered(loaded)
 
 
-def _loaded_in_child(root: Path, files: list[Path], python: str, time_limit: float) -> Iterator[_File]:
+def _loaded_in_child(
+    root: Path, files: list[Path], python: str, time_limit: float, paths: Sequence[str] = ()
+) -> Iterator[_File]:
     """Load files until one of them ends the child; that one is a fault."""
     reading, writing = os.pipe()
     with tempfile.TemporaryFile() as errors, os.fdopen(reading, "rb") as results:
@@ -217,7 +263,8 @@ def _loaded_in_child(root: Path, files: list[Path], python: str, time_limit: flo
             python,
             "-P",
             "-c",
-            "from hindscan.jobs.registry import _child; _child()",
+            # Behind its own: an interpreter of another environment has hindscan from here.
+            f"import sys; sys.path += {[*paths, _ROOT]!r}; from hindscan.jobs.registry import _child; _child()",
             str(writing),
             str(root),
             *map(str, files),

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from hindscan.errors import BadPartial
 
-__all__ = ["to_model", "to_model_table", "to_table"]
+__all__ = ["stored_type", "to_model", "to_model_table", "to_table"]
 
 #: Metadata of a model's table if the value was a dict: the shape of each array, as JSON; the array itself lies in one list.
 _SHAPES = b"hindscan.shapes"
@@ -54,7 +54,7 @@ def to_table(value: object, step: str) -> pa.Table:
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise _bad(step, "columns of different names", f"{twice} twice", "Rename one of them")
-        fields = [pa.field(field.name, _stored(field.type)) for field in table.schema]
+        fields = [pa.field(field.name, stored_type(field.type)) for field in table.schema]
         stored: pa.Table = table.cast(pa.schema(fields))
         return stored
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -139,24 +139,26 @@ def _column(items: Any) -> Any:
     return pa.array(items, from_pandas=type(items).__module__.startswith("pandas"))
 
 
-def _stored(kind: Any) -> Any:
+def stored_type(kind: Any) -> Any:
     """Give the type a column is stored as: one way to say a time, no encodings."""
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", "UTC")
     if pa.types.is_dictionary(kind):
-        return _stored(kind.value_type)
+        return stored_type(kind.value_type)
     if pa.types.is_run_end_encoded(kind):
-        return _stored(kind.value_type)
+        return stored_type(kind.value_type)
     if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
         return pa.string()
     if pa.types.is_binary_view(kind) or pa.types.is_large_binary(kind):
         return pa.binary()
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.list_(_stored(kind.value_type))
+        return pa.list_(stored_type(kind.value_type))
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_stored(kind.value_type), kind.list_size)
+        return pa.list_(stored_type(kind.value_type), kind.list_size)
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(f.name, _stored(f.type)) for f in (kind.field(i) for i in range(kind.num_fields))])
+        return pa.struct(
+            [pa.field(f.name, stored_type(f.type)) for f in (kind.field(i) for i in range(kind.num_fields))]
+        )
     return kind
 
 

@@ -25,14 +25,17 @@ from typing import Final
 import msgspec
 import pyarrow as pa
 
+from hindscan.errors import HindscanError
 from hindscan.history.snapshot import Slice
 from hindscan.plans.plan import Node
 from hindscan.tasks.bench import Bench
 from hindscan.tasks.fault import failed
+from hindscan.tasks.isolated import interpreter_of, perform_there
 from hindscan.tasks.output import printed
+from hindscan.tasks.process import Frames
 from hindscan.tasks.task import Done, Failed, Packed, Receipt, Task, unpack
 
-__all__ = ["perform", "warm"]
+__all__ = ["answer", "perform", "warm"]
 
 #: Assignments a worker keeps open: the stages of one run, and those of a run that comes back.
 _BENCHES_MOST: Final = 4
@@ -57,6 +60,12 @@ def perform(payload: bytes, *, interruptible: bool = False) -> bytes:
         A `Receipt` as msgpack.
     """
     task: Task = pickle.loads(payload)  # noqa: S301 -- made by `execution` in the run this worker belongs to
+    try:
+        python = interpreter_of(task.assignment)
+        if python is not None:
+            return perform_there(python, payload)
+    except HindscanError as fault:
+        return _refused(task, fault)
     with printed() as output, _one_thread():
         done, faults = _do(task, KeyboardInterrupt if interruptible else ())
     return msgspec.msgpack.encode(
@@ -69,6 +78,19 @@ def perform(payload: bytes, *, interruptible: bool = False) -> bytes:
             output=output.text(),
         )
     )
+
+
+def answer(frames: Frames) -> None:
+    """Do tasks for a worker until it is gone: the whole life of an interpreter that `tasks.isolated` has started."""
+    while (message := frames.receive()) is not None:
+        frames.send(("receipt", perform(message[1])))
+
+
+def _refused(task: Task, fault: HindscanError) -> bytes:
+    """Say of all pieces of a task that they could not be done where they must be."""
+    faults = [failed(fault, doing=p.doing, position=p.position, key=p.key) for p in _pieces(task)]
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    return msgspec.msgpack.encode(Receipt(task=task.id, kind=task.kind, failed=tuple(faults), worker=worker))
 
 
 def warm() -> None:

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, TypeAlias
 
@@ -157,7 +157,9 @@ class Process:
         self._inbox.put((self, None))
 
 
-def start(inbox: Inbox, program: str, *arguments: str) -> Process:
+def start(
+    inbox: Inbox, program: str, *arguments: str, python: str = sys.executable, paths: Sequence[str] = ()
+) -> Process:
     """Start a worker; returns at once, while the worker imports.
 
     Parameters
@@ -166,18 +168,24 @@ def start(inbox: Inbox, program: str, *arguments: str) -> Process:
         Where what it sends is put.
     program : str
         ``module:function`` of hindscan, called in the new interpreter with the frames and the arguments.
+    *arguments : str
+        What the function gets beside the frames.
+    python : str
+        The interpreter. Default: this one.
+    paths : sequence of str
+        Folders of packages that it searches after its own.
     """
     reading, writing = os.pipe()
     errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
     module, _, function = program.partition(":")
     code = (
-        f"import sys; sys.path.append({_ROOT!r}); from hindscan.tasks.process import become_worker; "
+        f"import sys; sys.path += {[*paths, _ROOT]!r}; from hindscan.tasks.process import become_worker; "
         f"frames = become_worker({reading}); from {module} import {function}; {function}(frames, *sys.argv[1:])"
     )
     try:
         popen = subprocess.Popen(
             # -P: the caller's working directory is not searched for modules.
-            [sys.executable, "-P", "-c", code, *arguments],
+            [python, "-P", "-c", code, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
