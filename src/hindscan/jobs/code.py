@@ -33,6 +33,7 @@ from hindscan.jobs.digest import Digester, Token, digest_of
 from hindscan.jobs.job import Code, JobSpec, StepName
 from hindscan.jobs.modules import Module, Modules, closure
 from hindscan.jobs.program import Program
+from hindscan.jobs.statement import FORM, unpack
 from hindscan.jobs.world import CACHED, World, resolve, version_of
 
 __all__ = ["MEANING", "bundle", "load"]
@@ -268,6 +269,8 @@ class _ByDigest:
 def _loaded(wanted: _ByDigest) -> dict[StepName, Callable[..., Any]]:
     code = wanted.code
     form, _, pickled = code.payload.partition(b"\n")
+    if form == FORM:
+        return unpack(pickled)
     if form.decode(errors="replace") != _FORM:
         raise CodeLoadError(
             f"Loading the job's code {code.digest[:12]}: it was packed in form {form[:16]!r}, and this worker reads form {_FORM!r}. "

@@ -28,7 +28,7 @@ from hindscan.jobs.job import JobSpec, Parameter, Step, StepName
 from hindscan.jobs.language import describe
 from hindscan.jobs.parameters import NAMED_OPTIONS, evaluated, validate
 
-__all__ = ["Function", "Job", "job", "simulation"]
+__all__ = ["NAME", "Function", "Job", "job", "simulation"]
 
 Function = Callable[..., Any]
 
@@ -42,7 +42,8 @@ _CALIBRATION: dict[StepName, StepName] = {
 #: What a step of an ordered job works on, where it is not one thing.
 _ORDERED: dict[str, tuple[str, ...]] = {"slice": ("the slice", "the state"), "start": (), "close": ("the state",)}
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
+#: What jobs may be called.
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 
 
 class Job:
@@ -327,7 +328,7 @@ def _faulty_tables(tables: Mapping[str, str], table: str | None, steps: Mapping[
 
 def _faulty_options(declared: Job, history: object, table: str | None) -> Iterator[str]:
     options = declared.options
-    if not isinstance(declared.name, str) or not _NAME.fullmatch(declared.name):
+    if not isinstance(declared.name, str) or not NAME.fullmatch(declared.name):
         yield f"its name must be letters, digits, _ and -, and is {declared.name!r}; give name="
     if (history is not None or declared.kind == "scan") and (not isinstance(history, str) or not history):
         yield f"history= must name a history, and is {history!r}"

@@ -5,11 +5,12 @@ notebooks; `load_folder_in_child` has a child process do it and takes only data 
 an error with that file's name while all others load. A file is loaded as the program of all the project's modules it imports,
 exactly as on a worker: what works here works there.
 
-Files whose name begins with ``_`` are not jobs; jobs may import them.
+A SQL file runs nothing at all when it is loaded. Files whose name begins with ``_`` are not jobs; jobs may import them.
 
 ::
 
     jobs/*.py -> load_file -> Job -> jobs.code.bundle -> Registered {name: (JobSpec, Code)} + faults
+    jobs/*.sql -> jobs.sql.read_sql ----------------------^
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from hindscan.jobs.declare import Job
 from hindscan.jobs.job import Code, JobSpec
 from hindscan.jobs.modules import closure
 from hindscan.jobs.program import Program
+from hindscan.jobs.sql import read_sql
 from hindscan.jobs.world import own_folders
 
 __all__ = ["Fault", "Registered", "job_files", "load_file", "load_folder", "load_folder_in_child"]
@@ -69,11 +71,13 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
 
 def job_files(folder: Path) -> list[Path]:
     """List the files of a folder that are jobs, by name."""
-    return sorted(path for path in folder.glob("*.py") if not path.name.startswith(("_", ".")))
+    return sorted(
+        path for kind in ("*.py", "*.sql") for path in folder.glob(kind) if not path.name.startswith(("_", "."))
+    )
 
 
 def load_file(root: Path, file: Path) -> list[Job]:
-    """Run one job file and give the jobs it declares.
+    """Run one job file in Python and give the jobs it declares.
 
     Parameters
     ----------
@@ -95,7 +99,7 @@ def load_file(root: Path, file: Path) -> list[Job]:
     sources = {key: module.source for key, module in closure([name], own_folders(root, folder)).items()}
     program = Program.of(sources)
     module = program.load(name)
-    neighbours = {path.stem for path in job_files(folder)} - {file.stem}
+    neighbours = {path.stem for path in job_files(folder) if path.suffix == ".py"} - {file.stem}
     others = {f"{program.package}.{prefix}{stem}" for prefix in ("", f"{package}.") for stem in neighbours}
     found = [value for value in vars(module).values() if isinstance(value, Job)]
     return [job for job in dict.fromkeys(found) if getattr(job.steps["slice"], "__module__", "") not in others]
@@ -130,6 +134,8 @@ def _shown(root: Path, path: Path) -> str:
 def _loaded(root: Path, path: Path) -> _File:
     shown = _shown(root, path)
     try:
+        if path.suffix == ".sql":
+            return _File(jobs=(read_sql(path.read_text(encoding="utf-8"), path.stem, file=shown),))
         jobs = load_file(root, path)
         if not jobs:
             message = (
