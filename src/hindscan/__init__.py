@@ -18,8 +18,22 @@ if TYPE_CHECKING:
     from hindscan.events.filters import Filter
     from hindscan.jobs.declare import Job, job, simulation
     from hindscan.jobs.simulation import Block
+    from hindscan.tasks.whole import Whole
 
-__all__ = ["Block", "Data", "Event", "Filter", "Job", "history", "job", "load_snapshot", "run", "runs", "simulation"]
+__all__ = [
+    "Block",
+    "Data",
+    "Event",
+    "Filter",
+    "Job",
+    "Whole",
+    "history",
+    "job",
+    "load_snapshot",
+    "run",
+    "runs",
+    "simulation",
+]
 
 __version__ = "0.1.0"
 
@@ -30,6 +44,7 @@ _HOMES = {
     "Event": "hindscan.events.event",
     "Filter": "hindscan.events.filters",
     "Job": "hindscan.jobs.declare",
+    "Whole": "hindscan.tasks.whole",
     "job": "hindscan.jobs.declare",
     "load_snapshot": "hindscan.api",
     "run": "hindscan.api",

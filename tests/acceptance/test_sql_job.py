@@ -68,7 +68,7 @@ def test_check_and_the_command_line_know_a_sql_job_like_any_other(sample: Path) 
     (listed,) = [one for one in hindscan("jobs", "--json", project=sample).document["jobs"] if one["job"] == RUN[1]]
     assert listed["file"] == "jobs/closing_price_by_category.sql"
     checked = hindscan("check", RUN[1], "--json", project=sample).document
-    assert set(checked["rows"]) == {"1", "2", "7"}
+    assert set(checked["cuts"]) == {"1", "2", "7"}
     wrong = hindscan("run", RUN[1], "-p", "least_auctions=0", project=sample, check=2)
     assert "least_auctions" in wrong.err
     (sample / "jobs" / "leaky.sql").write_text(

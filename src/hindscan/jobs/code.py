@@ -97,6 +97,8 @@ def _meaning(spec: JobSpec, step: str) -> Token:
     """Say what of hindscan and its engines a step's result depends on, whatever its code imports."""
     if spec.kind == "simulation" and step == "slice":
         return [MEANING, spec.combine, version_of("numpy")]
+    if spec.whole:
+        return [MEANING, *(version_of(name) for name in ("duckdb", "pyarrow", "dask", "pandas"))]
     # `hs.Data` answers SQL by DuckDB over Arrow: another version may round, sort or sum in another way.
     return [MEANING, version_of("duckdb"), version_of("pyarrow")]
 

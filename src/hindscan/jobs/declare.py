@@ -141,6 +141,7 @@ def job(
     combine: Literal["concat"] | None = None,
     order: Literal["partition"] | None = None,
     state: Function | None = None,
+    whole: bool = False,
     name: str | None = None,
     max_bytes: int | None = None,
     max_slices: int | None = None,
@@ -163,6 +164,9 @@ def job(
     state : callable, optional
         With `order`: gives the state a partition begins with, a table or a dict of arrays and JSON values. A table comes as `hs.Data`, which SQL can
         name, too. Takes parameters and broadcast tables by name, as any step does.
+    whole : bool
+        The function is called once and gets the history as a whole (`hs.Whole`), for Dask code: data frames, bags and delayed tables with one partition for
+        each slice. What it returns is the result; collections are computed. Default: called for each slice.
     name : str, optional
         Name of the job. Default: the function's.
     max_bytes, max_slices : int, optional
@@ -176,7 +180,8 @@ def job(
         The decorator.
     """
     options = {
-        "history": history, "tables": tables, "combine": combine, "order": order, "state": state, "name": name,
+        "history": history, "tables": tables, "combine": combine, "order": order, "state": state, "whole": whole,
+        "name": name,
         "max_bytes": max_bytes, "max_slices": max_slices, "time_limit": time_limit,
     }  # fmt: skip
     return lambda function: Job(kind="scan", function=function, options=options)
@@ -266,6 +271,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
     faults += _faulty_tables(tables, table, steps if whole else None)
     faults += _faulty_options(declared, history, table)
     faults += _faulty_order(declared, leading.get("slice", ()))
+    faults += _faulty_whole(declared)
     if faults:
         raise JobDefinitionError(
             f"Declaring the job {declared.name!r}: {'; '.join(faults)}. Change the declaration, then load it again.",
@@ -287,6 +293,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         combine=combine,
         calibrate_combine=typing.cast("Any", _combined(declared, "calibrate_combine", calibrated)),
         order=options.get("order"),
+        whole=bool(options.get("whole")),
         **{key: options[key] for key in ("block_size", "draws") if key in options},
         max_bytes=options["max_bytes"],
         max_slices=options["max_slices"],
@@ -360,6 +367,18 @@ def _faulty_order(declared: Job, leading: tuple[str, ...]) -> Iterator[str]:
         yield f"`{leading[1]}` in tables= is the second parameter, which gets the state"
     if calibration is not None and calibration.options.get("order") is not None:
         yield f"its calibration {calibration.name!r} is an ordered job, and slices of a calibration know nothing of each other"
+
+
+def _faulty_whole(declared: Job) -> Iterator[str]:
+    options, calibration = declared.options, declared.calibration
+    if calibration is not None and calibration.options.get("whole"):
+        yield f"its calibration {calibration.name!r} gets the history as a whole, and a calibration is computed slice by slice"
+    if not options.get("whole"):
+        return
+    if options["order"] is not None:
+        yield "it has both whole=True and order=; a whole history has no slices that follow on one another"
+    if options["combine"] or {"combine", "finish"} & set(declared.steps):
+        yield "with whole=True what the function returns is the result, so it has neither combine nor finish"
 
 
 class _Signature:

@@ -68,6 +68,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     calibrate_combine: Literal["function", "concat", "none"] = "none"
     #: "partition": the slices of a partition are computed one after another, each with the state its predecessor left.
     order: Literal["partition"] | None = None
+    #: The function gets the history as a whole, once, and returns the result.
+    whole: bool = False
     #: Draws per stream of a simulation.
     block_size: int = 65_536
     #: Draws if the run names none.

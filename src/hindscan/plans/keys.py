@@ -36,6 +36,7 @@ __all__ = [
     "slice_keys",
     "start_key",
     "table_digest",
+    "whole_key",
 ]
 
 #: Meaning of what hindscan hands to a step. Raised only when the same slice would give other rows, never for speed or looks: it recomputes everything.
@@ -155,6 +156,11 @@ def node_key(
 def finish_key(combined: str, *, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:
     """Give the key of a finished table: the finishing step over one combined table."""
     return digest_of({"kind": "finish", "combined": combined, **_seen(step, parameters, tables)})
+
+
+def whole_key(slices: Sequence[str]) -> str:
+    """Give the key of what a job makes of its history as a whole; the keys of its slices cover the step."""
+    return digest_of({"kind": "whole", "slices": list(slices)})
 
 
 def start_key(*, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:

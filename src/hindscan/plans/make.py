@@ -32,6 +32,7 @@ from hindscan.plans.keys import (
     slice_keys,
     start_key,
     table_digest,
+    whole_key,
 )
 from hindscan.plans.plan import Chain, Node, Plan, Stage
 
@@ -263,6 +264,8 @@ def _stage(
         )
 
     empty = empty_key(pin=pin, step=steps.each, reader=reader, parameters=parameters, tables=tables)
+    if job.whole:
+        return _whole_stage(steps.name, table, slices, whole_key([empty, *keys_of(slices)]), given)
     chains: tuple[Chain, ...] = ()
     unbounded: dict[str, str] = {}
     if steps.start is None:
@@ -291,6 +294,20 @@ def _stage(
         else finish_key(combined, step=steps.finish, parameters=parameters, tables=tables),
         unbounded=unbounded,
         chains=chains,
+    )
+
+
+def _whole_stage(step: str, table: str | None, slices: tuple[Slice, ...], key: str, given: _Given) -> Stage:
+    """Give the stage of a job that makes its result in one go: all slices stand for the same partial, and are reused or computed together."""
+    return Stage(
+        step=step,
+        table=table,
+        slices=slices,
+        keys=(key,) * len(slices),
+        reused=frozenset(range(len(slices))) if given.exists(key) else frozenset(),
+        levels=(),
+        combined=key,
+        finished=key,
     )
 
 
