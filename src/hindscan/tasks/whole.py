@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
@@ -24,9 +24,6 @@ import pyarrow as pa
 from hindscan.data import Proof
 from hindscan.errors import UsageError
 from hindscan.history.snapshot import Reader, Slice
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["THREADS", "Whole", "computed"]
 
@@ -156,10 +153,9 @@ class _Reading:
     def __dask_tokenize__(self) -> str:
         return self._token
 
-    def __call__(self, position: int, columns: list[str] | None = None) -> pd.DataFrame:
+    def __call__(self, position: int, columns: list[str] | None = None) -> Any:
         """Read a slice; Dask gives `columns` where it finds that fewer are needed."""
-        frame: pd.DataFrame = self._whole.table(position, self._columns if columns is None else columns).to_pandas()
-        return frame
+        return self._whole.table(position, self._columns if columns is None else columns).to_pandas()
 
 
 def computed(make: Callable[[], object]) -> object:
