@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hindscan.events.filters import Filter
     from hindscan.jobs.declare import Job, job, simulation
     from hindscan.jobs.simulation import Block
+    from hindscan.tasks.whole import Whole
 
 __all__ = [
     "Block",
@@ -26,6 +27,7 @@ __all__ = [
     "Event",
     "Filter",
     "Job",
+    "Whole",
     "cesql",
     "history",
     "job",
@@ -44,6 +46,7 @@ _HOMES = {
     "Event": "hindscan.events.event",
     "Filter": "hindscan.events.filters",
     "Job": "hindscan.jobs.declare",
+    "Whole": "hindscan.tasks.whole",
     "cesql": "hindscan.events.cesql",
     "job": "hindscan.jobs.declare",
     "load_snapshot": "hindscan.api",

@@ -148,6 +148,9 @@ def _recut(prepared: Prepared, pieces: int) -> tuple[Plan, dict[str, Reader]]:
             groups = tuple(group for c in stage.chains for group in _groups(stage.slices[c.first : c.last], pieces))
         if stage.table is not None:
             readers[stage.table] = _Grouped(reader=readers[stage.table], pieces=groups)
+        if prepared.plan.job.whole:
+            stages.append(_whole_restaged(stage, groups))
+            continue
         how = prepared.plan.job.calibrate_combine if stage.step == "calibrate" else prepared.plan.job.combine
         stages.append(_restaged(stage, groups, how))
     return msgspec.structs.replace(prepared.plan, stages=tuple(stages), fresh=True), readers
@@ -158,6 +161,15 @@ def _groups(slices: Sequence[Slice], pieces: int) -> tuple[tuple[Slice, ...], ..
     count = min(pieces, len(slices))
     bounds = [len(slices) * i // count for i in range(count + 1)] if count else []
     return tuple(tuple(slices[first:last]) for first, last in pairwise(bounds))
+
+
+def _whole_restaged(stage: Stage, groups: Sequence[Sequence[Slice]]) -> Stage:
+    """Make a stage of pieces that all stand for one partial."""
+    slices = tuple(msgspec.structs.replace(group[0], position=position) for position, group in enumerate(groups))
+    key = digest_of(["check", stage.finished, len(groups)])
+    return msgspec.structs.replace(
+        stage, slices=slices, keys=(key,) * len(slices), reused=frozenset(), combined=key, finished=key
+    )
 
 
 def _restaged(stage: Stage, groups: Sequence[Sequence[Slice]], how: str) -> Stage:

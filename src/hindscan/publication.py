@@ -20,6 +20,7 @@ from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
 from hindscan.plans.incomplete import coverage_document
 from hindscan.runs import inbox
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
+from hindscan.runs.partials import proof_of
 from hindscan.runs.results import SliceRecord, publish
 from hindscan.tasks.outcome import outcome
 from hindscan.words import chosen_document
@@ -107,7 +108,7 @@ def _records(stage: Stage, done: StageDone, partials: Partials) -> list[SliceRec
                     checkpoint=checkpoints.get(key),
                     reused=True,
                     digest=meta.digest,
-                    proof=meta.proof,
+                    proof=proof_of(meta, s.position),
                 )
             )
         else:

@@ -101,7 +101,7 @@ def write_project(
     )
     (folder / "hindscan.toml").write_text(text, encoding="utf-8")
     (folder / ".gitignore").write_text(".hindscan/\n", encoding="utf-8")
-    for job in sorted(example_jobs().glob("*.py")):
+    for job in sorted(path for path in example_jobs().iterdir() if path.suffix in (".py", ".sql")):
         (folder / "jobs" / job.name).write_bytes(job.read_bytes())
     if bids:
         from hindscan.generate import generate_auctions

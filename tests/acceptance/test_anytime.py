@@ -88,8 +88,8 @@ def test_tolerated_failures_are_counted_listed_and_made_good_by_the_next_run(pro
 
     (project / "mended").touch()
     again = hindscan(*typed, "--allow-failed", "0.1", project=project).document
-    assert again["incomplete"] is False
-    assert again["slices"] == {"total": SLICES, "reused": SLICES - 1, "computed": 1, "failed": 0}
+    assert "incomplete" not in again
+    assert again["slices"] == {"total": SLICES, "reused": SLICES - 1, "computed": 1}
     row = pq.read_table(again["result"]["path"]).to_pylist()[0]
     assert (row["slices"], row["total"]) == (SLICES, oracle(project))
 

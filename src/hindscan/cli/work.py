@@ -280,9 +280,10 @@ def run_answer(workshop: Workshop, done: Run) -> dict[str, Any]:
         answer["manifest"] = str(folder / "manifest.json")
         answer["slices"] = {
             "total": manifest.slices.total, "reused": manifest.slices.reused, "computed": manifest.slices.computed,
-            "failed": manifest.slices.failed,
         }  # fmt: skip
-        answer["incomplete"] = manifest.incomplete
+        if manifest.incomplete:
+            answer["slices"]["failed"] = manifest.slices.failed
+            answer["incomplete"] = True
         answer["seconds"] = round(manifest.seconds, 3)
     return answer
 
@@ -303,7 +304,7 @@ def _print_run(workshop: Workshop, done: Run, options: Options) -> int:
     path = Path(answer["result"]["path"])
     print_arrow(pq.read_table(path))
     slices = answer["slices"]
-    if answer["incomplete"]:
+    if answer.get("incomplete"):
         sys.stderr.write(
             f"INCOMPLETE: {slices['failed']} of {slices['total']} slices failed and are left out; the manifest has the coverage, snapshot.parquet the reasons. "
             "Running it again tries only them.\n"

@@ -34,6 +34,7 @@ from hindscan.jobs.digest import Digester, Token, digest_of
 from hindscan.jobs.job import Code, JobSpec, StepName
 from hindscan.jobs.modules import Module, Modules, closure
 from hindscan.jobs.program import Program
+from hindscan.jobs.statement import FORM, unpack
 from hindscan.jobs.world import CACHED, World, resolve, version_of
 
 __all__ = ["MEANING", "bundle", "load"]
@@ -103,6 +104,8 @@ def _meaning(spec: JobSpec, step: str) -> Token:
     """Say what of hindscan and its engines a step's result depends on, whatever its code imports."""
     if spec.kind == "simulation" and step == "slice":
         return [MEANING, spec.combine, version_of("numpy")]
+    if spec.whole:
+        return [MEANING, *(version_of(name) for name in ("duckdb", "pyarrow", "dask", "pandas"))]
     # `hs.Data` answers SQL by DuckDB over Arrow: another version may round, sort or sum in another way.
     return [MEANING, version_of("duckdb"), version_of("pyarrow")]
 
@@ -278,6 +281,8 @@ def _loaded(wanted: _ByDigest) -> dict[StepName, Callable[..., Any]]:
     if loads is not None:
         return dict(loads(code))
     form, _, pickled = code.payload.partition(b"\n")
+    if form == FORM:
+        return unpack(pickled)
     if form.decode(errors="replace") != _FORM:
         raise CodeLoadError(
             f"Loading the job's code {code.digest[:12]}: it was packed in form {form[:16]!r}, and this worker reads form {_FORM!r}. "

@@ -28,7 +28,7 @@ from hindscan.jobs.job import JobSpec, Parameter, Step, StepName, is_allowance
 from hindscan.jobs.language import describe
 from hindscan.jobs.parameters import NAMED_OPTIONS, evaluated, validate
 
-__all__ = ["Function", "Job", "job", "simulation"]
+__all__ = ["NAME", "Function", "Job", "job", "simulation"]
 
 Function = Callable[..., Any]
 
@@ -45,7 +45,8 @@ _ORDERED: dict[str, tuple[str, ...]] = {"slice": ("the slice", "the state"), "st
 #: Parts of a split: each is a batch in every partial, and a table to finish.
 MOST_PARTS = 4096
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
+#: What jobs may be called.
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 
 
 class Job:
@@ -145,6 +146,7 @@ def job(
     parts: int = 16,
     order: Literal["partition"] | None = None,
     state: Function | None = None,
+    whole: bool = False,
     name: str | None = None,
     max_bytes: int | None = None,
     max_slices: int | None = None,
@@ -174,6 +176,9 @@ def job(
     state : callable, optional
         With `order`: gives the state a partition begins with, a table or a dict of arrays and JSON values. A table comes as `hs.Data`, which SQL can
         name, too. Takes parameters and broadcast tables by name, as any step does.
+    whole : bool
+        The function is called once and gets the history as a whole (`hs.Whole`), for Dask code: data frames, bags and delayed tables with one partition for
+        each slice. What it returns is the result; collections are computed. Default: called for each slice.
     name : str, optional
         Name of the job. Default: the function's.
     max_bytes, max_slices : int, optional
@@ -189,8 +194,8 @@ def job(
         The decorator.
     """
     options = {
-        "history": history, "tables": tables, "combine": combine, "by": by, "parts": parts, "order": order, "state": state, "name": name,
-        "max_bytes": max_bytes, "max_slices": max_slices, "time_limit": time_limit, "allow_failed": allow_failed,
+        "history": history, "tables": tables, "combine": combine, "by": by, "parts": parts, "order": order, "state": state, "whole": whole,
+        "name": name, "max_bytes": max_bytes, "max_slices": max_slices, "time_limit": time_limit, "allow_failed": allow_failed,
     }  # fmt: skip
     return lambda function: Job(kind="scan", function=function, options=options)
 
@@ -280,6 +285,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
     faults += _faulty_options(declared, history, table)
     faults += _faulty_keys(declared)
     faults += _faulty_order(declared, leading.get("slice", ()))
+    faults += _faulty_whole(declared)
     if faults:
         raise JobDefinitionError(
             f"Declaring the job {declared.name!r}: {'; '.join(faults)}. Change the declaration, then load it again.",
@@ -303,6 +309,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         order=options.get("order"),
         by=_keys_of(options),
         parts=options.get("parts", 16),
+        whole=bool(options.get("whole")),
         **{key: options[key] for key in ("block_size", "draws") if key in options},
         max_bytes=options["max_bytes"],
         max_slices=options["max_slices"],
@@ -345,7 +352,7 @@ def _faulty_tables(tables: Mapping[str, str], table: str | None, steps: Mapping[
 
 def _faulty_options(declared: Job, history: object, table: str | None) -> Iterator[str]:
     options = declared.options
-    if not isinstance(declared.name, str) or not _NAME.fullmatch(declared.name):
+    if not isinstance(declared.name, str) or not NAME.fullmatch(declared.name):
         yield f"its name must be letters, digits, _ and -, and is {declared.name!r}; give name="
     if (history is not None or declared.kind == "scan") and (not isinstance(history, str) or not history):
         yield f"history= must name a history, and is {history!r}"
@@ -400,6 +407,20 @@ def _faulty_order(declared: Job, leading: tuple[str, ...]) -> Iterator[str]:
         yield f"`{leading[1]}` in tables= is the second parameter, which gets the state"
     if calibration is not None and calibration.options.get("order") is not None:
         yield f"its calibration {calibration.name!r} is an ordered job, and slices of a calibration know nothing of each other"
+
+
+def _faulty_whole(declared: Job) -> Iterator[str]:
+    options, calibration = declared.options, declared.calibration
+    if calibration is not None and calibration.options.get("whole"):
+        yield f"its calibration {calibration.name!r} gets the history as a whole, and a calibration is computed slice by slice"
+    if not options.get("whole"):
+        return
+    if options["order"] is not None:
+        yield "it has both whole=True and order=; a whole history has no slices that follow on one another"
+    if options["combine"] or {"combine", "finish"} & set(declared.steps):
+        yield "with whole=True what the function returns is the result, so it has neither combine nor finish"
+    if options.get("by") is not None or options.get("allow_failed"):
+        yield "with whole=True there are no partials that could be split or left out, so it takes neither by= nor allow_failed="
 
 
 class _Signature:

@@ -72,6 +72,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     by: tuple[str, ...] = ()
     #: Into how many parts.
     parts: int = 16
+    #: The function gets the history as a whole, once, and returns the result.
+    whole: bool = False
     #: Draws per stream of a simulation.
     block_size: int = 65_536
     #: Draws if the run names none.

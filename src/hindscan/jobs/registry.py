@@ -3,14 +3,15 @@
 Keeps promise 12: `hindscan serve` never runs user code in its own process. `load_folder` runs the files here, for the command line and for
 notebooks; `load_folder_in_child` has a child process do it and takes only data from it, so that a file which prints, hangs, exits or crashes is
 an error with that file's name while all others load. A file is loaded as the program of all the project's modules it imports,
-exactly as on a worker: what works here works there. The suffix of a file says how it is read (`_LOADERS`): Python, or the declaration of commands.
+exactly as on a worker: what works here works there. The suffix of a file says how it is read (`_LOADERS`): Python, SQL, or the declaration of commands.
 
-Files whose name begins with ``_`` are not jobs; jobs may import them.
+A SQL file runs nothing at all when it is loaded. Files whose name begins with ``_`` are not jobs; jobs may import them.
 
 ::
 
     jobs/*.py   -> load_file -> Job -> jobs.code.bundle -> Registered {name: (JobSpec, Code)} + faults
     jobs/*.toml -> jobs.command.command_job             ->
+    jobs/*.sql  -> jobs.sql.read_sql                    ->
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from hindscan.jobs.declare import Job
 from hindscan.jobs.job import Code, JobSpec
 from hindscan.jobs.modules import closure
 from hindscan.jobs.program import Program
+from hindscan.jobs.sql import read_sql
 from hindscan.jobs.world import own_folders
 
 __all__ = ["Fault", "Registered", "job_files", "load_file", "load_folder", "load_folder_in_child"]
@@ -80,7 +82,7 @@ def job_files(folder: Path) -> list[Path]:
 
 
 def load_file(root: Path, file: Path) -> list[Job]:
-    """Run one job file and give the jobs it declares.
+    """Run one job file in Python and give the jobs it declares.
 
     Parameters
     ----------
@@ -186,8 +188,12 @@ def _commands(root: Path, path: Path, shown: str) -> _File:
     return _File(jobs=(command_job(root, path, shown),))
 
 
+def _sql(_root: Path, path: Path, shown: str) -> _File:
+    return _File(jobs=(read_sql(path.read_text(encoding="utf-8"), path.stem, file=shown),))
+
+
 #: What reads a job file, by its suffix.
-_LOADERS: Mapping[str, Callable[[Path, Path, str], _File]] = {".py": _python, ".toml": _commands}
+_LOADERS: Mapping[str, Callable[[Path, Path, str], _File]] = {".py": _python, ".sql": _sql, ".toml": _commands}
 
 
 def _own_part(error: BaseException) -> types.TracebackType | None:

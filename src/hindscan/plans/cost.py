@@ -101,7 +101,10 @@ def cost_of(plan: Plan, *, workers: int, slices_per_task: int | None = None) -> 
     largest = max((_slice_memory(plan, stage, s) for stage, slices in to_do for s in slices), default=0)
     return Cost(
         slices=plan.slice_count,
-        tasks=sum(_task_count(stage, slices, workers, slices_per_task, plan.fresh) for stage, slices in to_do),
+        tasks=sum(
+            _task_count(stage, slices, workers, slices_per_task, plan.fresh, whole=plan.job.whole)
+            for stage, slices in to_do
+        ),
         rows=plan.rows,
         bytes=plan.bytes,
         reused=plan.reused_count,
@@ -115,7 +118,11 @@ def cost_of(plan: Plan, *, workers: int, slices_per_task: int | None = None) -> 
     )
 
 
-def _task_count(stage: Stage, slices: Sequence[Slice], workers: int, slices_per_task: int | None, fresh: bool) -> int:
+def _task_count(
+    stage: Stage, slices: Sequence[Slice], workers: int, slices_per_task: int | None, fresh: bool, *, whole: bool
+) -> int:
+    if whole:
+        return min(1, len(slices))
     if not stage.chains:
         return len(group(slices, workers=workers, slices_per_task=slices_per_task))
     return sum(map(len, group_in_order(stage, [s.position for s in slices], slices_per_task, fresh=fresh)))

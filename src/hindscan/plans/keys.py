@@ -39,6 +39,7 @@ __all__ = [
     "split_key",
     "start_key",
     "table_digest",
+    "whole_key",
 ]
 
 #: Meaning of what hindscan hands to a step. Raised only when the same slice would give other rows, never for speed or looks: it recomputes everything.
@@ -171,6 +172,11 @@ def split_key(key: str, *, by: Sequence[str], parts: int) -> str:
 def part_key(finished: str, *, by: Sequence[str]) -> str:
     """Give the key of a part's finished table, which is sorted by key; `finished` is the one it would have unsorted."""
     return digest_of({"kind": "sorted", "finished": finished, "by": list(by), "version": SPLIT_VERSION})
+
+
+def whole_key(slices: Sequence[str]) -> str:
+    """Give the key of what a job makes of its history as a whole; the keys of its slices cover the step."""
+    return digest_of({"kind": "whole", "slices": list(slices)})
 
 
 def start_key(*, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:

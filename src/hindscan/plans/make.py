@@ -34,6 +34,7 @@ from hindscan.plans.keys import (
     split_key,
     start_key,
     table_digest,
+    whole_key,
 )
 from hindscan.plans.plan import Chain, Node, Part, Plan, Stage
 
@@ -268,6 +269,8 @@ def _stage(
         return tuple(_split(job, key) for key in keys)
 
     empty = _split(job, empty_key(pin=pin, step=steps.each, reader=reader, parameters=parameters, tables=tables))
+    if job.whole:
+        return _whole_stage(steps.name, table, slices, whole_key([empty, *keys_of(slices)]), given)
     chains: tuple[Chain, ...] = ()
     unbounded: dict[str, str] = {}
     if steps.start is None:
@@ -313,6 +316,20 @@ def _finishing(steps: _Steps, given: _Given) -> Callable[[str], str]:
     if step is None:
         return lambda combined: combined
     return lambda combined: finish_key(combined, step=step, parameters=given.parameters, tables=given.tables)
+
+
+def _whole_stage(step: str, table: str | None, slices: tuple[Slice, ...], key: str, given: _Given) -> Stage:
+    """Give the stage of a job that makes its result in one go: all slices stand for the same partial, and are reused or computed together."""
+    return Stage(
+        step=step,
+        table=table,
+        slices=slices,
+        keys=(key,) * len(slices),
+        reused=frozenset(range(len(slices))) if given.exists(key) else frozenset(),
+        levels=(),
+        combined=key,
+        finished=key,
+    )
 
 
 def _without_idle_bounds(

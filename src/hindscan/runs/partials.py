@@ -32,7 +32,7 @@ from hindscan.errors import BadPartial, ConfigError, CorruptPartial
 from hindscan.faults import point
 from hindscan.runs.digest import table_digest
 
-__all__ = ["Meta", "PartMeta", "Partials", "local_folder"]
+__all__ = ["PROOFS", "Meta", "PartMeta", "Partials", "local_folder", "proof_of", "proofs_of"]
 
 #: Up to so many keys are looked up one by one; beyond, listing the folders is faster.
 _FEW_KEYS: Final = 256
@@ -75,6 +75,20 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _meta = msgspec.json.Decoder(Meta)
+
+#: Metadata of a partial that was made of several slices at once: their proofs, as JSON.
+PROOFS = "hindscan.proofs"
+
+
+def proof_of(meta: Meta, position: int) -> Proof | None:
+    """Give the proof of a slice, from the partial it is in alone or together with others."""
+    return proofs_of(meta).get(position, meta.proof)
+
+
+def proofs_of(meta: Meta) -> dict[int, Proof]:
+    """Give the proofs of a partial that was made of several slices at once, by their positions; none of any other."""
+    proofs = msgspec.json.decode(meta.metadata.get(PROOFS, "[]"), type=list[Proof])
+    return {proof.slice: proof for proof in proofs}
 
 
 def local_folder(root: str | os.PathLike[str]) -> Path:

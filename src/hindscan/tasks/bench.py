@@ -5,7 +5,7 @@ that its key does not cover. What it returns becomes one Arrow table. A partial 
 
 ::
 
-    Assignment -> Bench.slice / fold / close / empty / combine / finish -> partial stored -> Done
+    Assignment -> Bench.slice / fold / close / empty / whole / combine / finish -> partial stored -> Done
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from hindscan.data import Data, Proof, Source, TableSource
@@ -29,9 +30,11 @@ from hindscan.jobs.returned import to_model, to_model_table, to_table
 from hindscan.jobs.simulation import simulate
 from hindscan.jobs.state import check_next, from_state, to_state
 from hindscan.plans.plan import Node
+from hindscan.runs.partials import PROOFS
 from hindscan.runs.parts import sort_by_key, split
 from hindscan.tasks.broadcast import BroadcastTable
 from hindscan.tasks.task import Assignment, Broadcast, Done
+from hindscan.tasks.whole import Whole, computed
 
 __all__ = ["Bench"]
 
@@ -71,6 +74,16 @@ class Bench:
         if isinstance(piece, DrawSlice):
             return self._store(key, piece.position, self._draw(piece))
         return self._scan((piece,), piece.position, key)
+
+    def whole(self, pieces: tuple[Slice, ...], key: str) -> Done:
+        """Compute a job over its history as a whole."""
+        assignment = self._assignment
+        assert assignment.reader is not None
+        assert assignment.job.table is not None
+        whole = Whole(assignment.job.table, assignment.reader, pieces)
+        named = self._named("slice", self._sources("slice"))
+        made = to_table(computed(lambda: self._functions["slice"](whole, **named)), "slice")
+        return self._store(key, 0, made.replace_schema_metadata({PROOFS: msgspec.json.encode(whole.proofs())}))
 
     def empty(self, key: str) -> Done:
         """Compute the step over no rows: its table then has the columns it always has."""

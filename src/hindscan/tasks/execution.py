@@ -35,7 +35,7 @@ from hindscan.plans.keys import table_digest
 from hindscan.plans.make import holds
 from hindscan.plans.plan import Node, Plan, Stage
 from hindscan.progress import Observer, SliceFailed, SliceFinished, StageFinished, TaskLost
-from hindscan.runs.partials import Partials
+from hindscan.runs.partials import Partials, proofs_of
 from hindscan.tasks.attempts import Hearing, Piece, make_pieces
 from hindscan.tasks.executor import Executor
 from hindscan.tasks.task import (
@@ -368,6 +368,9 @@ class _StageWork:
 
     def _make_slices(self) -> None:
         stage = self._stage
+        if self._plan.job.whole:
+            self._make_whole()
+            return
         if not stage.slices:
             if not self._has(stage.empty):
                 piece = Piece(key=stage.empty, position=0, name="no rows")
@@ -391,6 +394,22 @@ class _StageWork:
             # A bound that cut off nothing need not have been there: a run as of a later time finds the partial so.
             if done.key in stage.unbounded and holds(stage.slices[done.position], done.proof):
                 self._partials.link(done.key, stage.unbounded[done.key])
+
+    def _make_whole(self) -> None:
+        """Make the one partial of a job that gets its history as a whole, and tell of every slice it was made of."""
+        stage, key = self._stage, self._stage.combined
+        if self._has(key):
+            return
+        piece = Piece(key=key, position=0, name="the history as a whole")
+        self._make([[piece]], lambda _: self._task("whole", slices=stage.slices, keys=(key,)))
+        meta = self._partials.read_meta(key)
+        for position, proof in proofs_of(meta).items():
+            self._done[position] = Done(
+                position=position, key=key, rows=meta.rows, bytes=0, digest=meta.digest, seconds=0.0, cpu_seconds=0.0, proof=proof
+            )  # fmt: skip
+            self._tally.observe(
+                SliceFinished(run=self._tally.run, stage=stage.step, slice=position, rows=proof.records, seconds=0.0, cpu_seconds=0.0, worker="")
+            )  # fmt: skip
 
     def _pieces(self, slices: Sequence[Slice]) -> list[Piece]:
         keys = self._stage.keys

@@ -139,6 +139,11 @@ class _Piece(msgspec.Struct, frozen=True, kw_only=True):
 
 def _pieces(task: Task) -> Iterator[_Piece]:
     match task.kind:
+        case "whole":
+            (key,) = task.keys
+            yield _Piece(
+                position=0, key=key, doing="computing the history as a whole", make=lambda b: b.whole(task.slices, key)
+            )
         case "slices" if not task.slices:
             (key,) = task.keys
             yield _Piece(position=0, key=key, doing="computing no rows", make=lambda b: b.empty(key))

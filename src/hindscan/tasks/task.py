@@ -41,7 +41,7 @@ __all__ = [
     "unpack",
 ]
 
-TaskKind = Literal["slices", "close", "combine", "finish"]
+TaskKind = Literal["slices", "whole", "close", "combine", "finish"]
 
 
 class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +97,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     kind: TaskKind
     assignment: Packed
-    #: For "slices": what to compute, and the keys to store it under. No slices and one key: the step over no rows.
+    #: For "slices": what to compute, and the keys to store it under. No slices and one key: the step over no rows. For "whole": all, and one key.
     slices: tuple[Slice, ...] = ()
     keys: tuple[str, ...] = ()
     #: For "slices" of an ordered job: they follow on one another, and none is computed after one that failed.
