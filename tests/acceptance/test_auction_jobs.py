@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
@@ -21,6 +25,9 @@ from hindscan.tasks.execution import execute
 from hindscan.tasks.executor import InlineExecutor
 from hindscan.template import write_project
 from hindscan.workshop import open_workshop
+
+if TYPE_CHECKING:
+    from hindscan.testing import KafkaCluster
 
 BIDS = 60_000
 
@@ -51,8 +58,6 @@ def oracle(site: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def result(site: Path, job: str, **parameters: Any) -> pa.Table:
     """Run a job by the calls that the command makes, here: what a worker process adds is tested elsewhere."""
-    import threading
-
     project = load_project(site)
     with open_workshop(project) as workshop, InlineExecutor() as executor:
         spec, code = workshop.job(job)
@@ -117,13 +122,18 @@ def test_sellers_revenue(site: Path, oracle: duckdb.DuckDBPyConnection) -> None:
 
 @pytest.mark.parametrize("category", [None, "cars"])
 def test_new_bidders(site: Path, oracle: duckdb.DuckDBPyConnection, category: str | None) -> None:
-    bids = oracle.sql("FROM bids").to_arrow_table().to_pandas()
-    first = (bids if category is None else bids[bids.category == category]).groupby("bidder").date_time.min()
-    weeks = (first.dt.normalize() - first.dt.weekday.astype("timedelta64[D]")).value_counts().sort_index()
+    first: dict[int, datetime] = {}
+    rows = oracle.sql(
+        "SELECT bidder, date_time FROM bids WHERE $category IS NULL OR category = $category",
+        params={"category": category},
+    ).to_arrow_table()
+    for bidder, time in zip(*(rows[name].to_pylist() for name in ("bidder", "date_time")), strict=True):
+        first[bidder] = min(first.get(bidder, time), time)
+    weeks = sorted(Counter(time.date() - timedelta(days=time.weekday()) for time in first.values()).items())
     found = result(site, "new_bidders", category=category)
-    assert [week.date() for week in found["week"].to_pylist()] == [week.date() for week in weeks.index]
-    assert found["new_bidders"].to_pylist() == weeks.tolist()
-    assert found["bidders"].to_pylist() == weeks.cumsum().tolist()
+    assert [week.date() for week in found["week"].to_pylist()] == [week for week, _ in weeks]
+    assert found["new_bidders"].to_pylist() == [count for _, count in weeks]
+    assert found["bidders"].to_pylist() == list(accumulate(count for _, count in weeks))
     assert found.num_rows > 20
 
 
@@ -167,3 +177,24 @@ def test_a_whole_job_is_run_planned_and_reused_by_the_command(sample: Path) -> N
         assert slices.num_rows == total
     told = [json.loads(Path(document["manifest"]).read_text())["slices"] for document in (first, second)]
     assert told[0] != told[1]
+
+
+@pytest.mark.kafka
+def test_a_topic_gives_a_sql_job_and_a_whole_job_the_same_rows_as_files(
+    site: Path, kafka_cluster: KafkaCluster
+) -> None:
+    cluster = {"bootstrap.servers": kafka_cluster.bootstrap}
+    generate_auctions("kafka:bids", source=str(site / "data"), kafka=cluster, partitions=3, aborted=5)
+    env = {"HINDSCAN_KAFKA__DEFAULT__BOOTSTRAP_SERVERS": f'"{kafka_cluster.bootstrap}"'}
+    for job in ("closing_price_by_category", "bids_per_hour"):
+        document = hindscan("run", job, "--history", "bids=bids_log", "--json", project=site, **env).document
+        found, wanted = pq.read_table(document["result"]["path"]), result(site, job)
+        assert found.num_rows == wanted.num_rows > 5
+        for name in wanted.column_names:
+            assert (
+                found[name].to_pylist() == pytest.approx(wanted[name].to_pylist(), rel=1e-12)
+                if name == "average"
+                else (found[name].to_pylist() == wanted[name].to_pylist())
+            )
+        manifest = json.loads(Path(document["manifest"]).read_text())
+        assert manifest["slices"]["computed"] == document["slices"]["total"] > 0
