@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hindscan.config import Project
     from hindscan.jobs.job import JobSpec
 
-__all__ = ["Prepared", "ask", "limits_of", "pin", "prepare"]
+__all__ = ["Prepared", "ask", "limits_of", "make", "pin", "prepare"]
 
 
 #: Options that make up the window of the sliced history.
@@ -106,6 +106,7 @@ def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
         ]
     if request.draws is not None and request.draws < 1:
         faults.append(f"draws must be at least 1, found {request.draws}")
+    faults += [f"a slice that is computed anew has a position from 0 on, found {n}" for n in request.anew if n < 0]
     if request.workers is not None and request.workers < 1:
         faults.append(f"workers must be at least 1, found {request.workers}")
     known = {*spec.tables, *spec.tables.values(), *(name for name in (spec.table, spec.history) if name)}
@@ -166,6 +167,22 @@ def prepare(
     hindscan.errors.JobDefinitionError
         Several slices and no way to combine them.
     """
+    plan, readers = make(project, spec, request, snapshot, existing, proofs=proofs)
+    cost = cost_of(plan, workers=workers, slices_per_task=project.compute.slices_per_task)
+    refuse_over(plan, cost, limits_of(project))
+    return Prepared(plan=plan, readers=readers, cost=cost)
+
+
+def make(
+    project: Project,
+    spec: JobSpec,
+    request: RunRequest,
+    snapshot: Snapshot,
+    existing: Collection[str] | Callable[[str], bool],
+    *,
+    proofs: Callable[[str], Proof | None] | None = None,
+) -> tuple[Plan, dict[str, Reader]]:
+    """Make the plan of a pinned request, whatever it costs, and the readers by the name of the step's table."""
     histories = _histories(project, spec, request)
     readers = {table: history.reader(snapshot.pins[table]) for table, history in histories.items()}
     plan = make_plan(
@@ -179,10 +196,9 @@ def prepare(
         seed=request.seed,
         draws=request.draws,
         fresh=request.fresh,
+        anew=request.anew,
     )
-    cost = cost_of(plan, workers=workers, slices_per_task=project.compute.slices_per_task)
-    refuse_over(plan, cost, limits_of(project))
-    return Prepared(plan=plan, readers=readers, cost=cost)
+    return plan, readers
 
 
 def limits_of(project: Project) -> Limits:

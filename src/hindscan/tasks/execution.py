@@ -295,7 +295,7 @@ class _StageWork:
         self._tally = tally
         self._slices_per_task = slices_per_task
         self._there = {stage.keys[position] for position in stage.reused}
-        self._forgotten: set[str] = set()
+        self._forgotten: set[str] = set(plan.anew)
         self._done: dict[int, Done] = {}
         self._seconds = 0.0
         #: By key; a node with one child is that child, and nothing is to be made for it.
@@ -506,7 +506,8 @@ class _StageWork:
         if read is not None:
             self._done.update((done.position, done) for done in made.done)
         if made.failed:
-            first = min(made.failed, key=lambda fault: fault.position)
+            # Of nodes the one that came first: in a tree made by one task those above a damaged partial fail after it, for want of it.
+            first = min(made.failed, key=lambda fault: fault.position) if read is not None else made.failed[0]
             raise _error(first, len(made.failed), slices=read is not None)
         if self._stop.is_set():
             raise RunCancelled(
