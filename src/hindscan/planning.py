@@ -23,6 +23,7 @@ from hindscan.history.snapshot import History, Position, Reader, Snapshot, Windo
 from hindscan.history.window import make_window
 from hindscan.plans.cost import Cost, Limits, cost_of, refuse_over
 from hindscan.plans.make import make_plan
+from hindscan.plans.pace import Pace
 from hindscan.plans.plan import Plan
 from hindscan.runs.run import RunRequest
 
@@ -44,6 +45,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     #: By the name of the step's table.
     readers: dict[str, Reader]
     cost: Cost
+    #: What slices took in earlier runs, by step.
+    paces: Mapping[str, Pace] = {}
 
 
 def ask(
@@ -147,6 +150,7 @@ def prepare(
     existing: Collection[str] | Callable[[str], bool],
     *,
     proofs: Callable[[str], Proof | None] | None = None,
+    paces: Callable[[], Mapping[str, Pace]] | None = None,
     workers: int,
 ) -> Prepared:
     """Plan a pinned request; refuse it if it is over a limit.
@@ -157,6 +161,8 @@ def prepare(
         Keys of the partials that are there.
     proofs : callable, optional
         Gives the proof of one that is.
+    paces : callable, optional
+        Gives what slices of each step took in earlier runs; asked only where something is to be computed.
     workers : int
         For the number of tasks.
 
@@ -168,9 +174,10 @@ def prepare(
         Several slices and no way to combine them.
     """
     plan, readers = make(project, spec, request, snapshot, existing, proofs=proofs)
-    cost = cost_of(plan, workers=workers, slices_per_task=project.compute.slices_per_task)
+    known = paces() if paces is not None and plan.reused_count < plan.slice_count else {}
+    cost = cost_of(plan, workers=workers, slices_per_task=project.compute.slices_per_task, paces=known)
     refuse_over(plan, cost, limits_of(project))
-    return Prepared(plan=plan, readers=readers, cost=cost)
+    return Prepared(plan=plan, readers=readers, cost=cost, paces=known)
 
 
 def make(
@@ -204,7 +211,12 @@ def make(
 def limits_of(project: Project) -> Limits:
     """Take the limits of plans from the settings."""
     compute = project.compute
-    return Limits(max_bytes=compute.max_bytes, max_slices=compute.max_slices, max_table_bytes=compute.max_table_bytes)
+    return Limits(
+        max_bytes=compute.max_bytes,
+        max_slices=compute.max_slices,
+        max_seconds=compute.max_seconds,
+        max_table_bytes=compute.max_table_bytes,
+    )
 
 
 def _histories(project: Project, spec: JobSpec, request: RunRequest) -> dict[str, History]:

@@ -152,6 +152,7 @@ def _work(workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observ
         snapshot,
         workshop.partials.has,
         proofs=workshop.partials.find_proof,
+        paces=lambda: workshop.paces(run.job),
         workers=workers,
     )
     cost = prepared.cost
@@ -172,6 +173,7 @@ def _work(workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observ
             observe=observe,
             stop=keeper.stop,
             slices_per_task=project.compute.slices_per_task,
+            paces=prepared.paces,
         )
     faults.point("runner.executed")
     keeper.check()

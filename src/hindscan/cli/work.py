@@ -86,6 +86,7 @@ def plan(
             snapshot,
             workshop.partials.has,
             proofs=workshop.partials.find_proof,
+            paces=lambda: workshop.paces(job),
             workers=workers or project.compute.workers,
         )
         missing = prepared.cost.slices > prepared.cost.reused
@@ -106,7 +107,7 @@ def plan(
     document = {
         "job": job, "parameters": request.parameters, "slices": cost.slices, "tasks": cost.tasks, "rows": cost.rows, "bytes": cost.bytes,
         "reused": cost.reused, "rows_to_read": cost.rows_to_read, "bytes_to_read": cost.bytes_to_read,
-        "table_bytes": cost.table_bytes, "memory_bytes": cost.worker_bytes, "executor": kind_of_executor(project.compute, prepared),
+        "seconds": cost.seconds, "table_bytes": cost.table_bytes, "memory_bytes": cost.worker_bytes, "executor": kind_of_executor(project.compute, prepared),
         "chains": cost.chains, "longest_slices": cost.longest_slices, "longest_bytes": cost.longest_bytes,
         "seed": prepared.plan.seed, "draws": prepared.plan.draws, "stages": stages,
         "caveats": caveats, "not_reused": totals(why), "each": slice_documents(prepared.plan, why) if slices else None,
@@ -122,6 +123,7 @@ def plan(
     print(
         f"to read: {human_count(cost.rows_to_read)} rows, {human_bytes(cost.bytes_to_read)} in {cost.tasks} tasks on {document['executor']}; "
         f"a worker needs about {human_bytes(cost.worker_bytes)}"
+        + ("" if not cost.seconds else f"; about {cost.seconds:.2g} s of one worker, as earlier runs tell")
     )
     if cost.chains:
         print(

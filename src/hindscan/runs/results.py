@@ -62,6 +62,8 @@ __all__ = [
 _SWEEP_SECONDS: Final = 86_400
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SNAPSHOT: Final = b"hindscan.snapshot"
+#: Slices of snapshot.parquet that are rows in Python at the same time.
+_ROWS_AT_ONCE: Final = 4096
 
 
 class SliceRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,8 +254,13 @@ def _write(
 
 
 def _slice_table(slices: Sequence[SliceRecord], pinned: bytes) -> pa.Table:
-    rows = [_slice_row(record) for record in slices]
-    return pa.Table.from_pylist(rows, schema=_COLUMNS.with_metadata({_SNAPSHOT: pinned}))
+    schema = _COLUMNS.with_metadata({_SNAPSHOT: pinned})
+    # Some at a time: a row as a dict takes some kilobytes, and a run may have 100,000 slices.
+    batches = [
+        pa.RecordBatch.from_pylist([_slice_row(record) for record in slices[i : i + _ROWS_AT_ONCE]], schema=schema)
+        for i in range(0, len(slices), _ROWS_AT_ONCE)
+    ]
+    return pa.Table.from_batches(batches, schema=schema)
 
 
 def _slice_row(record: SliceRecord) -> dict[str, Any]:

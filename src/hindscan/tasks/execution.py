@@ -18,7 +18,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -32,6 +32,7 @@ from hindscan.plans.cost import group, group_in_order
 from hindscan.plans.cut import cut_whole
 from hindscan.plans.keys import table_digest
 from hindscan.plans.make import holds
+from hindscan.plans.pace import Pace
 from hindscan.plans.plan import Node, Plan, Stage
 from hindscan.progress import Observer, SliceFailed, SliceFinished, StageFinished, TaskLost
 from hindscan.runs.partials import Partials
@@ -101,6 +102,7 @@ def execute(
     observe: Observer,
     stop: threading.Event,
     slices_per_task: int | None = None,
+    paces: Mapping[str, Pace] | None = None,
 ) -> Executed:
     """Carry out a plan.
 
@@ -124,6 +126,8 @@ def execute(
         Ends the work on the workers when set.
     slices_per_task : int, optional
         Fixed grouping, for tests.
+    paces : mapping, optional
+        What slices of each step took in earlier runs. Default: it is learnt on the way.
 
     Returns
     -------
@@ -153,7 +157,8 @@ def execute(
     for index, stage in enumerate(plan.stages):
         model = plan.stages[index - 1].finished if index else None
         assignment = pack(assignment_of(plan, stage, run, code, readers, tables, partials, model))
-        stages.append(_StageWork(plan, stage, assignment, partials, executor, stop, tally, slices_per_task))
+        pace = (paces or {}).get(stage.step) or Pace()
+        stages.append(_StageWork(plan, stage, assignment, partials, executor, stop, tally, slices_per_task, pace))
     _carry_out(stages)
     outcome = [stage.outcome() for stage in stages]
     done = [d for stage in outcome for d in stage.slices]
@@ -285,6 +290,7 @@ class _StageWork:
         stop: threading.Event,
         tally: _Tally,
         slices_per_task: int | None,
+        pace: Pace,
     ) -> None:
         self._plan = plan
         self._stage = stage
@@ -294,6 +300,7 @@ class _StageWork:
         self._stop = stop
         self._tally = tally
         self._slices_per_task = slices_per_task
+        self._pace = pace
         self._there = {stage.keys[position] for position in stage.reused}
         self._forgotten: set[str] = set(plan.anew)
         self._done: dict[int, Done] = {}
@@ -354,8 +361,9 @@ class _StageWork:
             self._make_chains()
             return
         missing = [s for s, key in zip(stage.slices, stage.keys, strict=True) if key not in self._there]
-        groups = group(missing, workers=self._executor.workers, slices_per_task=self._slices_per_task)
-        self._make([self._pieces(slices) for slices in groups], self._slices_task, read=self._rows_read)
+        groups = group(missing, workers=self._executor.workers, slices_per_task=self._slices_per_task, pace=self._pace)
+        # Taken as there is room, so that tasks follow the pace, and no more pieces are there than are worked on.
+        self._make((self._pieces(slices) for slices in groups), self._slices_task, read=self._note)
         for done in self._done.values():
             # A bound that cut off nothing need not have been there: a run as of a later time finds the partial so.
             if done.key in stage.unbounded and holds(stage.slices[done.position], done.proof):
@@ -364,6 +372,11 @@ class _StageWork:
     def _pieces(self, slices: Sequence[Slice]) -> list[Piece]:
         keys = self._stage.keys
         return [Piece(key=keys[s.position], position=s.position, name=f"slice {s.position}") for s in slices]
+
+    def _note(self, done: Done) -> int:
+        """Take in what a slice took; give the rows it read."""
+        self._pace.add(self._stage.slices[done.position], done.seconds)
+        return self._rows_read(done)
 
     def _rows_read(self, done: Done) -> int:
         return done.proof.records if done.proof is not None else self._stage.slices[done.position].rows
@@ -472,18 +485,18 @@ class _StageWork:
 
     def _make(
         self,
-        groups: Sequence[Sequence[Piece]],
+        groups: Iterable[Sequence[Piece]],
         build: Callable[[Sequence[Piece]], Task],
         *,
         read: Callable[[Done], int] | None = None,
         ordered: bool = False,
     ) -> None:
         """Have pieces made whose groups do not need each other."""
-        self._make_lines([[group] for group in groups], build, read=read, ordered=ordered)
+        self._make_lines(([group] for group in groups), build, read=read, ordered=ordered)
 
     def _make_lines(
         self,
-        lines: Sequence[Sequence[Sequence[Piece]]],
+        lines: Iterable[Sequence[Sequence[Piece]]],
         build: Callable[[Sequence[Piece]], Task],
         *,
         read: Callable[[Done], int] | None,
