@@ -102,6 +102,12 @@ class Workshop:
         hindscan.errors.NotFound
             No such job; the message names the nearest, and the files that could not be loaded.
         """
+        if self._registered is None and not self._jobs_in_child:
+            from hindscan.jobs.registry import load_job
+
+            alone = load_job(self.project.root, self.project.root / self.project.jobs.folder, name)
+            if alone is not None:
+                return alone
         jobs, broken = self.registered.jobs, self.registered.faults
         if name in jobs:
             return jobs[name]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -289,7 +290,7 @@ def _table_of_lines(lines: bytes) -> pa.Table:
         [pa.field(f.name, pa.int64() if pa.types.is_timestamp(f.type) else f.type) for f in _COLUMNS], metadata=None
     )
     table = json.read_json(
-        pa.BufferReader(lines),
+        io.BytesIO(lines),
         read_options=json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
         parse_options=json.ParseOptions(explicit_schema=plain, unexpected_field_behavior="error"),
     )
@@ -298,7 +299,7 @@ def _table_of_lines(lines: bytes) -> pa.Table:
 
 def _slice_row(record: SliceRecord) -> dict[str, Any]:
     """Give what a slice has of the columns, times as microseconds."""
-    row = {
+    row: dict[str, Any] = {
         "stage": record.stage,
         "kind": record.slice.__struct_config__.tag,
         "rows": record.slice.rows,
