@@ -159,7 +159,7 @@ class Partials:
         stored = table.replace_schema_metadata({_META: document, _CHECK: check})
         point("partials.writing")
         # Not flushed to the disk, which would cost more than small slices do: after a loss of power a torn partial is found and made again.
-        files.write_table_atomic(path, stored, compression="lz4", durable=False)
+        files.write_table_atomic(files.local(str(path)), stored, compression="lz4", durable=False)
         point("partials.written")
         return meta.digest, path.stat().st_size
 
@@ -175,7 +175,7 @@ class Partials:
         # Held open: a damaged file is removed only if it is still the one that was read.
         with _Opened(path, key) as handle:
             try:
-                table = files.read_table(path)
+                table = files.read_table(files.local(str(path)))
                 meta = _meta_of(table.schema)
                 # Damaged offsets would lead the digest out of the buffers.
                 table.validate(full=True)
