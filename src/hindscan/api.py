@@ -236,6 +236,48 @@ class RunHandle:
         hand_over(self._project, self.id)
         return self
 
+    def rerun(
+        self,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        latest: bool = False,
+        slices: Sequence[int] = (),
+        workers: int | None = None,
+        fresh: bool | None = None,
+    ) -> RunHandle:
+        """Start a new run that does this one's work again, with the same or edited parameters; only what is not there is computed.
+
+        Parameters
+        ----------
+        parameters : mapping, optional
+            Those that are to be different.
+        latest : bool
+            Pin the histories anew instead of reading what this run has read.
+        slices : sequence of int
+            Positions of slices that are computed although their partials exist, with all that is made of them.
+        workers : int, optional
+            How many.
+        fresh : bool, optional
+            Compute everything anew.
+
+        Raises
+        ------
+        hindscan.errors.UsageError
+            A parameter is wrong; nothing was started.
+        hindscan.errors.Conflict
+            This run never got as far as a snapshot.
+        """
+        from hindscan.driver import hand_over
+        from hindscan.rerunning import rerun
+
+        with self._workshop() as workshop:
+            opened = rerun(
+                self._project, workshop.store, self.id, parameters=parameters, latest=latest, slices=slices,
+                requested_by="api", workers=workers, fresh=fresh,
+            )  # fmt: skip
+        hand_over(self._project, opened.id)
+        return RunHandle(self._project, opened.id)
+
     def extend(self, *, draws: int) -> RunHandle:
         """Start a new run of this simulation with more draws: the same seed and snapshot, so only what is new is computed.
 

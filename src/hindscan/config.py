@@ -58,6 +58,8 @@ class ComputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_bytes: int = 1 << 40
     #: Slices one plan may have.
     max_slices: int = 100_000
+    #: Seconds of one worker that a plan may take, as earlier runs of the job tell. Default: no limit.
+    max_seconds: float | None = None
     #: Uncompressed bytes of one broadcast table.
     max_table_bytes: int = 2 << 30
     #: Slices each task works through. Default: decided from the plan; it never shows in a result.

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from hindscan import times
-from hindscan.errors import Conflict, NotFound, UsageError
+from hindscan.errors import NotFound, UsageError
 from hindscan.events.received import received_over_http
 from hindscan.planning import ask
-from hindscan.runs import codes, inbox, log, register, results, snapshots
+from hindscan.rerunning import rerun
+from hindscan.runs import inbox, log, register, results
 from hindscan.runs.partials import Partials
 from hindscan.runs.run import FINAL
 from hindscan.words import job_document, run_document, state_of
@@ -139,21 +140,10 @@ class StoreDesk:
         return run_document(retried)
 
     def rerun(self, run: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Open a new run on the snapshot of this one, with the same or edited parameters."""
-        original = register.get_run(self._store, run)
-        spec, _ = codes.load_code(self._store, original.code, original.job)
+        """Open a new run on the snapshot of this one, or on the latest data, with the same or edited parameters."""
+        again, body = _again_values(body)
         parameters, options = option_values(body)
-        # What is empty was not asked for.
-        asked = {n: v for n, v in msgspec.structs.asdict(original.request).items() if v not in ({}, ())} | options
-        merged = {**asked.pop("parameters", {}), **parameters}
-        asked.pop("job")
-        request = ask(self._project, spec, merged, **asked)
-        snapshot = snapshots.load_snapshot(self._store, run)
-        if snapshot is None:
-            raise Conflict(f"Running {run} again: it must have a snapshot; it never got so far. Use retry.", run=run)
-        opened = register.open_run(
-            self._store, request, code=original.code, requested_by="http", parent=run, snapshot=snapshot
-        )
+        opened = rerun(self._project, self._store, run, parameters=parameters, requested_by="http", **again, **options)
         self._notify()
         return run_document(opened)
 
@@ -220,6 +210,25 @@ class StoreDesk:
 def _plain(value: object) -> dict[str, Any]:
     built: dict[str, Any] = msgspec.to_builtins(value)
     return built
+
+
+class _Again(msgspec.Struct, frozen=True):
+    """What only a rerun takes."""
+
+    latest: bool = False
+    slices: tuple[int, ...] = ()
+
+
+def _again_values(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split off what only a rerun takes."""
+    names = _Again.__struct_fields__
+    try:
+        again = msgspec.convert({name: body[name] for name in names if body.get(name) is not None}, _Again)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"Asking for a run again: {error}. latest is true or false, slices a list of positions."
+        ) from None
+    return msgspec.structs.asdict(again), {name: value for name, value in body.items() if name not in names}
 
 
 def option_values(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

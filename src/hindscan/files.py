@@ -38,6 +38,7 @@ __all__ = [
     "find",
     "identified",
     "listing_root",
+    "local",
     "look",
     "place",
     "read_bytes",
@@ -51,6 +52,7 @@ __all__ = [
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _MAGIC = re.compile(r"[*?\[]")
+_LOCAL = pafs.LocalFileSystem()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +127,11 @@ def place(location: str | os.PathLike[str] | Place, root: str | os.PathLike[str]
             location=shown,
         ) from None  # the cause's text holds the whole URL
     return Place(filesystem=filesystem, path=path.rstrip("/") or "/")
+
+
+def local(path: str) -> Place:
+    """Take an absolute path of this machine as it is: resolving one costs more than a small file does."""
+    return Place(filesystem=_LOCAL, path=path)
 
 
 def _scrub(url: str) -> str:
@@ -311,7 +318,7 @@ def _atomically(at: Place, *, durable: bool = True) -> Iterator[io.BufferedWrite
             stream.write(content)
         return
     target = Path(at.path)
-    _make_folder(target.parent)
+    _make_folder(target.parent, durable=durable)
     half = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with half.open("xb") as stream:
@@ -327,12 +334,13 @@ def _atomically(at: Place, *, durable: bool = True) -> Iterator[io.BufferedWrite
         sync_folder(target.parent)
 
 
-def _make_folder(folder: Path) -> None:
-    # A new folder is a new name in its parent: without this the file could outlive a loss of power and its folder not.
+def _make_folder(folder: Path, *, durable: bool) -> None:
     if not folder.is_dir():
-        _make_folder(folder.parent)
+        _make_folder(folder.parent, durable=True)  # others may keep there what must last
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        if durable:
+            # A new folder is a new name in its parent: without this the file could outlive a loss of power and its folder not.
+            sync_folder(folder.parent)
 
 
 def write_atomic(where: Place | str | os.PathLike[str], content: bytes | str) -> None:

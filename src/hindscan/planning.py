@@ -24,6 +24,7 @@ from hindscan.history.window import make_window
 from hindscan.jobs.job import is_allowance
 from hindscan.plans.cost import Cost, Limits, cost_of, refuse_over
 from hindscan.plans.make import make_plan
+from hindscan.plans.pace import Pace
 from hindscan.plans.plan import Plan
 from hindscan.runs.run import RunRequest
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from hindscan.config import Project
     from hindscan.jobs.job import JobSpec
 
-__all__ = ["Prepared", "ask", "limits_of", "pin", "prepare", "tolerance_of"]
+__all__ = ["Prepared", "ask", "limits_of", "make", "pin", "prepare", "tolerance_of"]
 
 
 #: Options that make up the window of the sliced history.
@@ -45,6 +46,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     #: By the name of the step's table.
     readers: dict[str, Reader]
     cost: Cost
+    #: What slices took in earlier runs, by step.
+    paces: Mapping[str, Pace] = {}
 
 
 def ask(
@@ -114,6 +117,7 @@ def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
         )
     if request.draws is not None and request.draws < 1:
         faults.append(f"draws must be at least 1, found {request.draws}")
+    faults += [f"a slice that is computed anew has a position from 0 on, found {n}" for n in request.anew if n < 0]
     if request.workers is not None and request.workers < 1:
         faults.append(f"workers must be at least 1, found {request.workers}")
     known = {*spec.tables, *spec.tables.values(), *(name for name in (spec.table, spec.history) if name)}
@@ -154,6 +158,7 @@ def prepare(
     existing: Collection[str] | Callable[[str], bool],
     *,
     proofs: Callable[[str], Proof | None] | None = None,
+    paces: Callable[[], Mapping[str, Pace]] | None = None,
     workers: int,
 ) -> Prepared:
     """Plan a pinned request; refuse it if it is over a limit.
@@ -164,6 +169,8 @@ def prepare(
         Keys of the partials that are there.
     proofs : callable, optional
         Gives the proof of one that is.
+    paces : callable, optional
+        Gives what slices of each step took in earlier runs; asked only where something is to be computed.
     workers : int
         For the number of tasks.
 
@@ -174,6 +181,23 @@ def prepare(
     hindscan.errors.JobDefinitionError
         Several slices and no way to combine them.
     """
+    plan, readers = make(project, spec, request, snapshot, existing, proofs=proofs)
+    known = paces() if paces is not None and plan.reused_count < plan.slice_count else {}
+    cost = cost_of(plan, workers=workers, slices_per_task=project.compute.slices_per_task, paces=known)
+    refuse_over(plan, cost, limits_of(project))
+    return Prepared(plan=plan, readers=readers, cost=cost, paces=known)
+
+
+def make(
+    project: Project,
+    spec: JobSpec,
+    request: RunRequest,
+    snapshot: Snapshot,
+    existing: Collection[str] | Callable[[str], bool],
+    *,
+    proofs: Callable[[str], Proof | None] | None = None,
+) -> tuple[Plan, dict[str, Reader]]:
+    """Make the plan of a pinned request, whatever it costs, and the readers by the name of the step's table."""
     histories = _histories(project, spec, request)
     readers = {table: history.reader(snapshot.pins[table]) for table, history in histories.items()}
     plan = make_plan(
@@ -187,10 +211,9 @@ def prepare(
         seed=request.seed,
         draws=request.draws,
         fresh=request.fresh,
+        anew=request.anew,
     )
-    cost = cost_of(plan, workers=workers, slices_per_task=project.compute.slices_per_task)
-    refuse_over(plan, cost, limits_of(project))
-    return Prepared(plan=plan, readers=readers, cost=cost)
+    return plan, readers
 
 
 def tolerance_of(project: Project, spec: JobSpec, request: RunRequest) -> float:
@@ -204,7 +227,12 @@ def tolerance_of(project: Project, spec: JobSpec, request: RunRequest) -> float:
 def limits_of(project: Project) -> Limits:
     """Take the limits of plans from the settings."""
     compute = project.compute
-    return Limits(max_bytes=compute.max_bytes, max_slices=compute.max_slices, max_table_bytes=compute.max_table_bytes)
+    return Limits(
+        max_bytes=compute.max_bytes,
+        max_slices=compute.max_slices,
+        max_seconds=compute.max_seconds,
+        max_table_bytes=compute.max_table_bytes,
+    )
 
 
 def _histories(project: Project, spec: JobSpec, request: RunRequest) -> dict[str, History]:

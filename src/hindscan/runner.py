@@ -173,7 +173,14 @@ def _carried_out(
     losses, lent = 0, False
     while True:
         prepared = prepare(
-            project, spec, run.request, snapshot, partials.has, proofs=partials.find_proof, workers=workers
+            project,
+            spec,
+            run.request,
+            snapshot,
+            partials.has,
+            proofs=partials.find_proof,
+            paces=lambda: workshop.paces(run.job),
+            workers=workers,
         )
         cost = prepared.cost
         observe(
@@ -196,6 +203,7 @@ def _carried_out(
                     stop=keeper.stop,
                     slices_per_task=project.compute.slices_per_task,
                     allow_failed=tolerance_of(project, spec, run.request),
+                    paces=prepared.paces,
                 )
         except SchedulerUnavailable:
             losses += 1

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hindscan.jobs.job import Code, JobSpec
     from hindscan.jobs.registry import Registered
     from hindscan.planning import Prepared
+    from hindscan.plans.pace import Pace
     from hindscan.tasks.executor import Executor
 
 __all__ = ["Workshop", "kind_of_executor", "open_workshop"]
@@ -101,6 +102,12 @@ class Workshop:
         hindscan.errors.NotFound
             No such job; the message names the nearest, and the files that could not be loaded.
         """
+        if self._registered is None and not self._jobs_in_child:
+            from hindscan.jobs.registry import load_job
+
+            alone = load_job(self.project.root, self.project.root / self.project.jobs.folder, name)
+            if alone is not None:
+                return alone
         jobs, broken = self.registered.jobs, self.registered.faults
         if name in jobs:
             return jobs[name]
@@ -111,6 +118,12 @@ class Workshop:
         raise NotFound(
             f"Looking up job {name!r}: it must be in {self.project.jobs.folder}/; it is not.{hint}", job=name
         )
+
+    def paces(self, job: str) -> dict[str, Pace]:
+        """Tell what slices of a job took in its last runs, by step."""
+        from hindscan.runs.paces import learnt_paces
+
+        return learnt_paces(self.store, self.project.root, job)
 
     def warm(self, kind: str, workers: int) -> None:
         """Start an executor before it is asked for: it imports while the caller still plans."""

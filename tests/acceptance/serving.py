@@ -68,6 +68,13 @@ def serve(project: Path, *, fault: str = "", **env: str) -> Iterator[Server]:
         process.stdout.close()
 
 
+def http_only(project: Path) -> Path:
+    """Make the sample's trigger listen to HTTP alone."""
+    file = project / "hindscan.toml"
+    file.write_text(file.read_text().replace('on = ["kafka:auction-events", "http"]', 'on = "http"'))
+    return project
+
+
 def until(look: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
     """Look until there is something; say what was missing otherwise."""
     deadline = time.monotonic() + seconds

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from acceptance.command import bidder_scan_oracle, hindscan, same_rows
-from acceptance.serving import Server, closed, finished, post, serve, until
+from acceptance.serving import Server, closed, finished, http_only, post, serve, until
 
 if TYPE_CHECKING:
     from conftest import MakeTopic
@@ -24,13 +24,6 @@ POINTS = [
     "intake.received", "ledger.recorded", "intake.recorded", "store.claimed", "runner.claimed", "store.pinned", "runner.pinned",
     "runner.planned", "runner.executed", "results.table_written", "results.manifest_written", "runner.published", "store.moved", "runner.moved",
 ]  # fmt: skip
-
-
-def http_only(project: Path) -> Path:
-    """Make the sample's trigger listen to HTTP alone."""
-    file = project / "hindscan.toml"
-    file.write_text(file.read_text().replace('on = ["kafka:auction-events", "http"]', 'on = "http"'))
-    return project
 
 
 def check_result(project: Path, server: Server, run: str) -> None:

@@ -40,6 +40,7 @@ def plan(
     workers: int | None = None,
     history: Histories = None,
     fresh: Flag = False,
+    slices: Flag = False,
     options: Options = DEFAULTS,
 ) -> None:
     """Show what would run: slices, rows, bytes, reuse, cost. Reads metadata only (of a topic without a declared schema one sample too).
@@ -62,8 +63,13 @@ def plan(
         NAME=OTHER reads another history in the place of one.
     fresh : bool
         Reuse nothing.
+    slices : bool
+        Say of each slice whether it is reused, or why not.
     """
+    from hindscan.cli.explained import print_slices, slice_documents
+    from hindscan.earlier import earlier_plan
     from hindscan.planning import pin, prepare
+    from hindscan.plans.reuse import reasons, totals
     from hindscan.workshop import kind_of_executor, open_workshop
 
     project = options.load()
@@ -80,8 +86,11 @@ def plan(
             snapshot,
             workshop.partials.has,
             proofs=workshop.partials.find_proof,
+            paces=lambda: workshop.paces(job),
             workers=workers or project.compute.workers,
         )
+        missing = prepared.cost.slices > prepared.cost.reused
+        why = reasons(prepared.plan, earlier_plan(workshop, spec, request) if missing else None)
     cost = prepared.cost
     stages = [
         {
@@ -98,10 +107,10 @@ def plan(
     document = {
         "job": job, "parameters": request.parameters, "slices": cost.slices, "tasks": cost.tasks, "rows": cost.rows, "bytes": cost.bytes,
         "reused": cost.reused, "rows_to_read": cost.rows_to_read, "bytes_to_read": cost.bytes_to_read,
-        "table_bytes": cost.table_bytes, "memory_bytes": cost.worker_bytes, "executor": kind_of_executor(project.compute, prepared),
+        "seconds": cost.seconds, "table_bytes": cost.table_bytes, "memory_bytes": cost.worker_bytes, "executor": kind_of_executor(project.compute, prepared),
         "chains": cost.chains, "longest_slices": cost.longest_slices, "longest_bytes": cost.longest_bytes,
         "seed": prepared.plan.seed, "draws": prepared.plan.draws, "stages": stages,
-        "caveats": caveats,
+        "caveats": caveats, "not_reused": totals(why), "each": slice_documents(prepared.plan, why) if slices else None,
     }  # fmt: skip
     if options.json:
         print_document(document)
@@ -114,14 +123,19 @@ def plan(
     print(
         f"to read: {human_count(cost.rows_to_read)} rows, {human_bytes(cost.bytes_to_read)} in {cost.tasks} tasks on {document['executor']}; "
         f"a worker needs about {human_bytes(cost.worker_bytes)}"
+        + ("" if not cost.seconds else f"; about {cost.seconds:.2g} s of one worker, as earlier runs tell")
     )
     if cost.chains:
         print(
             f"in order: {cost.chains} partitions beside each other; the longest has {cost.longest_slices} slices "
             f"({human_bytes(cost.longest_bytes)}) to compute one after another"
         )
+    for reason, count in totals(why).items():
+        print(f"not reused: {human_count(count)} slices: {reason}")
     for caveat in caveats:
         print(f"note: {caveat}")
+    if slices:
+        print_slices(prepared.plan, why)
 
 
 def run(

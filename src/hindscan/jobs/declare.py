@@ -150,6 +150,7 @@ def job(
     name: str | None = None,
     max_bytes: int | None = None,
     max_slices: int | None = None,
+    max_seconds: float | None = None,
     time_limit: float | None = None,
     allow_failed: float | None = None,
 ) -> Callable[[Function], Job]:
@@ -183,6 +184,8 @@ def job(
         Name of the job. Default: the function's.
     max_bytes, max_slices : int, optional
         A plan over these is refused. Default: the project's.
+    max_seconds : float, optional
+        A plan that would take a worker longer, as earlier runs of the job tell, is refused. Default: the project's.
     time_limit : float, optional
         Seconds a run may take. Default: no limit.
     allow_failed : int or float, optional
@@ -195,7 +198,8 @@ def job(
     """
     options = {
         "history": history, "tables": tables, "combine": combine, "by": by, "parts": parts, "order": order, "state": state, "whole": whole,
-        "name": name, "max_bytes": max_bytes, "max_slices": max_slices, "time_limit": time_limit, "allow_failed": allow_failed,
+        "name": name, "max_bytes": max_bytes, "max_slices": max_slices, "max_seconds": max_seconds, "time_limit": time_limit,
+        "allow_failed": allow_failed,
     }  # fmt: skip
     return lambda function: Job(kind="scan", function=function, options=options)
 
@@ -211,6 +215,7 @@ def simulation(
     draws: int = 1_000_000,
     max_bytes: int | None = None,
     max_slices: int | None = None,
+    max_seconds: float | None = None,
     time_limit: float | None = None,
 ) -> Callable[[Function], Job]:
     """Make a simulation of a function that is called for each block of draws.
@@ -234,6 +239,8 @@ def simulation(
         Draws of a run that names none.
     max_bytes, max_slices : int, optional
         A plan over these is refused. Default: the project's.
+    max_seconds : float, optional
+        A plan that would take a worker longer, as earlier runs of the job tell, is refused. Default: the project's.
     time_limit : float, optional
         Seconds a run may take. Default: no limit.
 
@@ -244,7 +251,7 @@ def simulation(
     """
     options = {
         "history": history, "tables": tables, "combine": combine, "name": name, "block_size": block_size, "draws": draws,
-        "max_bytes": max_bytes, "max_slices": max_slices, "time_limit": time_limit,
+        "max_bytes": max_bytes, "max_slices": max_slices, "max_seconds": max_seconds, "time_limit": time_limit,
     }  # fmt: skip
     return lambda function: Job(kind="simulation", function=function, options=options, calibrate=calibrate)
 
@@ -313,6 +320,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         **{key: options[key] for key in ("block_size", "draws") if key in options},
         max_bytes=options["max_bytes"],
         max_slices=options["max_slices"],
+        max_seconds=options["max_seconds"],
         time_limit=options["time_limit"],
         allow_failed=options.get("allow_failed"),
         doc=_summary(declared.steps["slice"]),
@@ -366,9 +374,10 @@ def _faulty_options(declared: Job, history: object, table: str | None) -> Iterat
         value = options.get(option)
         if value is not None and (type(value) is not int or value < 1):
             yield f"{option}= must be a positive whole number, and is {value!r}"
-    limit = options["time_limit"]
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
-        yield f"time_limit= must be a positive number of seconds, and is {limit!r}"
+    for option in ("max_seconds", "time_limit"):
+        limit = options[option]
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
+            yield f"{option}= must be a positive number of seconds, and is {limit!r}"
     allowed = options.get("allow_failed")
     if allowed is not None and not is_allowance(allowed):
         yield f"allow_failed= must be a share below 1 (0.01) or a whole number of slices, and is {allowed!r}"

@@ -81,6 +81,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: Limits of the plan; None: the project's.
     max_bytes: int | None = None
     max_slices: int | None = None
+    max_seconds: float | None = None
     #: Seconds a run may take; None: no limit.
     time_limit: float | None = None
     #: Slices that may fail for good: a share of all (a float below 1) or a number; None: the project's.

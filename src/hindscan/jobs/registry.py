@@ -43,7 +43,7 @@ from hindscan.jobs.program import Program
 from hindscan.jobs.sql import read_sql
 from hindscan.jobs.world import own_folders
 
-__all__ = ["Fault", "Registered", "job_files", "load_file", "load_folder", "load_folder_in_child"]
+__all__ = ["Fault", "Registered", "job_files", "load_file", "load_folder", "load_folder_in_child", "load_job"]
 
 #: Seconds one file may take to load in a child.
 TIME_LIMIT = 60.0
@@ -129,6 +129,23 @@ def load_folder(root: Path, folder: Path) -> Registered:
     """
     with contextlib.redirect_stdout(sys.stderr):
         return _registered(_loaded(root, path) for path in job_files(folder))
+
+
+def load_job(root: Path, folder: Path, name: str) -> tuple[JobSpec, Code] | None:
+    """Load one job in this process without running the files that cannot declare it.
+
+    Returns
+    -------
+    (JobSpec, Code) or None
+        None where it cannot be told so: no file that says the name declares it, several do, or one of them has a fault. Then `load_folder` tells.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        found = _registered(
+            _loaded(root, path)
+            for path in job_files(folder)
+            if name in path.read_text(encoding="utf-8", errors="replace")
+        )
+    return None if found.faults else found.jobs.get(name)
 
 
 def _shown(root: Path, path: Path) -> str:

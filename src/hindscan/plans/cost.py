@@ -3,26 +3,29 @@
 Keeps promise 10 (bounded). A plan over a declared limit is refused before it starts, with its figures and all limits it breaks at once. Estimates err upwards:
 a footer may claim far fewer bytes than its rows take in memory, so memory is the greater of what the footer says and rows times the width of the schema.
 
-Grouping slices into tasks is scheduling, decided anew at each run from estimates, and never shows in a result (promise 8).
+Grouping slices into tasks is scheduling, decided while a run goes on, from what slices of the job took before (`plans.pace`) or else from their
+bytes, and never shows in a result (promise 8).
 
 ::
 
-    Plan -> cost -> refuse_over -> group, group_in_order -> tasks
+    Plan + paces -> cost -> refuse_over -> group, group_in_order -> tasks
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import pyarrow as pa
 
 from hindscan.errors import PlanRefused
-from hindscan.history.snapshot import DrawPin, DrawSlice, KafkaPin, ParquetPin, Slice
+from hindscan.history.snapshot import DrawPin, KafkaPin, ParquetPin, Slice
 from hindscan.plans.chains import runs_of
 from hindscan.plans.cut import cut_whole
+from hindscan.plans.pace import Pace, weight_of
 from hindscan.plans.plan import Plan, Stage
 
 __all__ = ["Cost", "Limits", "cost_of", "group", "group_in_order", "refuse_over"]
@@ -35,8 +38,11 @@ TASK_BYTES_MOST: Final = 512 * 2**20
 TASK_BYTES_LEAST: Final = 4 * 2**20
 #: Slices in one task at most: one receipt, one retry.
 TASK_SLICES_MOST: Final = 256
-#: What a draw weighs against bytes read: about ten nanoseconds each.
-_DRAW_BYTES: Final = 16
+#: Where the pace is known: what a task takes, more than handing it out costs, and less than one would want to lose.
+TASK_SECONDS_LEAST: Final = 0.5
+TASK_SECONDS_MOST: Final = 5.0
+#: Slices in one task at most where the pace is known: half a second of the fastest.
+TASK_SLICES_PACED: Final = 2048
 #: A step's working copy, its partial and what the engine needs, in units of the slice itself.
 _WORKING_COPIES: Final = 3
 #: Guess for a value whose width the schema does not tell (text, lists).
@@ -50,6 +56,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int | None = None
     #: Slices, reused ones included.
     max_slices: int | None = 100_000
+    #: Seconds of one worker still to be worked, as earlier runs of the job tell; a job that has none is not held to it.
+    max_seconds: float | None = None
     #: Bytes of all broadcast tables together: each worker holds them.
     max_table_bytes: int | None = 2 * 2**30
     #: Memory of one worker.
@@ -77,9 +85,13 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     chains: int = 0
     longest_slices: int = 0
     longest_bytes: int = 0
+    #: Seconds of one worker that the slices still to be computed take, by the pace of earlier runs; None where a step has none.
+    seconds: float | None = None
 
 
-def cost_of(plan: Plan, *, workers: int, slices_per_task: int | None = None) -> Cost:
+def cost_of(
+    plan: Plan, *, workers: int, slices_per_task: int | None = None, paces: Mapping[str, Pace] | None = None
+) -> Cost:
     """Reckon a plan.
 
     Parameters
@@ -90,7 +102,10 @@ def cost_of(plan: Plan, *, workers: int, slices_per_task: int | None = None) -> 
         For the number of tasks.
     slices_per_task : int, optional
         Fixed grouping, as `group` takes it.
+    paces : mapping, optional
+        What slices of each step took in earlier runs. Default: nothing is known.
     """
+    paces = paces or {}
     to_do = [(stage, [s for s in stage.slices if s.position not in stage.reused]) for stage in plan.stages]
     table_bytes = sum(_bytes_in_memory(plan, name, cut_whole(plan.snapshot.pins[name])) for name in plan.job.tables)
     chains = [
@@ -102,8 +117,7 @@ def cost_of(plan: Plan, *, workers: int, slices_per_task: int | None = None) -> 
     return Cost(
         slices=plan.slice_count,
         tasks=sum(
-            _task_count(stage, slices, workers, slices_per_task, plan.fresh, whole=plan.job.whole)
-            for stage, slices in to_do
+            _task_count(stage, slices, workers, slices_per_task, plan, paces.get(stage.step)) for stage, slices in to_do
         ),
         rows=plan.rows,
         bytes=plan.bytes,
@@ -115,17 +129,29 @@ def cost_of(plan: Plan, *, workers: int, slices_per_task: int | None = None) -> 
         chains=sum(bool(chain) for chain in chains),
         longest_slices=max(map(len, chains), default=0),
         longest_bytes=max((sum(s.bytes for s in chain) for chain in chains), default=0),
+        seconds=_seconds([(paces.get(stage.step), slices) for stage, slices in to_do if slices]),
     )
 
 
+def _seconds(to_do: Sequence[tuple[Pace | None, Sequence[Slice]]]) -> float | None:
+    if any(pace is None for pace, _ in to_do):
+        return None
+    return sum(pace.seconds(sum(map(weight_of, slices))) for pace, slices in to_do if pace is not None)
+
+
 def _task_count(
-    stage: Stage, slices: Sequence[Slice], workers: int, slices_per_task: int | None, fresh: bool, *, whole: bool
+    stage: Stage,
+    slices: Sequence[Slice],
+    workers: int,
+    slices_per_task: int | None,
+    plan: Plan,
+    pace: Pace | None,
 ) -> int:
-    if whole:
+    if plan.job.whole:
         return min(1, len(slices))
     if not stage.chains:
-        return len(group(slices, workers=workers, slices_per_task=slices_per_task))
-    return sum(map(len, group_in_order(stage, [s.position for s in slices], slices_per_task, fresh=fresh)))
+        return sum(1 for _ in group(slices, workers=workers, slices_per_task=slices_per_task, pace=pace))
+    return sum(map(len, group_in_order(stage, [s.position for s in slices], slices_per_task, fresh=plan.fresh)))
 
 
 def refuse_over(plan: Plan, cost: Cost, limits: Limits) -> None:
@@ -138,10 +164,12 @@ def refuse_over(plan: Plan, cost: Cost, limits: Limits) -> None:
     """
     max_bytes = plan.job.max_bytes if plan.job.max_bytes is not None else limits.max_bytes
     max_slices = plan.job.max_slices if plan.job.max_slices is not None else limits.max_slices
+    max_seconds = plan.job.max_seconds if plan.job.max_seconds is not None else limits.max_seconds
     # For each limit: its name, what is found, what is allowed, and the way out.
-    rules = [
+    rules: list[tuple[str, float, float | None, str]] = [
         ("max_bytes", cost.bytes_to_read, max_bytes, "read less (since, until, as_of)"),
         ("max_slices", cost.slices, max_slices, "raise slice_rows of the history"),
+        ("max_seconds", math.ceil(cost.seconds or 0), max_seconds, "read less: since, until, as_of"),
         ("max_table_bytes", cost.table_bytes, limits.max_table_bytes, "broadcast a smaller table"),
         ("memory of a worker", cost.worker_bytes, limits.worker_bytes, "lower slice_rows of the history"),
     ]
@@ -161,24 +189,41 @@ def refuse_over(plan: Plan, cost: Cost, limits: Limits) -> None:
     )
 
 
-def group(slices: Sequence[Slice], *, workers: int, slices_per_task: int | None = None) -> list[tuple[Slice, ...]]:
-    """Group neighbouring slices into tasks.
+def group(
+    slices: Sequence[Slice], *, workers: int, slices_per_task: int | None = None, pace: Pace | None = None
+) -> Iterator[tuple[Slice, ...]]:
+    """Group neighbouring slices into tasks, one task at a time: each by the pace as it is known when it is asked for.
 
     Parameters
     ----------
     slices : sequence of Slice
         What is still to be computed, in order.
     workers : int
-        About `TASKS_PER_WORKER` tasks are made for each, of about equal weight; a task weighs between `TASK_BYTES_LEAST` and `TASK_BYTES_MOST` unless a
-        single slice is heavier or every worker would not get one.
+        About `TASKS_PER_WORKER` tasks are made for each, of about equal weight; a task takes between `TASK_SECONDS_LEAST` and `TASK_SECONDS_MOST`, or where
+        the pace is not known weighs between `TASK_BYTES_LEAST` and `TASK_BYTES_MOST`, unless a single slice is heavier or every worker would not get one.
     slices_per_task : int, optional
         Exactly so many instead, for tests.
+    pace : Pace, optional
+        What slices take; may learn while tasks are done.
     """
     if slices_per_task is not None:
-        return [tuple(slices[i : i + slices_per_task]) for i in range(0, len(slices), slices_per_task)]
-    total = sum(_weight(s) for s in slices)
-    least = min(TASK_BYTES_LEAST, total // max(1, workers))
-    return _grouped(slices, min(TASK_BYTES_MOST, max(least, total // max(1, workers * TASKS_PER_WORKER))))
+        yield from (tuple(slices[i : i + slices_per_task]) for i in range(0, len(slices), slices_per_task))
+        return
+    total = sum(map(weight_of, slices))
+    first = 0
+    while first < len(slices):
+        last = _end_of_task(slices, first, *_aim(total, workers, pace))
+        yield tuple(slices[first:last])
+        first = last
+
+
+def _aim(total: int, workers: int, pace: Pace | None) -> tuple[int, int]:
+    """Give what the next task weighs, and the most slices it has."""
+    least, most, count = TASK_BYTES_LEAST, TASK_BYTES_MOST, TASK_SLICES_MOST
+    if pace is not None and pace.known:
+        least, most, count = pace.weight(TASK_SECONDS_LEAST), pace.weight(TASK_SECONDS_MOST), TASK_SLICES_PACED
+    least = min(least, total // max(1, workers))
+    return min(most, max(least, total // max(1, workers * TASKS_PER_WORKER))), count
 
 
 def group_in_order(
@@ -210,7 +255,9 @@ def group_in_order(
             slices = stage.slices[run[0] : run[-1] + 1]
             size = slices_per_task or (1 if fresh else None)
             lines.append(
-                _grouped(slices, TASK_BYTES_LEAST) if size is None else group(slices, workers=1, slices_per_task=size)
+                _grouped(slices, TASK_BYTES_LEAST)
+                if size is None
+                else list(group(slices, workers=1, slices_per_task=size))
             )
     return lines
 
@@ -218,23 +265,23 @@ def group_in_order(
 def _grouped(slices: Sequence[Slice], aim: int) -> list[tuple[Slice, ...]]:
     """Put neighbours together until they weigh about the aim."""
     tasks: list[tuple[Slice, ...]] = []
-    open_task: list[Slice] = []
-    weight = 0
-    for s in slices:
-        w = _weight(s)
-        # A slice joins only while the task stays nearer to the aim with it than without.
-        if open_task and (weight + w / 2 > aim or len(open_task) >= TASK_SLICES_MOST):
-            tasks.append(tuple(open_task))
-            open_task, weight = [], 0
-        open_task.append(s)
-        weight += w
-    if open_task:
-        tasks.append(tuple(open_task))
+    first = 0
+    while first < len(slices):
+        last = _end_of_task(slices, first, aim, TASK_SLICES_MOST)
+        tasks.append(tuple(slices[first:last]))
+        first = last
     return tasks
 
 
-def _weight(s: Slice) -> int:
-    return max(1, s.rows * _DRAW_BYTES if isinstance(s, DrawSlice) else s.bytes)
+def _end_of_task(slices: Sequence[Slice], first: int, aim: int, most: int) -> int:
+    """Give where a task that begins at a slice ends: a further one joins only while the task stays nearer to the aim with it than without."""
+    weight = weight_of(slices[first])
+    for last in range(first + 1, min(len(slices), first + most)):
+        more = weight_of(slices[last])
+        if weight + more / 2 > aim:
+            return last
+        weight += more
+    return min(len(slices), first + most)
 
 
 def _slice_memory(plan: Plan, stage: Stage, s: Slice) -> int:

@@ -95,6 +95,7 @@ def make_plan(
     seed: int | None = None,
     draws: int | None = None,
     fresh: bool = False,
+    anew: Collection[int] = (),
 ) -> Plan:
     """Decide a run.
 
@@ -122,13 +123,15 @@ def make_plan(
         Draws of a simulation. Default: the job's.
     fresh : bool
         Use nothing that exists.
+    anew : collection of int
+        Positions of slices of the last stage that are computed again, with all that is made of them, although their partials exist.
 
     Raises
     ------
     hindscan.errors.JobDefinitionError
         Several slices and no way to combine them.
     hindscan.errors.ParameterError
-        A step takes a parameter that has no value; fewer draws than one; a seed or draws for a job that draws nothing.
+        A step takes a parameter that has no value; fewer draws than one; a seed or draws for a job that draws nothing; no slice at a position of `anew`.
     """
     _check(job, snapshot, seed, draws)
     tables = {
@@ -156,6 +159,8 @@ def make_plan(
         model = stages[0].finished if stages else None
         slices = cut(pin, DRAWS_PER_SLICE)
         stages.append(_stage(job, given, _draw_steps(job), slices, pin, table=None, reader={}, model=model))
+    renewed = _renewed(job, stages[-1], anew)
+    stages[-1] = msgspec.structs.replace(stages[-1], reused=stages[-1].reused - set(anew))
     return Plan(
         job=job,
         parameters=dict(parameters),
@@ -164,7 +169,25 @@ def make_plan(
         seed=seed,
         draws=draws,
         fresh=fresh,
+        anew=renewed,
     )
+
+
+def _renewed(job: JobSpec, stage: Stage, anew: Collection[int]) -> frozenset[str]:
+    """Give the keys of the slices at some positions, and of the nodes and the finished table that are made of them."""
+    wrong = sorted(position for position in anew if not 0 <= position < len(stage.slices))
+    if wrong:
+        raise ParameterError(
+            f"Planning job {job.name}: slices that are computed anew must be among 0 to {len(stage.slices) - 1}; there is no slice "
+            f"{', '.join(map(str, wrong))}. `hindscan plan {job.name} --slices` lists them.",
+            job=job.name,
+            slices=wrong,
+        )
+    keys = {stage.keys[position] for position in anew}
+    for node in (node for level in stage.levels for node in level):
+        if not keys.isdisjoint(node.children):
+            keys.add(node.key)
+    return frozenset(keys and {*keys, stage.combined, stage.finished})
 
 
 def default_seed(

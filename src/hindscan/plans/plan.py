@@ -124,6 +124,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     draws: int | None = None
     #: Nothing that exists is used: every slice, node and finished table is computed again.
     fresh: bool = False
+    #: Keys of what is computed again although it is there: the slices that were asked for anew, and all that is made of them.
+    anew: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> int:

@@ -5,7 +5,7 @@ found by comparing with an earlier plan of the same job, part by part of what a 
 
 ::
 
-    Plan + an earlier Plan of the job -> why_not_reused -> {"new data": 3, "parameter year changed": 12}
+    Plan + an earlier Plan of the job -> reasons -> by stage: {4: "new data", ...} -> why_not_reused -> {"new data": 3, "parameter year changed": 12}
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hindscan.history.snapshot import DrawPin, KafkaPin, ParquetPin, Pin, Slice
 from hindscan.plans.keys import digest_of, table_digest
 from hindscan.plans.plan import Plan, Stage
 
-__all__ = ["why_not_reused"]
+__all__ = ["reasons", "totals", "why_not_reused"]
 
 
 def why_not_reused(plan: Plan, before: Plan | None) -> dict[str, int]:
@@ -39,22 +39,40 @@ def why_not_reused(plan: Plan, before: Plan | None) -> dict[str, int]:
     dict
         Reasons in the order of the slices. Where several things changed at once all are named in one reason.
     """
-    reasons: Counter[str] = Counter()
-    for stage in plan.stages:
-        old = next((s for s in before.stages if s.step == stage.step), None) if before is not None else None
-        changed = "; ".join(_changes(plan, stage, before, old)) if before is not None and old is not None else ""
-        known = _known(old)
-        same = {_exactly(piece) for piece in old.slices} if old is not None and stage.chains else set()
-        for piece, key in zip(stage.slices, stage.keys, strict=True):
-            if piece.position in stage.reused:
-                continue
-            if plan.fresh:
-                reasons["everything was asked for anew"] += 1
-            elif old is None:
-                reasons["no earlier run to compare with"] += 1
-            else:
-                reasons[changed or _reason(piece, key, known, in_chain=_exactly(piece) in same)] += 1
-    return dict(reasons)
+    return totals(reasons(plan, before))
+
+
+def totals(why: tuple[dict[int, str], ...]) -> dict[str, int]:
+    """Count slices by reason, in the order of the slices."""
+    return dict(Counter(reason for of_stage in why for reason in of_stage.values()))
+
+
+def reasons(plan: Plan, before: Plan | None) -> tuple[dict[int, str], ...]:
+    """Say of each slice that must be computed why, as `why_not_reused` counts it.
+
+    Returns
+    -------
+    tuple of dict
+        For each stage of the plan: reasons by position, ascending; a slice that is reused has none.
+    """
+    return tuple(_of_stage(plan, stage, before) for stage in plan.stages)
+
+
+def _of_stage(plan: Plan, stage: Stage, before: Plan | None) -> dict[int, str]:
+    old = next((s for s in before.stages if s.step == stage.step), None) if before is not None else None
+    changed = "; ".join(_changes(plan, stage, before, old)) if before is not None and old is not None else ""
+    missing = [(s, key) for s, key in zip(stage.slices, stage.keys, strict=True) if s.position not in stage.reused]
+    known = _known(old) if missing and not changed else {}
+    same = {_exactly(piece) for piece in old.slices} if old is not None and stage.chains else set()
+    found = {}
+    for piece, key in missing:
+        if plan.fresh or key in plan.anew:
+            found[piece.position] = "everything was asked for anew" if plan.fresh else "it was asked for anew"
+        elif old is None:
+            found[piece.position] = "no earlier run to compare with"
+        else:
+            found[piece.position] = changed or _reason(piece, key, known, in_chain=_exactly(piece) in same)
+    return found
 
 
 def _known(old: Stage | None) -> dict[str, str]:

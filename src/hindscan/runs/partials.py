@@ -36,6 +36,9 @@ __all__ = ["PROOFS", "Meta", "PartMeta", "Partials", "local_folder", "proof_of",
 
 #: Up to so many keys are looked up one by one; beyond, listing the folders is faster.
 _FEW_KEYS: Final = 256
+#: More batches than this are put together where they are smaller than that on average: thousands of partials may be concatenated.
+_FEW_BATCHES: Final = 16
+_BATCH_BYTES: Final = 65_536
 _KEY: Final = re.compile(r"[0-9a-z]{8,128}")
 _META: Final = b"hindscan"
 _CHECK: Final = b"hindscan.check"
@@ -167,7 +170,7 @@ class Partials:
             A column is of a type that no result can have.
         """
         meta = Meta(digest=_digest(key, table), rows=table.num_rows, proof=proof, metadata=metadata or {})
-        return self._write(key, table, meta)
+        return self._write(key, _in_fewer_batches(table), meta)
 
     def write_parts(self, key: str, parts: Sequence[pa.Table], proof: Proof | None = None) -> tuple[str, int]:
         """Store a partial split by key, so that each part can be read without the others; see `write`.
@@ -200,7 +203,7 @@ class Partials:
         stored = table.replace_schema_metadata({_META: document, _CHECK: check})
         point("partials.writing")
         # Not flushed to the disk, which would cost more than small slices do: after a loss of power a torn partial is found and made again.
-        files.write_table_atomic(path, stored, compression="lz4", durable=False)
+        files.write_table_atomic(files.local(str(path)), stored, compression="lz4", durable=False)
         point("partials.written")
         return meta.digest, path.stat().st_size
 
@@ -216,7 +219,7 @@ class Partials:
         # Held open: a damaged file is removed only if it is still the one that was read.
         with _Opened(path, key) as handle:
             try:
-                table = files.read_table(path)
+                table = files.read_table(files.local(str(path)))
                 meta = _meta_of(table.schema)
                 # Damaged offsets would lead the digest out of the buffers.
                 table.validate(full=True)
@@ -331,6 +334,13 @@ class Partials:
     def remove(self, key: str) -> None:
         """Remove a partial if it is there."""
         self.path(key).unlink(missing_ok=True)
+
+
+def _in_fewer_batches(table: pa.Table) -> pa.Table:
+    """Put the rows of many small chunks together: a batch in a file costs half a kilobyte and some microseconds of whoever reads it, however few its rows."""
+    chunks = max((column.num_chunks for column in table.columns), default=0)
+    small = chunks > _FEW_BATCHES and table.nbytes < chunks * _BATCH_BYTES
+    return table.combine_chunks() if small else table
 
 
 class _Opened:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from hindscan.runs import schema
-from hindscan.runs.store import insert_many
+from hindscan.runs.store import insert_many, insert_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -76,7 +75,7 @@ def advance(connection: sa.Connection, passed: Iterable[tuple[str, Position]], n
         low, high = spans.get(key, (at.offset, at.offset))
         spans[key] = (min(low, at.offset), max(high, at.offset))
     table = schema.positions
-    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    make = insert_of(connection)
     # One order for all writers: on PostgreSQL two that meet in opposite orders would wait for each other.
     for key, (low, high) in sorted(spans.items()):
         names = ("trigger", "cluster", "topic", "topic_id", "partition")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -63,6 +64,8 @@ __all__ = [
 _SWEEP_SECONDS: Final = 86_400
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SNAPSHOT: Final = b"hindscan.snapshot"
+#: Slices of snapshot.parquet that are rows in Python at the same time.
+_ROWS_AT_ONCE: Final = 4096
 
 
 class SliceRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +148,22 @@ _COLUMNS: Final = pa.schema(
         }.items()
     ]
 )
+
+#: Columns that are fields of a slice, and of a proof, under the same name.
+_OF_SLICE: Final = (
+    "position",
+    "path",
+    "size",
+    "identity",
+    "first",
+    "last",
+    "partition",
+    "start",
+    "end",
+    "since",
+    "before",
+)
+_OF_PROOF: Final = ("records", "first_offset", "last_offset", "invisible", "greatest_time", "set_aside", "unverified")
 
 
 def result_folder(root: str | os.PathLike[str], job: str, run: str) -> Path:
@@ -274,14 +293,35 @@ def _write(
 
 
 def _slice_table(slices: Sequence[SliceRecord], pinned: bytes) -> pa.Table:
-    rows = [_slice_row(record) for record in slices]
-    return pa.Table.from_pylist(rows, schema=_COLUMNS.with_metadata({_SNAPSHOT: pinned}))
+    # Through JSON and not `from_pylist`: that would import pandas, which takes longer than a small run, and make some kilobytes of each row.
+    # Some rows at a time, as a run may have 100,000 slices.
+    lines = msgspec.json.Encoder()
+    tables = [
+        _table_of_lines(lines.encode_lines([_slice_row(record) for record in slices[i : i + _ROWS_AT_ONCE]]))
+        for i in range(0, len(slices), _ROWS_AT_ONCE)
+    ]
+    table = pa.concat_tables(tables) if tables else _COLUMNS.empty_table()
+    return table.replace_schema_metadata({_SNAPSHOT: pinned})
+
+
+def _table_of_lines(lines: bytes) -> pa.Table:
+    from pyarrow import json
+
+    # JSON has no times: they come as the numbers they are.
+    plain = pa.schema(
+        [pa.field(f.name, pa.int64() if pa.types.is_timestamp(f.type) else f.type) for f in _COLUMNS], metadata=None
+    )
+    table = json.read_json(
+        io.BytesIO(lines),
+        read_options=json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        parse_options=json.ParseOptions(explicit_schema=plain, unexpected_field_behavior="error"),
+    )
+    return table.select(_COLUMNS.names).cast(_COLUMNS)
 
 
 def _slice_row(record: SliceRecord) -> dict[str, Any]:
-    cut = msgspec.structs.asdict(record.slice)
-    row = {name: cut.get(name) for name in _COLUMNS.names}
-    row |= {
+    """Give what a slice has of the columns, times as microseconds."""
+    row: dict[str, Any] = {
         "stage": record.stage,
         "kind": record.slice.__struct_config__.tag,
         "rows": record.slice.rows,
@@ -294,21 +334,11 @@ def _slice_row(record: SliceRecord) -> dict[str, Any]:
         "error": record.error or None,
         "message": record.message or None,
     }
+    row |= {name: getattr(record.slice, name) for name in _OF_SLICE if hasattr(record.slice, name)}
     proof = record.proof
     if proof is not None:
-        row |= {
-            name: getattr(proof, name)
-            for name in (
-                "records",
-                "first_offset",
-                "last_offset",
-                "invisible",
-                "greatest_time",
-                "set_aside",
-                "unverified",
-            )
-        }
-        row |= {"read_bytes": proof.bytes, "read_digest": proof.digest, "bad_records": list(proof.bad_records)}
+        row |= {name: getattr(proof, name) for name in _OF_PROOF}
+        row |= {"read_bytes": proof.bytes, "read_digest": proof.digest, "bad_records": proof.bad_records}
     return row
 
 

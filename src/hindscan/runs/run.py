@@ -63,6 +63,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     draws: int | None = None
     workers: int | None = None
     fresh: bool = False
+    #: Positions of slices that are computed again although their partials exist.
+    anew: tuple[int, ...] = ()
     #: Other histories for the job's tables: parameter name to history name.
     histories: dict[str, str] = {}
     #: Position of the triggering event (JSON of `history.snapshot.Position`), where it came from Kafka.

@@ -19,6 +19,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Connection,
     Index,
     Integer,
     LargeBinary,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     text,
 )
 
@@ -62,7 +64,15 @@ def _order() -> Column[int]:
 
 def _where(condition: str) -> dict[str, Any]:
     """Restrict an index to the rows that are looked for by it, in both databases."""
-    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+    return {"sqlite_where": text(condition), "info": {"where": condition}}
+
+
+@event.listens_for(metadata, "before_create")
+def _restrict_in_postgresql(target: MetaData, connection: Connection, **_: object) -> None:
+    # Said only where it counts: saying it with the index would load PostgreSQL's dialect in every process that has a SQLite store.
+    if connection.dialect.name == "postgresql":
+        for index in (index for table in target.tables.values() for index in table.indexes if "where" in index.info):
+            index.dialect_options["postgresql"]["where"] = text(index.info["where"])
 
 
 #: What the store says of itself: which hindscan made and last migrated it, for the message when it is too new.

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.dialects import postgresql, sqlite
 
 from hindscan import times
 from hindscan.errors import ConfigError, StoreUnavailable
@@ -37,7 +36,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-__all__ = ["DEFAULT_URL", "Store", "blames_a_row", "insert_many", "insert_new", "keys_in_parts", "open_store"]
+__all__ = [
+    "DEFAULT_URL",
+    "Store",
+    "blames_a_row",
+    "insert_many",
+    "insert_new",
+    "insert_of",
+    "keys_in_parts",
+    "open_store",
+]
 
 #: Beside the artefacts of the project.
 DEFAULT_URL: Final = "sqlite:///.hindscan/hindscan.db"
@@ -252,11 +260,22 @@ def blames_a_row(fault: Exception) -> bool:
     return isinstance(fault, exc.StatementError | ValueError | TypeError | OverflowError)
 
 
+def insert_of(connection: sa.Connection) -> Any:
+    """Give the database's own INSERT, which knows what to do where a key is there; the other database's dialect is not loaded, which takes a while."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert
+
+
 def insert_new(
     connection: sa.Connection, table: sa.Table, values: Mapping[str, object], returning: Sequence[sa.Column[Any]]
 ) -> sa.Row[Any] | None:
     """Insert one row unless one with its key is there; give `returning` of it, or None if it was there."""
-    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    make = insert_of(connection)
     return connection.execute(make(table).values(values).on_conflict_do_nothing().returning(*returning)).first()
 
 
@@ -268,7 +287,7 @@ def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappi
     """
     if not rows:
         return 0
-    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    make = insert_of(connection)
     compiled = make(table).on_conflict_do_nothing().compile(dialect=connection.dialect, column_keys=list(rows[0]))
     values: list[Any]
     if compiled.positional:

@@ -18,7 +18,8 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -66,7 +67,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_pieces(
-    lines: Sequence[Sequence[Sequence[Piece]]],
+    lines: Iterable[Sequence[Sequence[Piece]]],
     build: Callable[[Sequence[Piece]], Task],
     *,
     executor: Executor,
@@ -80,8 +81,9 @@ def make_pieces(
 
     Parameters
     ----------
-    lines : sequence of sequence of sequence of Piece
-        The pieces of each task, and in a line the tasks of which each needs those before it.
+    lines : iterable of sequence of sequence of Piece
+        The pieces of each task, and in a line the tasks of which each needs those before it. Where it is no sequence, every line is one task, and they
+        are taken as there is room.
     build : callable
         Gives the task for some pieces.
     executor : Executor
@@ -98,7 +100,7 @@ def make_pieces(
         Pieces that may fail for good beside the `FAILURES_MOST` after which no more are begun.
     """
     making = _Making(build, executor, stop, hearing, ordered=ordered, kept=kept, most=FAILURES_MOST + tolerated)
-    return making.make([deque(line) for line in lines if line])
+    return making.make(lines)
 
 
 _Line = deque[Sequence[Piece]]
@@ -133,10 +135,12 @@ class _Making:
         self._hungry: set[str] = set()
         self._single = False
 
-    def make(self, lines: Sequence[_Line]) -> Made:
+    def make(self, lines: Iterable[Sequence[Sequence[Piece]]]) -> Made:
         """Work until all is done, or has failed, or is stopped."""
-        self._ready.extend(lines)
-        in_line = any(len(line) > 1 for line in lines)
+        more = (deque(line) for line in lines if line)
+        in_line = isinstance(lines, Sequence) and any(len(line) > 1 for line in lines)
+        # Lines that go on are compared with each other, so all must be there; of single tasks one at hand is enough.
+        self._ready.extend(more if in_line else islice(more, 1))
         workers = self._executor.workers
         while (self._ready or self._suspects) and not self._stop.is_set() and len(self._failed) < self._most:
             # Suspects come last, but for those that hold up what stands behind them.
@@ -145,8 +149,8 @@ class _Making:
             if alone:
                 self._suspects = deque()
             self._single = alone and any(p.key in self._hungry for line in queue for p in line[0])
-            most = 1 if self._single else workers
-            tasks = _Tasks(queue, self._hand_out, self._pausing(most, alone=alone) if in_line or self._single else None)
+            pausing = self._pausing(1 if self._single else workers, alone=alone) if in_line or self._single else None
+            tasks = _Tasks(queue, self._hand_out, pausing, iter(()) if alone else more)
             for outcome in self._executor.run(tasks, self._stop, alone=alone):
                 line = self._out.pop(outcome.id)
                 if isinstance(outcome, Finished):
@@ -264,17 +268,25 @@ class _Tasks:
         Makes the task of a line; None: no more.
     paused : callable, optional
         Tells that there is none now. Default: lines are single groups, taken as they come.
+    more : iterator of deque
+        Further lines, taken when the queue is empty.
     """
 
     def __init__(
-        self, queue: deque[_Line], hand_out: Callable[[_Line], Work | None], paused: Callable[[], bool] | None
+        self,
+        queue: deque[_Line],
+        hand_out: Callable[[_Line], Work | None],
+        paused: Callable[[], bool] | None,
+        more: Iterator[_Line],
     ) -> None:
-        self._queue, self._hand_out, self._paused = queue, hand_out, paused
+        self._queue, self._hand_out, self._paused, self._more = queue, hand_out, paused, more
 
     def __iter__(self) -> Iterator[Work]:
         return self
 
     def __next__(self) -> Work:
+        if not self._queue:
+            self._queue.extend(islice(self._more, 1))
         if not self._queue or (self._paused is not None and self._paused()):
             raise StopIteration
         at = 0 if self._paused is None else max(range(len(self._queue)), key=lambda i: len(self._queue[i]))

@@ -18,7 +18,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -33,6 +33,7 @@ from hindscan.plans.cut import cut_whole
 from hindscan.plans.incomplete import Coverage, allowed_failures, coverage_of, without
 from hindscan.plans.keys import table_digest
 from hindscan.plans.make import holds
+from hindscan.plans.pace import Pace
 from hindscan.plans.plan import Node, Plan, Stage
 from hindscan.progress import Observer, SliceFailed, SliceFinished, StageFinished, TaskLost
 from hindscan.runs.partials import Partials, proofs_of
@@ -113,6 +114,7 @@ def execute(
     stop: threading.Event,
     slices_per_task: int | None = None,
     allow_failed: float = 0,
+    paces: Mapping[str, Pace] | None = None,
 ) -> Executed:
     """Carry out a plan.
 
@@ -138,6 +140,8 @@ def execute(
         Fixed grouping, for tests.
     allow_failed : int or float
         Slices of each stage that may fail for good: a share of all (a float below 1) or a number. Only what the job itself, or its worker, failed with is tolerated.
+    paces : mapping, optional
+        What slices of each step took in earlier runs. Default: it is learnt on the way.
 
     Returns
     -------
@@ -167,8 +171,9 @@ def execute(
     for index, stage in enumerate(plan.stages):
         model = plan.stages[index - 1].finished if index else None
         assignment = pack(assignment_of(plan, stage, run, code, readers, tables, partials, model))
+        pace = (paces or {}).get(stage.step) or Pace()
         stages.append(
-            _StageWork(plan, stage, assignment, partials, executor, stop, tally, slices_per_task, allow_failed)
+            _StageWork(plan, stage, assignment, partials, executor, stop, tally, slices_per_task, allow_failed, pace)
         )
     _carry_out(stages)
     outcome = [stage.outcome() for stage in stages]
@@ -303,6 +308,7 @@ class _StageWork:
         tally: _Tally,
         slices_per_task: int | None,
         allow_failed: float,
+        pace: Pace,
     ) -> None:
         self._plan = plan
         self._stage = self._whole = stage
@@ -314,8 +320,9 @@ class _StageWork:
         self._slices_per_task = slices_per_task
         self._tolerated = allowed_failures(allow_failed, len(stage.slices))
         self._failed: dict[int, Failed] = {}
+        self._pace = pace
         self._there = {stage.keys[position] for position in stage.reused}
-        self._forgotten: set[str] = set()
+        self._forgotten: set[str] = set(plan.anew)
         self._done: dict[int, Done] = {}
         self._seconds = 0.0
         self._nodes = _inner(stage)
@@ -383,11 +390,12 @@ class _StageWork:
             s for s, key in zip(stage.slices, stage.keys, strict=True)
             if key not in self._there and s.position not in stage.left_out
         ]  # fmt: skip
-        groups = group(missing, workers=self._executor.workers, slices_per_task=self._slices_per_task)
+        groups = group(missing, workers=self._executor.workers, slices_per_task=self._slices_per_task, pace=self._pace)
+        # Taken as there is room, so that tasks follow the pace, and no more pieces are there than are worked on.
         self._make(
-            [self._pieces(slices) for slices in groups],
+            (self._pieces(slices) for slices in groups),
             self._slices_task,
-            read=self._rows_read,
+            read=self._note,
             tolerated=self._tolerated - len(self._failed),
         )
         for done in self._done.values():
@@ -414,6 +422,11 @@ class _StageWork:
     def _pieces(self, slices: Sequence[Slice]) -> list[Piece]:
         keys = self._stage.keys
         return [Piece(key=keys[s.position], position=s.position, name=f"slice {s.position}") for s in slices]
+
+    def _note(self, done: Done) -> int:
+        """Take in what a slice took; give the rows it read."""
+        self._pace.add(self._stage.slices[done.position], done.seconds)
+        return self._rows_read(done)
 
     def _rows_read(self, done: Done) -> int:
         return done.proof.records if done.proof is not None else self._stage.slices[done.position].rows
@@ -537,7 +550,7 @@ class _StageWork:
 
     def _make(
         self,
-        groups: Sequence[Sequence[Piece]],
+        groups: Iterable[Sequence[Piece]],
         build: Callable[[Sequence[Piece]], Task],
         *,
         read: Callable[[Done], int] | None = None,
@@ -545,11 +558,11 @@ class _StageWork:
         tolerated: int = 0,
     ) -> None:
         """Have pieces made whose groups do not need each other."""
-        self._make_lines([[group] for group in groups], build, read=read, ordered=ordered, tolerated=tolerated)
+        self._make_lines(([group] for group in groups), build, read=read, ordered=ordered, tolerated=tolerated)
 
     def _make_lines(
         self,
-        lines: Sequence[Sequence[Sequence[Piece]]],
+        lines: Iterable[Sequence[Sequence[Piece]]],
         build: Callable[[Sequence[Piece]], Task],
         *,
         read: Callable[[Done], int] | None,
@@ -574,7 +587,8 @@ class _StageWork:
         if read is not None:
             self._done.update((done.position, done) for done in made.done)
         if made.failed and not self._tolerate(made.failed, tolerated):
-            first = min(made.failed, key=lambda fault: fault.position)
+            # Of nodes the one that came first: in a tree made by one task those above a damaged partial fail after it, for want of it.
+            first = min(made.failed, key=lambda fault: fault.position) if read is not None else made.failed[0]
             raise _error(first, len(made.failed), slices=read is not None)
         if self._stop.is_set():
             raise RunCancelled(

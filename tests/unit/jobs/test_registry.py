@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hindscan.jobs.code import load
-from hindscan.jobs.registry import Registered, load_folder, load_folder_in_child
+from hindscan.jobs.registry import Registered, load_folder, load_folder_in_child, load_job
 
 GOOD = """
 import hindscan as hs
@@ -135,3 +135,18 @@ def test_an_edited_file_is_seen_again_in_the_same_process(tmp_path: Path) -> Non
     write(tmp_path, _shared="N = 4")
     after = here(tmp_path).jobs["good"]
     assert (before[0].parameters[0].default, after[0].parameters[0].default) == (3, 4)
+
+
+def test_one_job_is_loaded_without_running_the_files_that_do_not_say_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    job = "import hindscan as hs\n@hs.job(history='h')\ndef {name}(h: hs.Data):\n    return h.arrow()\n"
+    (folder / "one.py").write_text(job.format(name="first"))
+    (folder / "two.py").write_text("raise SystemExit('it was run')\n")
+    assert "it was run" in load_folder(tmp_path, folder).faults[0].message
+    found = load_job(tmp_path, folder, "first")
+    assert found == load_folder(tmp_path, folder).jobs["first"]
+    # Only where that cannot be wrong: a name that two declare, or nobody, is for whoever looks at all files.
+    (folder / "three.py").write_text(job.format(name="first"))
+    assert load_job(tmp_path, folder, "first") is None
+    assert load_job(tmp_path, folder, "second") is None

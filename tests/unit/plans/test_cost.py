@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hindscan.errors import PlanRefused
 from hindscan.history.snapshot import FilePin, ParquetPin, ParquetSlice, RowGroup, Snapshot, Window
 from hindscan.jobs.job import JobSpec, Step
-from hindscan.plans.cost import Limits, cost_of, group, refuse_over
+from hindscan.plans import cost as costs
+from hindscan.plans.cost import Limits, cost_of, refuse_over
 from hindscan.plans.make import make_plan
+from hindscan.plans.pace import Pace, weight_of
 from hindscan.plans.plan import Plan
 
 SCHEMA = base64.b64encode(pa.schema({"a": pa.int64(), "b": pa.string(), "c": pa.float32()}).serialize()).decode()
@@ -43,6 +45,10 @@ def plan(job: JobSpec = JOB, *, reuse: int = 0) -> Plan:
     identities = {"bids": {}, "auctions": {}}
     first = make_plan(job, {}, data, identities=identities)
     return make_plan(job, {}, data, identities=identities, existing=set(first.stages[0].keys[:reuse]))
+
+
+def group(slices: list[ParquetSlice], **how) -> list[tuple[ParquetSlice, ...]]:
+    return list(costs.group(slices, **how))
 
 
 def pieces(*sizes: int) -> list[ParquetSlice]:
@@ -115,3 +121,58 @@ def test_heavy_slices_are_tasks_of_their_own_and_tasks_stay_bounded():
     assert len(group(pieces(*[600 * 2**20] * 50), workers=1)) == 50
     tasks = group(pieces(*[100 * 2**20] * 100), workers=1)
     assert max(sum(s.bytes for s in task) for task in tasks) <= 600 * 2**20
+
+
+@given(
+    sizes=st.lists(st.integers(0, 10**9), max_size=60),
+    workers=st.integers(1, 40),
+    seconds=st.floats(1e-4, 1e4),
+)
+def test_groups_by_a_pace_hold_every_slice_once_in_order_and_none_takes_too_long(sizes, workers, seconds):
+    slices = pieces(*sizes)
+    pace = Pace(seconds, 10**9)
+    tasks = group(slices, workers=workers, pace=pace)
+    assert [s for task in tasks for s in task] == slices
+    for task in tasks:
+        # Half of the last slice may lie beyond the aim.
+        most = 5 + pace.seconds(weight_of(task[-1])) / 2
+        assert len(task) == 1 or pace.seconds(sum(map(weight_of, task))) <= most * 1.001
+
+
+def test_a_task_takes_half_a_second_to_five_whatever_its_slices_weigh():
+    def seconds(count: int, each: float, workers: int = 2) -> set[float]:
+        tasks = group(pieces(*[1000] * count), workers=workers, pace=Pace(each, 1000))
+        return {round(len(task) * each, 1) for task in tasks[:-1]}
+
+    assert seconds(100_000, 0.0005) == {1.0}  # no more than 2048 slices
+    assert seconds(2_000, 0.01) == {2.5}  # eight tasks
+    assert seconds(10_000, 0.1) == {5.0}
+    assert seconds(100, 0.01) == {0.5}
+    assert seconds(100, 30.0) == {30.0}
+
+
+def test_grouping_follows_a_pace_that_is_learnt_while_tasks_are_done():
+    slices = pieces(*[1000] * 2_000)
+    pace = Pace()
+    tasks = costs.group(slices, workers=2, pace=pace)
+    assert len(next(tasks)) == 256
+    pace.add(slices[0], 0.25)
+    assert len(next(tasks)) == 20
+    pace.add(slices[1], 0.001)
+    assert len(next(tasks)) in range(38, 42)
+
+
+def test_a_plan_over_the_seconds_that_earlier_runs_tell_is_refused_with_the_figures():
+    whole = plan(reuse=4)
+    known = cost_of(whole, workers=1, paces={"slice": Pace(2.0, 9000)})
+    assert known.seconds == pytest.approx(12.0)
+    refuse_over(whole, known, Limits(max_seconds=12.0))
+    with pytest.raises(PlanRefused, match=r"max_seconds is 11\.5, and the plan needs 12 \(read less") as caught:
+        refuse_over(whole, known, Limits(max_seconds=11.5))
+    assert caught.value.details["over"] == ["max_seconds"]
+    strict = plan(msgspec.structs.replace(JOB, max_seconds=3))
+    with pytest.raises(PlanRefused, match="max_seconds is 3, and the plan needs 20"):
+        refuse_over(strict, cost_of(strict, workers=1, paces={"slice": Pace(2.0, 9000)}), Limits(max_seconds=100))
+    unknown = cost_of(whole, workers=1)
+    assert unknown.seconds is None
+    refuse_over(whole, unknown, Limits(max_seconds=0.001))

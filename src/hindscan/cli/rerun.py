@@ -1,0 +1,63 @@
+"""The command that does a run's work again: `rerun`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from hindscan.cli.options import DEFAULTS, Options, Parameters, pairs
+
+__all__ = ["rerun"]
+
+Flag = Annotated[bool, Parameter(negative="")]
+Slices = Annotated[list[int] | None, Parameter(name=["--slice"], negative="")]
+
+
+def rerun(
+    run: str,
+    /,
+    *,
+    parameters: Parameters = None,
+    latest: Flag = False,
+    slices: Slices = None,
+    workers: int | None = None,
+    fresh: Flag = False,
+    options: Options = DEFAULTS,
+) -> int:
+    """Run a run again as a new run, over the snapshot and with the code of the first, and wait.
+
+    Parameters
+    ----------
+    run : str
+        Id of the first.
+    parameters : list of str
+        NAME=VALUE of the parameters that are to be different, any number of times.
+    latest : bool
+        Pin the histories anew instead of reading what the first has read.
+    slices : list of int
+        Position of a slice that is computed although its partial exists, any number of times.
+    workers : int
+        How many. Never shows in the result.
+    fresh : bool
+        Compute everything, reuse nothing.
+    """
+    from hindscan import rerunning
+    from hindscan.cli.work import finish
+    from hindscan.workshop import open_workshop
+
+    project = options.load()
+    with open_workshop(project) as workshop:
+        opened = rerunning.rerun(
+            project,
+            workshop.store,
+            run,
+            parameters=pairs(parameters, "-p"),
+            from_text=True,
+            latest=latest,
+            slices=slices or (),
+            requested_by="cli",
+            workers=workers,
+            fresh=fresh or None,
+        )
+        return finish(workshop, opened.id, options)
