@@ -21,12 +21,10 @@ from hindscan.errors import CorruptData, SchemaMismatch, SourceChanged
 from hindscan.files import Place
 from hindscan.history.snapshot import RowGroup
 
-__all__ = ["Footer", "has_checksums", "plain_type", "read_footer"]
+__all__ = ["Footer", "plain_type", "read_footer"]
 
 _UNIT_NANOS: Final = {"milliseconds": 1_000_000, "microseconds": 1000, "nanoseconds": 1}
 _DAY_MICROS: Final = 86_400_000_000
-#: Of a page's header: three numbers of at most five bytes, a byte before each, and the one that says whether a checksum follows.
-_HEADER_BYTES: Final = 19
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,37 +96,6 @@ def _refuse_doubles(names: list[str], rename: Mapping[str, str], shown: str) -> 
             "Correct `rename`, or take the file out of the history.",
             path=shown,
         )
-
-
-def has_checksums(file: Place, first: int, last: int) -> bool:
-    """Tell whether the pages of row groups `[first, last)` carry checksums, going by the first page of each.
-
-    References
-    ----------
-    The crc is the fourth field of a page's header, in Thrift's compact protocol: https://parquet.apache.org/docs/file-format/data-pages/checksumming/
-    """
-    with file.filesystem.open_input_file(file.path) as stream:
-        metadata = pq.read_metadata(stream)
-        for number in range(first, last):
-            if metadata.num_columns == 0 or metadata.row_group(number).num_rows == 0:
-                continue
-            chunk = metadata.row_group(number).column(0)
-            offsets = [at for at in (chunk.dictionary_page_offset, chunk.data_page_offset) if at is not None]
-            stream.seek(min(offsets))
-            if not _has_crc(stream.read(_HEADER_BYTES)):
-                return False
-    return True
-
-
-def _has_crc(header: bytes) -> bool:
-    # Type of the page, its size uncompressed and compressed: three numbers whose last byte is below 0x80, each after a byte that says "next field, i32".
-    at = 0
-    for _ in range(3):
-        at += 1
-        while at < len(header) and header[at] & 0x80:
-            at += 1
-        at += 1
-    return header[at : at + 1] == b"\x15"
 
 
 def _footer(metadata: pq.FileMetaData, schema: pa.Schema, time: str | None, rename: Mapping[str, str]) -> Footer:

@@ -27,7 +27,8 @@ from hindscan.history.bounds import Bounds, keeps
 from hindscan.history.columns import described
 from hindscan.history.drifted import is_read_as_pinned, rows_as_pinned
 from hindscan.history.expansion import check_expansion
-from hindscan.history.footer import has_checksums, read_footer
+from hindscan.history.footer import read_footer
+from hindscan.history.pages import check_headers, has_checksums
 from hindscan.history.snapshot import ParquetSlice, Slice
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class ParquetSource:
         self._reader = reader
         self._slices = list(slices)
         self._asked: list[str] = []
+        #: Whose page headers were looked at.
+        self._walked: set[str] = set()
         self._check_identity()
 
     def __enter__(self) -> ParquetSource:
@@ -90,6 +93,7 @@ class ParquetSource:
         """Give the rows, lazily: nothing is read before the data set is scanned, but of files that drifted. The engine filters while it scans."""
         wanted = list(self.schema.names if columns is None else columns)
         self._asked = wanted
+        self._check_headers(wanted)
         if any(pa.types.is_string(kind) or pa.types.is_binary(kind) for kind in map(self._type, wanted)):
             for s in self._slices:
                 self._check_expansion(s, wanted)
@@ -145,6 +149,23 @@ class ParquetSource:
         except (pa.ArrowException, OSError) as fault:
             self.diagnose()
             raise _corrupt(s, fault) from fault
+
+    def _check_headers(self, wanted: Sequence[str]) -> None:
+        """Look at the page headers of columns that are read for the first time: checksums do not cover them."""
+        if not self._reader.verify or not self._reader.root.is_local:
+            return
+        asked = {*wanted, *([self._reader.time] if self._reader.time is not None else [])} - self._walked
+        self._walked |= asked
+        stored = asked | {old for old, new in self._reader.rename.items() if new in asked}
+        for s in self._slices:
+            try:
+                check_headers(self._reader.root / s.path, s.first, s.last, stored)
+            except FileNotFoundError:
+                self._check_identity()
+                raise
+            except (pa.ArrowException, OSError, ValueError) as fault:
+                self._check_identity()
+                raise _corrupt(s, fault) from fault
 
     def _proof(self, s: ParquetSlice) -> Proof:
         greatest = None

@@ -166,7 +166,7 @@ def test_row_groups_that_statistics_exclude_are_not_decoded(tmp_path: Path) -> N
     write(path, pa.table({"n": pa.array(range(4000), pa.int64())}), "arrow", 1000)
     broken = bytearray(path.read_bytes())
     chunk = pq.read_metadata(path).row_group(0).column(0)
-    broken[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 4
+    broken[chunk.dictionary_page_offset + chunk.total_compressed_size // 2] ^= 4
     path.write_bytes(broken)
     of = ParquetHistory(name="t", location=str(path.parent), place=files.place(path.parent))
     pin = of.pin(Window())
