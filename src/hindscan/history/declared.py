@@ -69,6 +69,7 @@ def history_from_toml(
     root: str | Path,
     artefacts: Path | None = None,
     registries: Mapping[str, Mapping[str, Any]] | None = None,
+    object_stores: Mapping[str, files.StoreSettings] | None = None,
 ) -> History:
     """Build a history from its table in the project file.
 
@@ -86,6 +87,8 @@ def history_from_toml(
         Folder below which records are kept. Default: `.hindscan` of the root.
     registries : mapping, optional
         Settings by name of the schema registry.
+    object_stores : mapping, optional
+        How ``s3://`` buckets are reached, by name of the bucket or as ``default``.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def history_from_toml(
     elif "parquet" in table and "topic" not in table:
         location, place = table["parquet"], None
         try:
-            place = files.place(location, root) if isinstance(location, str) and location else None
+            place = files.place(location, root, object_stores) if isinstance(location, str) and location else None
         except UsageError as fault:
             faults.append(("parquet", str(fault)))
         if place is None and not any(field == "parquet" for field, _ in faults):

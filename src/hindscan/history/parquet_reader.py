@@ -74,8 +74,8 @@ class ParquetSource:
         self._reader = reader
         self._slices = list(slices)
         self._asked: list[str] = []
-        #: Whose page headers were looked at.
-        self._walked: set[str] = set()
+        #: All columns that were ever asked for.
+        self._read: set[str] = set()
         self._check_identity()
 
     def __enter__(self) -> ParquetSource:
@@ -93,7 +93,7 @@ class ParquetSource:
         """Give the rows, lazily: nothing is read before the data set is scanned, but of files that drifted. The engine filters while it scans."""
         wanted = list(self.schema.names if columns is None else columns)
         self._asked = wanted
-        self._check_headers(wanted)
+        self._read.update(wanted)
         if any(pa.types.is_string(kind) or pa.types.is_binary(kind) for kind in map(self._type, wanted)):
             for s in self._slices:
                 self._check_expansion(s, wanted)
@@ -133,6 +133,7 @@ class ParquetSource:
     def proofs(self) -> list[Proof]:
         """Check that the files are still those that were pinned, and that every row had a time if a bound needed it."""
         self._check_identity()
+        self._check_headers()
         return [self._proof(s) for s in self._slices]
 
     def close(self) -> None:
@@ -150,21 +151,16 @@ class ParquetSource:
             self.diagnose()
             raise _corrupt(s, fault) from fault
 
-    def _check_headers(self, wanted: Sequence[str]) -> None:
-        """Look at the page headers of columns that are read for the first time: checksums do not cover them."""
+    def _check_headers(self) -> None:
+        """Look at the page headers of the columns that were read: checksums do not cover them, and what they hide is missing without a word."""
         if not self._reader.verify or not self._reader.root.is_local:
             return
-        asked = {*wanted, *([self._reader.time] if self._reader.time is not None else [])} - self._walked
-        self._walked |= asked
-        stored = asked | {old for old, new in self._reader.rename.items() if new in asked}
+        needed = self._read | ({self._reader.time} if self._reader.time is not None and self._read else set())
+        stored = needed | {old for old, new in self._reader.rename.items() if new in needed}
         for s in self._slices:
             try:
                 check_headers(self._reader.root / s.path, s.first, s.last, stored)
-            except FileNotFoundError:
-                self._check_identity()
-                raise
             except (pa.ArrowException, OSError, ValueError) as fault:
-                self._check_identity()
                 raise _corrupt(s, fault) from fault
 
     def _proof(self, s: ParquetSlice) -> Proof:

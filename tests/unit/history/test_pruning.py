@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import tempfile
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def write(path: Path, rows: pa.Table, writer: str, row_group_rows: int) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_conditions_over_files_give_what_they_give_over_the_rows(tmp_path: Path, data: st.DataObject) -> None:
-    folder = tmp_path / str(data.draw(st.uuids()))
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
     tables, count = [], 0
     for number in range(data.draw(st.integers(1, 3))):
         size = data.draw(st.integers(1, 8))
