@@ -142,7 +142,8 @@ def test_conditions_over_files_give_what_they_give_over_the_rows(tmp_path: Path,
         writer = data.draw(st.sampled_from(["arrow", "no statistics", "page index", "duckdb", "polars"]))
         where = f"kind={'__HIVE_DEFAULT_PARTITION__' if kind is None else kind}"
         write(folder / where / f"{number}.parquet", rows, writer, data.draw(st.integers(1, 4)))
-    of = ParquetHistory(name="t", location=str(folder), place=files.place(folder), drift="widen")
+    columns = pa.schema([("n", pa.int64()), *TYPES.items()])
+    of = ParquetHistory(name="t", location=str(folder), place=files.place(folder), columns=columns, drift="widen")
     pin = of.pin(Window())
     condition = data.draw(conditions())
     query = f"SELECT n, i, x, s, d, moment, ok, kind FROM t WHERE {condition} ORDER BY n"
