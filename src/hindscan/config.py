@@ -101,6 +101,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     clusters: dict[str, ClusterSettings] = {}
     #: Settings of confluent's SchemaRegistryClient by name of the registry; with secrets, as above.
     registries: dict[str, ClusterSettings] = {}
+    #: How buckets of object stores are reached, by name of the bucket; with secrets, as above.
+    object_stores: dict[str, ClusterSettings] = {}
     #: The `[history.NAME]` and `[triggers.NAME]` tables as written.
     history_tables: dict[str, dict[str, Any]] = {}
     trigger_tables: dict[str, dict[str, Any]] = {}
@@ -133,6 +135,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 table,
                 clusters=self.clusters,
                 registries=self.registries,
+                object_stores=self.object_stores,
                 root=self.root,
                 artefacts=self.artefacts,
             )
@@ -224,11 +227,22 @@ _OWN_PROPERTIES: dict[str, tuple[object, ...]] = {
     "hindscan.reader": ("auto", "fast", "plain"),
     "hindscan.mock": (True, False),
 }
+#: Properties of an object store, and the type of each.
+_STORE_PROPERTIES: dict[str, type] = {
+    "endpoint": str,
+    "region": str,
+    "access_key": str,
+    "secret_key": str,
+    "session_token": str,
+    "anonymous": bool,
+}
 #: librdkafka's properties whose values are secrets: passwords, the secret of an OAuth client, keys written out.
-_SECRET_PROPERTY = re.compile(r"(password|passphrase|secret|\.key\.pem|auth\.user\.info|auth\.token)$")
+_SECRET_PROPERTY = re.compile(
+    r"(password|passphrase|secret|\.key\.pem|auth\.user\.info|auth\.token|secret_key|session_token)$"
+)
 #: The password of a database URL.
 _URL_PASSWORD = re.compile(r"://[^/@:]*:([^/@]+)@")
-_SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "history", "triggers")
+_SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "s3", "history", "triggers")
 
 
 class _Reading:
@@ -264,6 +278,7 @@ class _Reading:
             jobs=self._settings(JobsSettings, "jobs", tables["jobs"]),
             clusters=self._properties("kafka", "bootstrap.servers", tables["kafka"]),
             registries=self._properties("registry", "url", tables["registry"]),
+            object_stores=self._properties("s3", None, tables["s3"]),
             history_tables=self._named("history", tables["history"]),
             trigger_tables=self._named("triggers", tables["triggers"]),
         )
@@ -332,7 +347,7 @@ class _Reading:
         if dask != "local" and not dask.startswith(("tcp://", "tls://")):
             self.fault(("compute", "dask"), f'must be "local" or tcp://HOST:PORT or tls://HOST:PORT, found {dask!r}')
 
-    def _properties(self, section: str, required: str, table: dict[str, Any]) -> dict[str, ClusterSettings]:
+    def _properties(self, section: str, required: str | None, table: dict[str, Any]) -> dict[str, ClusterSettings]:
         """Read tables of a library's own properties by name."""
         found: dict[str, ClusterSettings] = {}
         for name, settings in table.items():
@@ -346,10 +361,12 @@ class _Reading:
                 if _SECRET_PROPERTY.search(key):
                     # Of `USER:PASSWORD` the user may be written out.
                     self._demand_reference((section, name, key), str(value).rpartition(":")[2])
-            if required not in flat:
+            if required is not None and required not in flat:
                 self.fault((section, name), f'needs "{required}"')
             if section == "kafka":
                 self._check_own(name, flat)
+            if section == "s3":
+                self._check_store(name, flat)
         return found
 
     def _check_own(self, cluster: str, properties: ClusterSettings) -> None:
@@ -362,6 +379,16 @@ class _Reading:
                 self.fault(("kafka", cluster, key), f"no such property; there are {', '.join(_OWN_PROPERTIES)}")
             elif value not in allowed:
                 self.fault(("kafka", cluster, key), f"must be one of {', '.join(map(repr, allowed))}, found {value!r}")
+
+    def _check_store(self, bucket: str, properties: ClusterSettings) -> None:
+        for key, value in properties.items():
+            kind = _STORE_PROPERTIES.get(key)
+            if kind is None:
+                self.fault(("s3", bucket, key), f"no such property; there are {', '.join(_STORE_PROPERTIES)}")
+            elif type(value) is not kind:
+                self.fault(
+                    ("s3", bucket, key), f"must be {'true or false' if kind is bool else 'a text'}, found {value!r}"
+                )
 
     def _named(self, section: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
         named: dict[str, dict[str, Any]] = {}

@@ -15,7 +15,7 @@ import os
 import posixpath
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from hindscan.errors import SourceChanged, SourceMissing, UsageError
+from hindscan.errors import AccessRefused, ServiceUnavailable, SourceChanged, SourceMissing, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,6 +33,7 @@ __all__ = [
     "FoundFile",
     "ParquetColumns",
     "Place",
+    "StoreSettings",
     "delete",
     "exists",
     "find",
@@ -49,6 +50,12 @@ __all__ = [
     "write_parquet_stream",
     "write_table_atomic",
 ]
+
+#: Properties of one object store, from the project file.
+StoreSettings = Mapping[str, str | int | float | bool]
+#: Seconds until a store that does not answer is given up, for a connection and for an answer.
+_CONNECT_SECONDS = 5.0
+_ANSWER_SECONDS = 30.0
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _MAGIC = re.compile(r"[*?\[]")
@@ -96,7 +103,11 @@ class FoundFile:
     identity: str
 
 
-def place(location: str | os.PathLike[str] | Place, root: str | os.PathLike[str] | None = None) -> Place:
+def place(
+    location: str | os.PathLike[str] | Place,
+    root: str | os.PathLike[str] | None = None,
+    stores: Mapping[str, StoreSettings] | None = None,
+) -> Place:
     """Resolve a path or URL.
 
     Parameters
@@ -105,6 +116,8 @@ def place(location: str | os.PathLike[str] | Place, root: str | os.PathLike[str]
         A path, or a URL that pyarrow knows: ``s3://bucket/prefix``, ``gs://...``, ``file:///...``.
     root : path, optional
         What a relative path is relative to. Default: the working directory.
+    stores : mapping, optional
+        How ``s3://`` buckets are reached, by the bucket's name; ``default`` is for all others.
 
     Raises
     ------
@@ -117,6 +130,10 @@ def place(location: str | os.PathLike[str] | Place, root: str | os.PathLike[str]
     if not _URL.match(text):
         full = (Path(root or "") / Path(text).expanduser()).resolve()
         return Place(filesystem=pafs.LocalFileSystem(), path=full.as_posix())
+    bucket = text.removeprefix("s3://").split("/", 1)[0] if text.startswith("s3://") else None
+    settings = None if bucket is None else (stores or {}).get(bucket, (stores or {}).get("default"))
+    if settings is not None:
+        return Place(filesystem=_object_store(settings), path=text.removeprefix("s3://").rstrip("/"))
     try:
         filesystem, path = pafs.FileSystem.from_uri(text)
     except (pa.ArrowInvalid, ValueError, OSError) as fault:
@@ -132,6 +149,47 @@ def place(location: str | os.PathLike[str] | Place, root: str | os.PathLike[str]
 def local(path: str) -> Place:
     """Take an absolute path of this machine as it is: resolving one costs more than a small file does."""
     return Place(filesystem=_LOCAL, path=path)
+
+
+def _object_store(settings: StoreSettings) -> pafs.FileSystem:
+    scheme, separator, host = str(settings.get("endpoint", "")).rpartition("://")
+    given: dict[str, Any] = {name: value for name, value in settings.items() if name != "endpoint"}
+    if host:
+        given |= {"endpoint_override": host, "scheme": scheme if separator else "https"}
+    # Else Arrow asks the store for the bucket's region, and a store behind an endpoint has none.
+    given.setdefault("region", "us-east-1")
+    return pafs.S3FileSystem(connect_timeout=_CONNECT_SECONDS, request_timeout=_ANSWER_SECONDS, **given)
+
+
+@contextmanager
+def _reaching(at: Place) -> Iterator[None]:
+    """Tell an object store that refuses, or does not answer, from one that has no such file."""
+    try:
+        yield
+    except OSError as fault:
+        text = str(fault)
+        absent = isinstance(fault, FileNotFoundError | NotADirectoryError) or "NO_SUCH_BUCKET" in text
+        if not absent and at.is_local:
+            raise
+        if not absent:
+            raise _unreached(at, text) from fault
+        raise SourceMissing(
+            f"While listing {at}: a file or folder must be there; it is not. Check the path; a relative one is relative to the project file.",
+            path=str(at),
+        ) from fault
+
+
+def _unreached(at: Place, text: str) -> AccessRefused | ServiceUnavailable:
+    if re.search("ACCESS_DENIED|FORBIDDEN|INVALID_ACCESS_KEY|SIGNATURE|HTTP status 40[13]", text):
+        return AccessRefused(
+            f"While listing {at}: the right to list and to read is required; the store refused: {text}. "
+            "Check the keys in [s3.default] or [s3.BUCKET], and what they may do.",
+            path=str(at),
+        )
+    return ServiceUnavailable(
+        f"While listing {at}: the object store must answer; {text}. Check `endpoint` and `region` in [s3.default] or [s3.BUCKET].",
+        path=str(at),
+    )
 
 
 def _scrub(url: str) -> str:
@@ -220,13 +278,8 @@ def find(where: Place | str | os.PathLike[str], suffixes: Sequence[str] = ()) ->
         selector = pafs.FileSelector(root.path, recursive="/" in pattern or "**" in pattern)
         wanted = _glob(pattern) if _MAGIC.search(pattern) else re.compile(re.escape(pattern) + r"\Z")
     found = []
-    try:
+    with _reaching(at):
         infos = at.filesystem.get_file_info(selector)
-    except (FileNotFoundError, NotADirectoryError) as fault:
-        raise SourceMissing(
-            f"While listing {at}: a file or folder must be there; {root} is not. Check the path; a relative one is relative to the project file.",
-            path=str(at),
-        ) from fault
     prefix = len(root.path.rstrip("/")) + 1
     for info in infos:
         path = info.path[prefix:]
@@ -247,9 +300,8 @@ def listing_root(where: Place | str | os.PathLike[str]) -> Place:
     for index, part in enumerate(parts):
         if _MAGIC.search(part) and not exists(at):
             return Place(filesystem=at.filesystem, path="/".join(parts[:index]) or "/")
-    if at.filesystem.get_file_info(at.path).type == pafs.FileType.File:
-        return at.parent
-    return at
+    with _reaching(at):
+        return at.parent if at.filesystem.get_file_info(at.path).type == pafs.FileType.File else at
 
 
 def _hidden(part: str) -> bool:

@@ -25,6 +25,7 @@ from hindscan.history.columns import column_faults, schema_from_columns
 from hindscan.history.declared_schema import SCHEMA_KEYS, declared_schema_faults, schema_source
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.snapshot import History
+from hindscan.history.unify import DRIFTS
 
 __all__ = ["KEYS", "history_from_toml"]
 
@@ -43,6 +44,8 @@ KEYS: Final = (
     "lateness",
     "materialise",
     "verify",
+    "drift",
+    "rename",
     "archive",
     "registry",
     "subject",
@@ -50,7 +53,7 @@ KEYS: Final = (
     "message",
     "record",
 )
-_PARQUET_ONLY: Final = frozenset({"verify"})
+_PARQUET_ONLY: Final = frozenset({"verify", "drift", "rename"})
 _TOPIC_ONLY: Final = frozenset(
     {"format", "on_bad_record", "partitions", "isolation", "lateness", "materialise", "archive", *SCHEMA_KEYS, "record"}
 )
@@ -66,6 +69,7 @@ def history_from_toml(
     root: str | Path,
     artefacts: Path | None = None,
     registries: Mapping[str, Mapping[str, Any]] | None = None,
+    object_stores: Mapping[str, files.StoreSettings] | None = None,
 ) -> History:
     """Build a history from its table in the project file.
 
@@ -83,6 +87,8 @@ def history_from_toml(
         Folder below which records are kept. Default: `.hindscan` of the root.
     registries : mapping, optional
         Settings by name of the schema registry.
+    object_stores : mapping, optional
+        How ``s3://`` buckets are reached, by name of the bucket or as ``default``.
 
     Raises
     ------
@@ -104,7 +110,7 @@ def history_from_toml(
     elif "parquet" in table and "topic" not in table:
         location, place = table["parquet"], None
         try:
-            place = files.place(location, root) if isinstance(location, str) and location else None
+            place = files.place(location, root, object_stores) if isinstance(location, str) and location else None
         except UsageError as fault:
             faults.append(("parquet", str(fault)))
         if place is None and not any(field == "parquet" for field, _ in faults):
@@ -118,6 +124,9 @@ def history_from_toml(
                 columns=schema,
                 ignores_as_of=table.get("as_of") == "ignore",
                 verify=table.get("verify", True),
+                drift=table.get("drift", "fail"),
+                rename=table.get("rename", {}),
+                kept=(artefacts or Path(root) / ".hindscan") / "footers",
             )
     else:
         faults.append(("parquet", "exactly one of parquet and topic must say where the history lies"))
@@ -156,6 +165,20 @@ def _common_faults(table: Mapping[str, Any]) -> list[tuple[str, str]]:
         faults.append(("as_of", f'can only be "ignore", found {table["as_of"]!r}'))
     if type(table.get("verify", True)) is not bool:
         faults.append(("verify", f"must be true or false, found {table['verify']!r}"))
+    return faults + _drift_faults(table)
+
+
+def _drift_faults(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    faults = []
+    if table.get("drift", "fail") not in DRIFTS:
+        faults.append(("drift", f'must be "fail" or "widen", found {table["drift"]!r}'))
+    rename = table.get("rename", {})
+    if not isinstance(rename, Mapping) or not all(isinstance(new, str) and new for new in rename.values()):
+        faults.append(("rename", f'must be a table of new names by old ones, {{ old = "new" }}, found {rename!r}'))
+        return faults
+    chained = sorted(set(rename) & set(rename.values()))
+    if chained:
+        faults.append(("rename", f"must give each column one name, found {', '.join(chained)} as old and as new"))
     return faults
 
 

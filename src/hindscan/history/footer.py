@@ -10,13 +10,14 @@ Stands before `parquet`, which pins what is found here.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hindscan.errors import CorruptData, SourceChanged
+from hindscan.errors import CorruptData, SchemaMismatch, SourceChanged
 from hindscan.files import Place
 from hindscan.history.snapshot import RowGroup
 
@@ -39,7 +40,7 @@ class Footer:
     null_times: int = 0
 
 
-def read_footer(file: Place, shown: str, time: str | None) -> Footer:
+def read_footer(file: Place, shown: str, time: str | None, rename: Mapping[str, str] | None = None) -> Footer:
     """Read the footer of one file.
 
     Parameters
@@ -50,6 +51,8 @@ def read_footer(file: Place, shown: str, time: str | None) -> Footer:
         Its name in messages.
     time : str, optional
         The time column, whose statistics are wanted.
+    rename : mapping of str to str, optional
+        New names of columns by their old ones; the footer is given with the new ones.
 
     Raises
     ------
@@ -57,7 +60,10 @@ def read_footer(file: Place, shown: str, time: str | None) -> Footer:
         The file is no Parquet file, cut short or damaged.
     SourceChanged
         The file has gone since it was listed.
+    SchemaMismatch
+        The file has a renamed column under both names.
     """
+    rename = rename or {}
     try:
         with file.filesystem.open_input_file(file.path) as stream:
             metadata = pq.read_metadata(stream)
@@ -65,8 +71,9 @@ def read_footer(file: Place, shown: str, time: str | None) -> Footer:
         # Arrow's own copy of the schema knows more (durations, zones) and is there when Arrow or Polars wrote the file.
         with file.filesystem.open_input_file(file.path) as stream:
             arrow = pq.ParquetFile(stream, metadata=metadata).schema_arrow
-        schema = pa.schema([pa.field(f.name, plain_type(f.type), f.nullable) for f in arrow])
-        return _footer(metadata, schema, time)
+        _refuse_doubles(arrow.names, rename, shown)
+        schema = pa.schema([pa.field(rename.get(f.name, f.name), plain_type(f.type), f.nullable) for f in arrow])
+        return _footer(metadata, schema, time, rename)
     except FileNotFoundError as fault:
         raise SourceChanged(
             f"While reading the footer of {shown}: the file must be there as listed; it has gone. Run again.",
@@ -80,9 +87,21 @@ def read_footer(file: Place, shown: str, time: str | None) -> Footer:
         ) from fault
 
 
-def _footer(metadata: pq.FileMetaData, schema: pa.Schema, time: str | None) -> Footer:
+def _refuse_doubles(names: list[str], rename: Mapping[str, str], shown: str) -> None:
+    now = [rename.get(name, name) for name in names]
+    doubled = [f"{new} (as {old})" for old, new in rename.items() if old in names and now.count(new) > 1]
+    if doubled:
+        raise SchemaMismatch(
+            f"While reading the footer of {shown}: a renamed column must be there under one name; the file has {', '.join(doubled)} under several. "
+            "Correct `rename`, or take the file out of the history.",
+            path=shown,
+        )
+
+
+def _footer(metadata: pq.FileMetaData, schema: pa.Schema, time: str | None, rename: Mapping[str, str]) -> Footer:
     # Leaves of nested columns have dotted paths; only flat columns are looked at by name.
-    position = {metadata.schema.column(at).path: at for at in range(metadata.num_columns)}
+    paths = [metadata.schema.column(at).path for at in range(metadata.num_columns)]
+    position = {rename.get(path, path): at for at, path in enumerate(paths)}
     width = sum(_width(field.type) for field in schema)
     groups, may_be_null, null_times = [], set(), 0
     for number in range(metadata.num_row_groups):

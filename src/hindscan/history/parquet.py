@@ -2,19 +2,20 @@
 
 Keeps promises 1 and 2 for Parquet. A pin lists every file with what identifies its content (size with modification time or etag), its row groups and the one
 schema that all files have; nothing but footers is read for it. The reader (`parquet_reader`) refuses a file that is no longer the one that was
-pinned. Folders ``name=value`` are columns. A declared schema must fit every file by name and type; without one the files must agree.
+pinned. Folders ``name=value`` are columns. A declared schema must fit every file by name and type; without one the files must agree,
+unless ``drift = "widen"`` lets them differ (`unify`).
 
 ::
 
-    find -> footers (parallel) -> schema -> bounds -> ParquetPin;  ParquetReader.open(slices) -> Source
+    find -> footers (kept) -> schema -> bounds -> ParquetPin;  ParquetReader.open(slices) -> Source
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -22,21 +23,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hindscan import files
-from hindscan.errors import HistoryError, SchemaMismatch, SourceMissing
+from hindscan.errors import SchemaMismatch, SourceMissing
 from hindscan.history.archive import listed_only
 from hindscan.history.bounds import bounds_of, check_time_column
 from hindscan.history.columns import schema_from_text, schema_to_text
-from hindscan.history.footer import Footer, plain_type, read_footer
+from hindscan.history.footer import Footer
+from hindscan.history.footers import Footers
 from hindscan.history.parquet_reader import ParquetReader
 from hindscan.history.snapshot import FilePin, ParquetPin, Pin, RowGroup, Window
+from hindscan.history.unify import misfits, union
 from hindscan.history.window import refuse_topic_options
 
 __all__ = ["ParquetHistory", "shown_root"]
 
 #: Files of a folder that are data; a file or glob named in the project file is taken at its word.
 SUFFIXES: Final = (".parquet", ".parq", ".pq")
-#: Footers read at once: enough to hide the latency of an object store.
-FOOTER_THREADS: Final = 16
 #: What engines write for a missing partition value.
 _HIVE_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 
@@ -61,6 +62,12 @@ class ParquetHistory:
         May be read as it is now in a run as of an earlier time.
     verify : bool
         Verify page checksums while reading.
+    drift : {"fail", "widen"}
+        What files that differ in their columns are: an error, or one table of the least types that hold all values, null where a file lacks a column.
+    rename : mapping of str to str
+        New names of columns by the names that some files have.
+    kept : Path, optional
+        Folder in which footers are kept from one process to the next. Default: they are not.
     """
 
     name: str
@@ -70,8 +77,16 @@ class ParquetHistory:
     columns: pa.Schema | None = None
     ignores_as_of: bool = False
     verify: bool = True
-    #: Footers by path, size and identity: a server pins at every event, and files rarely change in between.
-    _footers: dict[tuple[str, int, str], Footer] = field(default_factory=dict, repr=False, compare=False)
+    drift: str = "fail"
+    rename: Mapping[str, str] = field(default_factory=dict)
+    kept: Path | None = None
+    #: A server pins at every event, and files rarely change in between.
+    _footers: Footers = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Make what reads footers."""
+        footers = Footers(time=self.time, rename=self.rename, kept=self.kept, name=str(self.place))
+        object.__setattr__(self, "_footers", footers)
 
     @property
     def root(self) -> str:
@@ -104,7 +119,8 @@ class ParquetHistory:
                 path=str(self.place),
             )
         hive = [_hive_values(file.path) for file in found]
-        found, footers = self._read_footers(root, found)
+        read = self._footers.read(root, found)
+        found, footers = [file for file, _ in read], [footer for _, footer in read]
         names = {file.path: footer for file, footer in zip(found, footers, strict=True)}
         schema = self._schema(names, hive)
         if self.time is not None:
@@ -129,6 +145,8 @@ class ParquetHistory:
             since=bounds.since,
             before=bounds.before,
             verify=self.verify,
+            widens=self.drift == "widen",
+            rename=dict(self.rename),
             caveats=bounds.caveats,
         )
 
@@ -136,29 +154,13 @@ class ParquetHistory:
         """Give what workers need to read this pin."""
         assert isinstance(pin, ParquetPin)
         return ParquetReader(
-            root=files.listing_root(self.place), schema=schema_from_text(pin.schema), time=pin.time, verify=pin.verify
+            root=files.listing_root(self.place),
+            schema=schema_from_text(pin.schema),
+            time=pin.time,
+            verify=pin.verify,
+            widens=pin.widens,
+            rename=pin.rename,
         )
-
-    def _read_footers(
-        self, root: files.Place, listed: Sequence[files.FoundFile]
-    ) -> tuple[list[files.FoundFile], list[Footer]]:
-        def read(file: files.FoundFile) -> tuple[files.FoundFile, Footer] | HistoryError:
-            try:
-                file = files.identified(root, file)
-                known = self._footers.get((file.path, file.size, file.identity))
-                return file, known if known is not None else read_footer(root / file.path, file.path, self.time)
-            except HistoryError as fault:
-                return fault
-
-        with ThreadPoolExecutor(min(FOOTER_THREADS, len(listed))) as pool:
-            results = list(pool.map(read, listed))
-        faults = [result for result in results if isinstance(result, HistoryError)]
-        if faults:
-            raise _all_of(faults)
-        read_files = [result for result in results if not isinstance(result, HistoryError)]
-        self._footers.clear()
-        self._footers.update({(file.path, file.size, file.identity): footer for file, footer in read_files})
-        return [file for file, _ in read_files], [footer for _, footer in read_files]
 
     def _schema(self, footers: Mapping[str, Footer], hive: Sequence[dict[str, str | None]]) -> pa.Schema:
         keys = list(hive[0])
@@ -167,13 +169,13 @@ class ParquetHistory:
             for path, values in zip(footers, hive, strict=True)
             if list(values) != keys
         ]
-        union, conflicts = _union(footers, without=keys)
+        joined, conflicts = union(footers, without=keys, drift=self.drift)
         if self.columns is None:
             faults += conflicts
-            fields = [*union.values(), *(pa.field(key, _hive_type(key, hive)) for key in keys)]
+            fields = [*joined.values(), *(pa.field(key, _hive_type(key, hive)) for key in keys)]
         else:
             fields = [declared for declared in self.columns if declared.name not in keys]
-            faults += _misfits(fields, footers)
+            faults += misfits(fields, footers, drift=self.drift)
             # Partition columns come last, declared or not: they cost nothing and a query prunes by them.
             declared_types = {declared.name: declared.type for declared in self.columns}
             fields += [pa.field(key, declared_types.get(key, _hive_type(key, hive))) for key in keys]
@@ -184,11 +186,21 @@ class ParquetHistory:
             raise SchemaMismatch(
                 f"While pinning history {self.name}: all files must have the columns "
                 f"{'that are declared' if self.columns is not None else 'of the others, with the same types'}; found:{shown}{more}\n"
-                f"Declare the common types in [history.{self.name}] `columns`, or take the files out.",
+                f"{self._advice()}",
                 history=self.name,
                 faults=faults,
             )
         return pa.schema(fields)
+
+    def _advice(self) -> str:
+        if self.drift == "fail":
+            return (
+                f'If the files are meant to differ, say drift = "widen" in [history.{self.name}] (what a file lacks is null, types become the least that '
+                "holds all values), or declare `columns`; else take the files out."
+            )
+        return (
+            f"No type holds all of these values exactly: correct the files, or take them out of [history.{self.name}]."
+        )
 
     def _check_null_times(self, footers: Mapping[str, Footer]) -> None:
         faults = [f"{path}: {footer.null_times}" for path, footer in footers.items() if footer.null_times]
@@ -216,12 +228,6 @@ class ParquetHistory:
         return tuple(RowGroup(rows=group.rows, bytes=group.bytes, least_time=at, greatest_time=at) for group in groups)
 
 
-def _all_of(faults: Sequence[HistoryError]) -> HistoryError:
-    if len(faults) == 1:
-        return faults[0]
-    return type(faults[0])("\n".join(str(fault) for fault in faults[:20]), faults=[str(fault) for fault in faults])
-
-
 def shown_root(location: str) -> str:
     """Give a location as a pin may show it."""
     # Keys and options in a URL never become part of a pin.
@@ -241,63 +247,6 @@ def _hive_type(key: str, hive: Sequence[Mapping[str, str | None]]) -> pa.DataTyp
     values = [values[key] for values in hive if values.get(key) is not None]
     whole = bool(values) and all(re.fullmatch(r"-?\d{1,18}", str(value)) for value in values)
     return pa.int64() if whole else pa.string()
-
-
-def _union(footers: Mapping[str, Footer], without: Sequence[str]) -> tuple[dict[str, pa.Field[Any]], list[str]]:
-    """Join the files' columns by name, in the order in which they first occur."""
-    union: dict[str, pa.Field[Any]] = {}
-    first_in: dict[str, str] = {}
-    conflicts = []
-    for path, footer in footers.items():
-        for column in footer.schema:
-            if column.name in without:
-                continue
-            known = union.setdefault(column.name, column)
-            first_in.setdefault(column.name, path)
-            if known.type != column.type:
-                conflicts.append(
-                    f"{path}: column {column.name!r} is {column.type}, in {first_in[column.name]} it is {known.type}"
-                )
-            elif column.nullable:
-                union[column.name] = known.with_nullable(True)
-    # What one file lacks is null there.
-    lacking = {name for name in union for footer in footers.values() if name not in footer.schema.names}
-    return {name: f.with_nullable(True) if name in lacking else f for name, f in union.items()}, conflicts
-
-
-def _misfits(declared: Sequence[pa.Field[Any]], footers: Mapping[str, Footer]) -> list[str]:
-    faults = []
-    for path, footer in footers.items():
-        for column in declared:
-            if column.name not in footer.schema.names:
-                faults.append(f"{path}: no column {column.name!r}; declared as {column.type}")
-                continue
-            found = footer.schema.field(column.name).type
-            if not _widens(found, plain_type(column.type)):
-                faults.append(f"{path}: column {column.name!r} is {found}, declared as {column.type}")
-            elif not column.nullable and column.name in footer.may_be_null:
-                faults.append(f"{path}: column {column.name!r} has or may have nulls, declared as not null")
-    return faults
-
-
-def _widens(found: pa.DataType, declared: pa.DataType) -> bool:
-    """Whether every value of one type is exactly one of the other."""
-    if found == declared:
-        return True
-    t = pa.types
-    if t.is_integer(found) and t.is_integer(declared):
-        if t.is_signed_integer(found) == t.is_signed_integer(declared):
-            return found.bit_width <= declared.bit_width
-        return t.is_unsigned_integer(found) and found.bit_width < declared.bit_width
-    if t.is_floating(found) and t.is_floating(declared):
-        return found.bit_width <= declared.bit_width
-    if t.is_integer(found) and t.is_float64(declared):
-        return found.bit_width <= 32
-    if isinstance(found, pa.TimestampType) and isinstance(declared, pa.TimestampType):
-        # A naive time means UTC, but Arrow compares no statistics of one kind with bounds of the other.
-        units = ("s", "ms", "us", "ns")
-        return found.tz == declared.tz and units.index(found.unit) <= units.index(declared.unit)
-    return t.is_date32(found) and t.is_date32(declared)
 
 
 def _unfit_values(

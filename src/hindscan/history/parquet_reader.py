@@ -12,8 +12,8 @@ so no engine can lose them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -25,8 +25,10 @@ from hindscan.data import Proof
 from hindscan.errors import CorruptData, SchemaMismatch, SourceChanged
 from hindscan.history.bounds import Bounds, keeps
 from hindscan.history.columns import described
+from hindscan.history.drifted import is_read_as_pinned, rows_as_pinned
 from hindscan.history.expansion import check_expansion
 from hindscan.history.footer import read_footer
+from hindscan.history.pages import check_headers, has_checksums
 from hindscan.history.snapshot import ParquetSlice, Slice
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ class ParquetReader:
     schema: pa.Schema
     time: str | None
     verify: bool
+    #: Files may have other columns than the pinned ones, and under these older names.
+    widens: bool = False
+    rename: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, slices: Sequence[Slice]) -> ParquetSource:
         """Open slices as one table, rows in the order of the slices.
@@ -57,8 +62,9 @@ class ParquetReader:
         return ParquetSource(self, [s for s in slices if isinstance(s, ParquetSlice)])
 
     def identity(self) -> dict[str, object]:
-        """Tell what of reading a key must cover: the columns as they are read, and which of them is the time."""
-        return {"format": "parquet", "schema": described(self.schema), "time": self.time}
+        """Tell what of reading a key must cover: the columns as they are read, from which others, and which of them is the time."""
+        whole: dict[str, object] = {"format": "parquet", "schema": described(self.schema), "time": self.time}
+        return whole | ({"rename": dict(self.rename)} if self.rename else {})
 
 
 class ParquetSource:
@@ -68,6 +74,8 @@ class ParquetSource:
         self._reader = reader
         self._slices = list(slices)
         self._asked: list[str] = []
+        #: All columns that were ever asked for.
+        self._read: set[str] = set()
         self._check_identity()
 
     def __enter__(self) -> ParquetSource:
@@ -81,14 +89,15 @@ class ParquetSource:
         """Columns, in order; those of the folders' names last."""
         return self._reader.schema
 
-    def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:  # noqa: ARG002
-        """Give the rows, lazily: nothing is read before the data set is scanned. The engine filters while it scans."""
+    def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:
+        """Give the rows, lazily: nothing is read before the data set is scanned, but of files that drifted. The engine filters while it scans."""
         wanted = list(self.schema.names if columns is None else columns)
         self._asked = wanted
+        self._read.update(wanted)
         if any(pa.types.is_string(kind) or pa.types.is_binary(kind) for kind in map(self._type, wanted)):
             for s in self._slices:
                 self._check_expansion(s, wanted)
-        return self._dataset(self._slices, wanted)
+        return self._dataset(self._slices, wanted, where=where)
 
     def diagnose(self) -> None:
         """Read again what was asked for, file by file, to find the one that is at fault.
@@ -124,6 +133,7 @@ class ParquetSource:
     def proofs(self) -> list[Proof]:
         """Check that the files are still those that were pinned, and that every row had a time if a bound needed it."""
         self._check_identity()
+        self._check_headers()
         return [self._proof(s) for s in self._slices]
 
     def close(self) -> None:
@@ -135,21 +145,52 @@ class ParquetSource:
 
     def _check_expansion(self, s: ParquetSlice, wanted: Sequence[str]) -> None:
         try:
-            check_expansion(self._reader.root / s.path, s, wanted, verify=self._reader.verify)
+            older = [old for old, new in self._reader.rename.items() if new in wanted]
+            check_expansion(self._reader.root / s.path, s, [*wanted, *older], verify=self._reader.verify)
         except (pa.ArrowException, OSError) as fault:
             self.diagnose()
             raise _corrupt(s, fault) from fault
 
+    def _check_headers(self) -> None:
+        """Look at the page headers of the columns that were read: checksums do not cover them, and what they hide is missing without a word."""
+        if not self._reader.verify or not self._reader.root.is_local:
+            return
+        needed = self._read | ({self._reader.time} if self._reader.time is not None and self._read else set())
+        stored = needed | {old for old, new in self._reader.rename.items() if new in needed}
+        for s in self._slices:
+            try:
+                check_headers(self._reader.root / s.path, s.first, s.last, stored)
+            except (pa.ArrowException, OSError, ValueError) as fault:
+                raise _corrupt(s, fault) from fault
+
     def _proof(self, s: ParquetSlice) -> Proof:
         greatest = None
         if self._reader.time is not None:
-            groups = read_footer(self._reader.root / s.path, s.path, self._reader.time).row_groups[s.first : s.last]
+            footer = read_footer(self._reader.root / s.path, s.path, self._reader.time, self._reader.rename)
+            groups = footer.row_groups[s.first : s.last]
             times = [group.greatest_time for group in groups if group.rows]
             greatest = max((t for t in times if t is not None), default=None) if None not in times else None
             if None in times and (s.since is not None or s.before is not None):
                 self._check_null_times(s)
         seen = xxhash.xxh3_128(f"{s.path}\0{s.size}\0{s.identity}\0{s.first}\0{s.last}".encode())
-        return Proof(slice=s.position, records=s.rows, bytes=s.bytes, greatest_time=greatest, digest=seen.hexdigest())
+        return Proof(
+            slice=s.position,
+            records=s.rows,
+            bytes=s.bytes,
+            greatest_time=greatest,
+            digest=seen.hexdigest(),
+            unverified=self._unverified(s),
+        )
+
+    def _unverified(self, s: ParquetSlice) -> str | None:
+        """Tell why nothing shows that the pages read are those that were written."""
+        if not self._reader.verify:
+            return "page checksums (verify = false)"
+        return (
+            None
+            if has_checksums(self._reader.root / s.path, s.first, s.last)
+            else "page checksums (files without them)"
+        )
 
     def _check_null_times(self, s: ParquetSlice) -> None:
         # A bound compares to unknown and drops such a row; the statistics could not say that there is none.
@@ -162,7 +203,9 @@ class ParquetSource:
                 path=s.path,
             )
 
-    def _dataset(self, slices: Sequence[ParquetSlice], wanted: Sequence[str], *, bounded: bool = True) -> ds.Dataset:
+    def _dataset(
+        self, slices: Sequence[ParquetSlice], wanted: Sequence[str], *, bounded: bool = True, where: Where | None = None
+    ) -> ds.Dataset:
         # Imported here: it brings pandas with it where that is installed, and whoever only pins reads no rows.
         import pyarrow.dataset as ds
 
@@ -175,31 +218,67 @@ class ParquetSource:
             return ds.dataset(schema.empty_table())
         scanning = ds.ParquetFragmentScanOptions(page_checksum_verification=self._reader.verify)
         parquet = ds.ParquetFileFormat(default_fragment_scan_options=scanning)
+        parts = [self._part(list(run), schema, parquet, where) for run in self._alike(slices, schema, parquet)]
+        dataset = parts[0] if len(parts) == 1 else ds.dataset(parts, schema=schema)
+        kept = keeps(time, self.schema.field(time).type, bounds) if needs_time and time is not None else None
+        return dataset if kept is None else dataset.filter(kept)
+
+    def _alike(
+        self, slices: Sequence[ParquetSlice], schema: pa.Schema, parquet: ds.ParquetFileFormat
+    ) -> list[list[tuple[ds.ParquetFileFragment, ParquetSlice, bool]]]:
+        """Make a fragment of each slice, and put those together that one scan reads: all, unless files drifted."""
+        runs: list[list[tuple[ds.ParquetFileFragment, ParquetSlice, bool]]] = []
         root = self._reader.root
-        fragments = [
-            parquet.make_fragment(
+        for s in slices:
+            fragment: Any = parquet.make_fragment(
                 (root / s.path).path,
                 root.filesystem,
                 partition_expression=self._partition(s),
                 row_groups=range(s.first, s.last),
             )
-            for s in slices
-        ]
-        dataset = ds.FileSystemDataset(fragments, schema, parquet, root.filesystem)
-        kept = keeps(time, self.schema.field(time).type, bounds) if needs_time and time is not None else None
-        return dataset if kept is None else dataset.filter(kept)
+            as_pinned = not (self._reader.widens or self._reader.rename) or is_read_as_pinned(
+                fragment.physical_schema, schema, self._reader.rename
+            )
+            if not (runs and as_pinned and runs[-1][0][2]):
+                runs.append([])
+            runs[-1].append((fragment, s, as_pinned))
+        return runs
+
+    def _part(
+        self,
+        run: list[tuple[ds.ParquetFileFragment, ParquetSlice, bool]],
+        schema: pa.Schema,
+        parquet: ds.ParquetFileFormat,
+        where: Where | None,
+    ) -> ds.Dataset:
+        import pyarrow.dataset as ds
+
+        fragment, s, as_pinned = run[0]
+        if as_pinned:
+            return ds.FileSystemDataset([one for one, _, _ in run], schema, parquet, self._reader.root.filesystem)
+        table = rows_as_pinned(
+            fragment,
+            schema,
+            shown=s.path,
+            rename=self._reader.rename,
+            constants=self._constants(s),
+            where=where,
+        )
+        return ds.dataset(table)
+
+    def _constants(self, s: ParquetSlice) -> dict[str, Any]:
+        return {
+            name: pa.scalar(value).cast(self.schema.field(name).type)
+            if value is not None
+            else pa.scalar(None, self.schema.field(name).type)
+            for name, value in s.partition_values.items()
+        }
 
     def _partition(self, s: ParquetSlice) -> pc.Expression:
-        parts: list[Any] = []
-        for name, value in s.partition_values.items():
-            column = pc.field(name)
-            if value is None:
-                parts.append(column.is_null())
-            else:
-                parts.append(column == pa.scalar(value).cast(self.schema.field(name).type))
         whole = pc.scalar(True)
-        for part in parts:
-            whole = whole & part
+        for name, value in self._constants(s).items():
+            column: Any = pc.field(name)
+            whole = whole & (column == value if value.is_valid else column.is_null())
         return whole
 
     def _check_identity(self) -> None:

@@ -118,6 +118,10 @@ class ParquetPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
     before: int | None = None
     #: Page checksums are verified while reading.
     verify: bool = True
+    #: Files may differ from the schema: what they lack is null, and what is narrower is widened.
+    widens: bool = False
+    #: New names of columns by the names that some files have.
+    rename: dict[str, str] = {}
     #: Why the run is not repeatable for ever, in words; empty: as long as the files stay.
     caveats: tuple[str, ...] = ()
 

@@ -20,6 +20,7 @@ from hindscan import files
 from hindscan.data import Data, Proof
 from hindscan.errors import CorruptData, HindscanError, SchemaMismatch, SourceChanged, SourceMissing, UsageError
 from hindscan.history.columns import schema_from_columns, schema_from_text
+from hindscan.history.declared import history_from_toml
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.snapshot import ParquetPin, Window
 from hindscan.plans.cut import cut, cut_whole
@@ -233,11 +234,13 @@ def test_files_that_disagree_are_all_named(tmp_path: Path) -> None:
     assert "3.parquet: column 'auction' is string" in str(refused.value)
 
 
-def test_a_column_that_a_file_lacks_is_null_there_unless_it_is_declared(tmp_path: Path) -> None:
+def test_a_column_that_a_file_lacks_is_an_error_that_says_how_to_mean_it(tmp_path: Path) -> None:
     write(tmp_path / "b/1.parquet", bids(0, 2))
     write(tmp_path / "b/2.parquet", bids(2, 2, channel=["x", "y"]))
-    table, _ = read(history(tmp_path / "b"))
-    assert table["channel"].to_pylist() == [None, None, "x", "y"]
+    with pytest.raises(
+        SchemaMismatch, match=r"1\.parquet: no column 'channel'; 2\.parquet has it[\s\S]*drift = \"widen\""
+    ):
+        history(tmp_path / "b").pin(Window())
     with pytest.raises(SchemaMismatch, match=r"1\.parquet: no column 'channel'"):
         history(tmp_path / "b", columns=schema_from_columns({"channel": "string", "date_time": "timestamp"})).pin(
             Window()
@@ -374,7 +377,7 @@ def test_no_slices_are_an_empty_table_with_all_columns(tmp_path: Path) -> None:
 def test_a_second_pin_reads_no_footer_of_a_file_that_did_not_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hindscan.history.parquet as module
+    import hindscan.history.footers as module
 
     write(tmp_path / "b/1.parquet", bids(0, 3))
     write(tmp_path / "b/2.parquet", bids(3, 3))
@@ -383,9 +386,9 @@ def test_a_second_pin_reads_no_footer_of_a_file_that_did_not_change(
     read_now: list[str] = []
     real = module.read_footer
 
-    def counted(file: files.Place, shown: str, time: str | None) -> Any:
+    def counted(file: files.Place, shown: str, *more: Any) -> Any:
         read_now.append(shown)
-        return real(file, shown, time)
+        return real(file, shown, *more)
 
     monkeypatch.setattr(module, "read_footer", counted)
     assert of.pin(Window()) == first
@@ -426,3 +429,92 @@ def test_sql_over_slices_agrees_with_duckdb_over_the_files(tmp_path: Path) -> No
 def test_an_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(HindscanError, match="Check the path"):
         history(tmp_path / "nowhere").pin(Window())
+
+
+def test_footers_are_kept_from_one_process_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hindscan.history.footers as module
+
+    folder, kept = tmp_path / "b", tmp_path / "footers"
+    for number in range(12):
+        write(folder / f"{number}.parquet", bids(number * 3, 3))
+    first = history(folder, kept=kept).pin(Window())
+    read_now: list[str] = []
+    real = module.read_footer
+
+    def counted(file: files.Place, shown: str, *more: Any) -> Any:
+        read_now.append(shown)
+        return real(file, shown, *more)
+
+    monkeypatch.setattr(module, "read_footer", counted)
+    assert history(folder, kept=kept).pin(Window()) == first
+    assert read_now == []
+    write(folder / "3.parquet", bids(0, 5))
+    (folder / "4.parquet").unlink()
+    assert history(folder, kept=kept).pin(Window()) == history(folder).pin(Window())
+    assert read_now[0] == "3.parquet"
+    assert len(read_now) == 1 + 11
+
+    [file] = kept.iterdir()
+    for damaged in (b"", file.read_bytes()[:-9], b"\xff" * 100):
+        file.write_bytes(damaged)
+        assert history(folder, kept=kept).pin(Window()) == history(folder).pin(Window())
+    # Another time column needs other statistics: they are another file.
+    assert history(folder, kept=kept, time=None).pin(Window()).files[0].row_groups[0].least_time is None
+
+
+def test_footers_that_cannot_be_kept_fail_no_plan(tmp_path: Path) -> None:
+    for number in range(12):
+        write(tmp_path / f"b/{number}.parquet", bids(number * 3, 3))
+    (tmp_path / "kept").write_text("a file where the folder should be")
+    assert len(history(tmp_path / "b", kept=tmp_path / "kept").pin(Window()).files) == 12
+
+
+@pytest.mark.parametrize("column", ["price", "channel"])
+def test_a_flipped_bit_anywhere_in_a_column_is_found_or_changes_nothing(tmp_path: Path, column: str) -> None:
+    """Checksums cover a page's content; in its header some bytes say nothing that a reader needs, and others made Arrow leave out pages in silence."""
+    table = bids(0, 200, channel=pa.array([f"c{n % 7}" for n in range(200)]).dictionary_encode())
+    path = write(tmp_path / "b/a.parquet", table, 100, data_page_size=256)
+    whole = path.read_bytes()
+    expected = table[column].to_pylist()
+    of = history(tmp_path / "b")
+    found: list[str] = []
+    for group in (0, 1):
+        chunk = pq.read_metadata(pa.BufferReader(whole)).row_group(group).column(table.schema.get_field_index(column))
+        begin = chunk.dictionary_page_offset or chunk.data_page_offset
+        for place in range(begin, begin + chunk.total_compressed_size):
+            broken = bytearray(whole)
+            broken[place] ^= 1
+            path.write_bytes(broken)
+            pin = of.pin(Window())
+            try:
+                with of.reader(pin).open(cut_whole(pin)) as source:
+                    rows = Data("t", {"t": source}).arrow([column])[column].to_pylist()
+                    source.proofs()
+                    assert rows == expected, place - begin
+            except CorruptData as fault:
+                found.append(str(fault))
+    assert len(found) > 100
+    assert all("row groups [0, 2) of a.parquet" in text for text in found)
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("rows", [0, 3, 100_000])
+def test_files_without_checksums_are_read_and_the_proof_says_so(tmp_path: Path, rows: int, version: Any) -> None:
+    for checked in (True, False):
+        folder = tmp_path / str(checked)
+        folder.mkdir()
+        table = pa.table({"n": pa.array(range(rows), pa.int64())})
+        pq.write_table(table, folder / "a.parquet", write_page_checksum=checked, data_page_version=version)
+        found, proofs = read(history(folder, time=None), slice_rows=10**6)
+        assert found == table
+        expected = None if checked else "page checksums (files without them)"
+        assert [proof.unverified for proof in proofs] == [expected] * bool(rows)
+        _, proofs = read(history(folder, time=None, verify=False), slice_rows=10**6)
+        assert [proof.unverified for proof in proofs] == ["page checksums (verify = false)"] * bool(rows)
+
+
+def test_the_default_of_a_declared_history_verifies(tmp_path: Path) -> None:
+    write(tmp_path / "b/a.parquet", bids(0, 3))
+    of = history_from_toml("b", {"parquet": "b"}, clusters={}, root=tmp_path)
+    assert isinstance(of, ParquetHistory)
+    assert of.pin(Window()).verify

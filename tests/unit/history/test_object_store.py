@@ -1,0 +1,179 @@
+"""Parquet in an object store: pinned by etag, read, and refused in words when it changed or may not be read. The store is a server on loopback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+
+from hindscan.config import load_project
+from hindscan.data import Data
+from hindscan.errors import AccessRefused, ConfigError, ServiceUnavailable, SourceChanged, SourceMissing
+from hindscan.history.parquet import ParquetHistory
+from hindscan.history.snapshot import Window
+from hindscan.plans.cut import cut, cut_whole
+
+KEYS = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "quite-secret"}
+SERVER = """
+import sys
+from werkzeug.serving import make_server
+from moto.server import DomainDispatcherApplication, create_backend_app
+server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    environment = os.environ | KEYS
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", SERVER],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().strip()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def lake(endpoint: str) -> pafs.S3FileSystem:
+    store = pafs.S3FileSystem(
+        access_key="reader",
+        secret_key="quite-secret",
+        endpoint_override=endpoint.removeprefix("http://"),
+        scheme="http",
+        region="us-east-1",
+        allow_bucket_creation=True,
+        allow_bucket_deletion=True,
+    )
+    if store.get_file_info("lake").type != pafs.FileType.NotFound:
+        store.delete_dir("lake")
+    store.create_dir("lake")
+    return store
+
+
+def write(lake: pafs.S3FileSystem, path: str, *numbers: int) -> None:
+    with lake.open_output_stream(path) as stream:
+        pq.write_table(
+            pa.table({"n": pa.array(numbers, pa.int64())}), stream, row_group_size=2, write_page_checksum=True
+        )
+
+
+def history(
+    folder: Path, endpoint: str, location: str = "s3://lake/bids", section: str = "s3.default"
+) -> ParquetHistory:
+    (folder / "hindscan.toml").write_text(
+        f'[{section}]\nendpoint = "{endpoint}"\nregion = "us-east-1"\naccess_key = "${{KEY}}"\nsecret_key = "${{SECRET}}"\n'
+        f'[history.bids]\nparquet = "{location}"\n'
+    )
+    found = load_project(folder, environment={"KEY": "reader", "SECRET": "quite-secret"}).history("bids")
+    assert isinstance(found, ParquetHistory)
+    return found
+
+
+@pytest.mark.parametrize("section", ["s3.default", "s3.lake"])
+def test_files_are_pinned_by_etag_and_read(
+    tmp_path: Path, endpoint: str, lake: pafs.S3FileSystem, section: str
+) -> None:
+    write(lake, "lake/bids/year=2017/a.parquet", 1, 2, 3)
+    write(lake, "lake/bids/year=2018/a.parquet", 4, 5)
+    of = history(tmp_path, endpoint, section=section)
+    pin = of.pin(Window())
+    assert [file.identity.partition(":")[0] for file in pin.files] == ["etag", "etag"]
+    assert len({file.identity for file in pin.files}) == 2
+    with of.reader(pin).open(cut(pin, 2)) as source:
+        data = Data("bids", {"bids": source})
+        assert data.sql("SELECT n, year FROM bids WHERE n > 1 ORDER BY n").to_pylist() == [
+            {"n": 2, "year": 2017},
+            {"n": 3, "year": 2017},
+            {"n": 4, "year": 2018},
+            {"n": 5, "year": 2018},
+        ]
+        assert [proof.records for proof in source.proofs()] == [2, 1, 2]
+    assert "quite-secret" not in repr(of) + repr(pin)
+
+
+def test_an_object_of_the_same_size_and_another_content_is_another(
+    tmp_path: Path, endpoint: str, lake: pafs.S3FileSystem
+) -> None:
+    write(lake, "lake/bids/a.parquet", 1, 2)
+    of = history(tmp_path, endpoint)
+    pin = of.pin(Window())
+    write(lake, "lake/bids/a.parquet", 1, 3)
+    assert of.pin(Window()).files[0].size == pin.files[0].size
+    with pytest.raises(SourceChanged, match=r"a\.parquet: pinned with \d+ bytes, etag:"):
+        of.reader(pin).open(cut_whole(pin))
+    lake.delete_file("lake/bids/a.parquet")
+    with pytest.raises(SourceChanged, match=r"a\.parquet"):
+        of.reader(pin).open(cut_whole(pin))
+
+
+@pytest.mark.parametrize("location", ["s3://nowhere/bids", "s3://lake/nothing"])
+def test_a_bucket_or_folder_that_is_not_there_is_named(
+    tmp_path: Path, endpoint: str, lake: pafs.S3FileSystem, location: str
+) -> None:
+    with pytest.raises(SourceMissing, match=location.removeprefix("s3://")):
+        history(tmp_path, endpoint, location).pin(Window())
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A store that says of everything that it is denied."""
+
+    def do_GET(self) -> None:
+        body = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_store_that_refuses_says_whose_keys_to_look_at(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with pytest.raises(AccessRefused, match=r"lake/bids.*Check the keys in \[s3\.default\]"):
+                history(tmp_path, f"http://127.0.0.1:{server.server_port}").pin(Window())
+        finally:
+            server.shutdown()
+
+
+def test_a_store_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(ServiceUnavailable, match=r"the object store must answer.*Check `endpoint`"):
+        history(tmp_path, "http://127.0.0.1:1").pin(Window())
+    assert time.monotonic() - began < 60
+
+
+def test_wrong_properties_and_written_out_secrets_are_refused_by_line(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text('[s3.default]\nsecret_key = "abc"\nendpont = "x"\nanonymous = "yes"\n')
+    with pytest.raises(ConfigError) as refused:
+        load_project(tmp_path, environment={})
+    text = str(refused.value)
+    assert "hindscan.toml:2: s3.default.secret_key: is a secret and must be written ${NAME}" in text
+    assert "hindscan.toml:3: s3.default.endpont: no such property; there are endpoint, region" in text
+    assert "hindscan.toml:4: s3.default.anonymous: must be true or false" in text
+    assert "abc" not in text

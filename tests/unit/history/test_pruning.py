@@ -1,0 +1,195 @@
+"""What is left out of a read because of names, statistics and conditions changes no result: DuckDB over the same rows in memory is the oracle."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import tempfile
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hindscan import files
+from hindscan.data import Data
+from hindscan.errors import CorruptData
+from hindscan.history.parquet import ParquetHistory
+from hindscan.history.snapshot import Window
+from hindscan.plans.cut import cut
+
+LONG = "a" * 80
+VALUES: dict[str, list[Any]] = {
+    "i": [None, -(2**40), -1, 0, 1, 7, 2**40],
+    "x": [None, math.nan, -math.inf, -1.5, -0.0, 0.0, 1.5, math.inf],
+    "s": [None, "", "a", LONG, LONG + "b", LONG + "\U0010ffff", "é", "b"],
+    "d": [None, Decimal("-1.50"), Decimal("0.00"), Decimal("2.25"), Decimal("99999.99")],
+    "moment": [
+        None,
+        *(dt.datetime(2018, 1, 1, tzinfo=dt.UTC) + dt.timedelta(days=n, microseconds=n) for n in range(-2, 3)),
+    ],
+    "ok": [None, True, False],
+    "kind": ["1", "2", None],
+}
+TYPES: dict[str, pa.DataType] = {
+    "i": pa.int64(),
+    "x": pa.float64(),
+    "s": pa.string(),
+    "d": pa.decimal128(9, 2),
+    "moment": pa.timestamp("us", "UTC"),
+    "ok": pa.bool_(),
+}
+#: What an older file may have had instead.
+NARROW: dict[str, pa.DataType] = {
+    "x": pa.float32(),
+    "moment": pa.timestamp("us"),
+    "s": pa.dictionary(pa.int32(), pa.string()),
+}
+
+
+def literal(column: str, value: object) -> str:
+    """Write a value as SQL does."""
+    match value:
+        case None:
+            return "NULL"
+        case bool():
+            return str(value)
+        case float():
+            return f"'{value}'::DOUBLE"
+        case dt.datetime():
+            return f"TIMESTAMPTZ '{value.isoformat()}'"
+        case str() if column == "kind":
+            return value
+        case str():
+            return f"'{value}'"
+    return str(value)
+
+
+@st.composite
+def conditions(draw: st.DrawFn, depth: int = 2) -> str:
+    """Make a condition of comparisons, IN, BETWEEN, IS NULL, NOT, AND and OR."""
+    if depth and draw(st.booleans()):
+        parts = draw(st.lists(conditions(depth=depth - 1), min_size=1, max_size=3))
+        whole = "(" + draw(st.sampled_from([" AND ", " OR "])).join(parts) + ")"
+        return f"(NOT {whole})" if draw(st.booleans()) else whole
+    column = draw(st.sampled_from(sorted(VALUES)))
+    value = st.sampled_from(VALUES[column]).map(lambda v: literal(column, v))
+    match draw(st.sampled_from(["compare", "in", "between", "null", "distinct"])):
+        case "compare":
+            return f"{column} {draw(st.sampled_from(['=', '<>', '<', '<=', '>', '>=']))} {draw(value)}"
+        case "in":
+            negated = draw(st.sampled_from(["", "NOT "]))
+            return f"{column} {negated}IN ({', '.join(draw(st.lists(value, min_size=1, max_size=3)))})"
+        case "between":
+            return f"{column} BETWEEN {draw(value)} AND {draw(value)}"
+        case "null":
+            return f"{column} IS {draw(st.sampled_from(['', 'NOT ']))}NULL"
+    return f"{column} IS NOT DISTINCT FROM {draw(value)}"
+
+
+def write(path: Path, rows: pa.Table, writer: str, row_group_rows: int) -> None:
+    """Write a file as one of those who write Parquet would."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match writer:
+        case "duckdb":
+            with duckdb.connect() as connection:
+                connection.execute("SET TimeZone = 'UTC'")
+                connection.register("rows", rows)
+                connection.execute(f"COPY rows TO '{path}' (FORMAT parquet)")
+        case "polars":
+            frame = pl.from_arrow(rows)
+            assert isinstance(frame, pl.DataFrame)
+            frame.write_parquet(path, row_group_size=row_group_rows)
+        case _:
+            pq.write_table(
+                rows,
+                path,
+                row_group_size=row_group_rows,
+                write_page_checksum=True,
+                write_statistics=writer != "no statistics",
+                write_page_index=writer == "page index",
+                data_page_version="2.0" if writer == "page index" else "1.0",
+            )
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_conditions_over_files_give_what_they_give_over_the_rows(tmp_path: Path, data: st.DataObject) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    tables, count = [], 0
+    for number in range(data.draw(st.integers(1, 3))):
+        size = data.draw(st.integers(1, 8))
+        columns = {
+            name: data.draw(st.lists(st.sampled_from(VALUES[name]), min_size=size, max_size=size)) for name in TYPES
+        }
+        # Sorted files have row groups that statistics can tell apart.
+        if data.draw(st.booleans()):
+            columns["i"].sort(key=lambda v: (v is None, v or 0))
+        rows = pa.table(
+            {"n": pa.array(range(count, count + size)), **{k: pa.array(v, TYPES[k]) for k, v in columns.items()}}
+        )
+        count += size
+        kind = data.draw(st.sampled_from(VALUES["kind"]))
+        tables.append(rows.append_column("kind", pa.array([None if kind is None else int(kind)] * size, pa.int64())))
+        for name in data.draw(st.sets(st.sampled_from(sorted(NARROW)))):
+            rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(NARROW[name]))
+        writer = data.draw(st.sampled_from(["arrow", "no statistics", "page index", "duckdb", "polars"]))
+        where = f"kind={'__HIVE_DEFAULT_PARTITION__' if kind is None else kind}"
+        write(folder / where / f"{number}.parquet", rows, writer, data.draw(st.integers(1, 4)))
+    columns = pa.schema([("n", pa.int64()), *TYPES.items()])
+    of = ParquetHistory(name="t", location=str(folder), place=files.place(folder), columns=columns, drift="widen")
+    pin = of.pin(Window())
+    condition = data.draw(conditions())
+    query = f"SELECT n, i, x, s, d, moment, ok, kind FROM t WHERE {condition} ORDER BY n"
+    with duckdb.connect() as oracle:
+        oracle.execute("SET TimeZone = 'UTC'")
+        oracle.register("rows", pa.concat_tables(tables))
+        oracle.execute("CREATE TABLE t AS SELECT * FROM rows")
+        expected = [str(row) for row in oracle.sql(query).to_arrow_table().to_pylist()]
+    slices = cut(pin, data.draw(st.integers(1, 20)))
+    found = []
+    for piece in slices:
+        with of.reader(pin).open([piece]) as source:
+            found += Data("t", {"t": source}).sql(query).to_pylist()
+    assert [str(row) for row in sorted(found, key=lambda row: row["n"])] == expected, condition
+    with of.reader(pin).open(slices) as source:
+        assert [str(row) for row in Data("t", {"t": source}).sql(query).to_pylist()] == expected, condition
+
+
+def test_row_groups_that_statistics_exclude_are_not_decoded(tmp_path: Path) -> None:
+    """A damaged page is the witness: whoever decodes it fails."""
+    path = tmp_path / "b/a.parquet"
+    write(path, pa.table({"n": pa.array(range(4000), pa.int64())}), "arrow", 1000)
+    broken = bytearray(path.read_bytes())
+    chunk = pq.read_metadata(path).row_group(0).column(0)
+    broken[chunk.dictionary_page_offset + chunk.total_compressed_size // 2] ^= 4
+    path.write_bytes(broken)
+    of = ParquetHistory(name="t", location=str(path.parent), place=files.place(path.parent))
+    pin = of.pin(Window())
+    with of.reader(pin).open(cut(pin, 10_000)) as source:
+        t = Data("t", {"t": source})
+        assert t.sql("SELECT count(n) AS c FROM t WHERE n >= 1000")["c"].to_pylist() == [3000]
+        with pytest.raises(CorruptData, match=r"row groups \[0, 4\) of a\.parquet"):
+            t.sql("SELECT count(n) AS c FROM t WHERE n >= 999")
+
+
+def test_folders_that_a_condition_excludes_are_not_decoded(tmp_path: Path) -> None:
+    for year in (2017, 2018):
+        write(tmp_path / f"b/year={year}/a.parquet", pa.table({"n": pa.array(range(1000), pa.int64())}), "arrow", 1000)
+    path = tmp_path / "b/year=2017/a.parquet"
+    broken = bytearray(path.read_bytes())
+    broken[len(broken) // 2] ^= 4
+    path.write_bytes(broken)
+    of = ParquetHistory(name="t", location=str(tmp_path / "b"), place=files.place(tmp_path / "b"))
+    pin = of.pin(Window())
+    with of.reader(pin).open(cut(pin, 10_000)) as source:
+        t = Data("t", {"t": source})
+        assert t.sql("SELECT sum(n)::BIGINT AS c FROM t WHERE year = 2018")["c"].to_pylist() == [499_500]
+        with pytest.raises(CorruptData, match=r"year=2017/a\.parquet"):
+            t.sql("SELECT sum(n) AS c FROM t WHERE year >= 2017")
