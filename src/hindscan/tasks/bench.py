@@ -234,32 +234,27 @@ class Bench:
         if not job.by:
             return self._store(key, position, table, proof)
         parts = split(table, job.by, job.parts)
-        digest, size = self._assignment.partials.write_parts(key, parts, proof)
-        return Done(
-            position=position,
-            key=key,
-            rows=table.num_rows,
-            bytes=size,
-            digest=digest,
-            seconds=0.0,
-            cpu_seconds=0.0,
-            proof=proof,
-        )
+        return _done(position, key, table, self._assignment.partials.write_parts(key, parts, proof), proof)
 
     def _store(self, key: str, position: int, table: pa.Table, proof: Proof | None = None) -> Done:
         # Metadata is no content, so what a model's table says of itself is kept beside it.
         said = {name.decode(): text.decode() for name, text in (table.schema.metadata or {}).items()}
-        digest, size = self._assignment.partials.write(key, table, proof, metadata=said)
-        return Done(
-            position=position,
-            key=key,
-            rows=table.num_rows,
-            bytes=size,
-            digest=digest,
-            seconds=0.0,
-            cpu_seconds=0.0,
-            proof=proof,
-        )
+        return _done(position, key, table, self._assignment.partials.write(key, table, proof, metadata=said), proof)
+
+
+def _done(position: int, key: str, table: pa.Table, stored: tuple[str, int], proof: Proof | None) -> Done:
+    """Say what was stored; how long it took is measured around it."""
+    digest, size = stored
+    return Done(
+        position=position,
+        key=key,
+        rows=table.num_rows,
+        bytes=size,
+        digest=digest,
+        seconds=0.0,
+        cpu_seconds=0.0,
+        proof=proof,
+    )
 
 
 def open_table(table: Broadcast) -> BroadcastTable:
