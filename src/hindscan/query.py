@@ -33,7 +33,7 @@ from hindscan.errors import UsageError
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["Read", "Where", "database", "failed_while_running", "plain", "quoted", "reads_of"]
+__all__ = ["Read", "Where", "database", "failed_while_running", "mappings_in", "plain", "quoted", "reads_of"]
 
 
 class Where(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,7 +235,7 @@ def _where_of(
     made = cursor.execute("SELECT json_deserialize_sql(?)", [json.dumps(whole)]).fetchone()
     assert made is not None
     text = f"SELECT CAST(kept AS BOOLEAN) FROM ({made[0]}) AS judged(kept)"
-    named = {str(part["identifier"]) for part in _parts(condition) if part.get("class") == "PARAMETER"}
+    named = {str(part["identifier"]) for part in mappings_in(condition) if part.get("class") == "PARAMETER"}
     bound = {name: values[name] for name in sorted(named)}
     import duckdb
 
@@ -250,34 +250,36 @@ def _select_from(said: dict[str, Any], table: str) -> dict[str, Any] | None:
     """Find the one SELECT straight from the table, if the statement names it nowhere else."""
     named = [
         part
-        for part in _parts(said)
+        for part in mappings_in(said)
         if part.get("type") == "BASE_TABLE" and part.get("table_name", "").lower() == table.lower()
     ]
-    shadowed = any(str(part.get("key", "")).lower() == table.lower() for part in _parts(said) if "value" in part)
+    shadowed = any(str(part.get("key", "")).lower() == table.lower() for part in mappings_in(said) if "value" in part)
     if len(named) != 1 or shadowed or set(named[0]) - _PLAIN_TABLE:
         return None
-    found = [part for part in _parts(said) if part.get("from_table") is named[0] and part.get("type") == "SELECT_NODE"]
+    found = [
+        part for part in mappings_in(said) if part.get("from_table") is named[0] and part.get("type") == "SELECT_NODE"
+    ]
     return found[0] if found and "sample" not in found[0] else None
 
 
-def _parts(tree: object) -> Iterator[dict[str, Any]]:
+def mappings_in(tree: object) -> Iterator[dict[str, Any]]:
     """Walk over all mappings of a document."""
     if isinstance(tree, dict):
         yield tree
         for part in tree.values():
-            yield from _parts(part)
+            yield from mappings_in(part)
     elif isinstance(tree, list):
         for part in tree:
-            yield from _parts(part)
+            yield from mappings_in(part)
 
 
 def _is_of_row_alone(condition: dict[str, Any]) -> bool:
     """Tell whether an expression depends on the row, and on nothing else."""
-    if not any(part.get("class") == "COLUMN_REF" for part in _parts(condition)):
+    if not any(part.get("class") == "COLUMN_REF" for part in mappings_in(condition)):
         return False
-    if any(part["class"] not in _PURE for part in _parts(condition) if "class" in part):
+    if any(part["class"] not in _PURE for part in mappings_in(condition) if "class" in part):
         return False
-    called = [str(part["function_name"]) for part in _parts(condition) if part.get("class") == "FUNCTION"]
+    called = [str(part["function_name"]) for part in mappings_in(condition) if part.get("class") == "FUNCTION"]
     return _consistent(os.getpid()).issuperset(called)
 
 

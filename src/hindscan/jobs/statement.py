@@ -15,7 +15,7 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +23,7 @@ import msgspec
 
 from hindscan.data import Data
 from hindscan.jobs.job import StepName
-from hindscan.query import database
+from hindscan.query import database, mappings_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -101,7 +101,7 @@ def read_statement(
     if said["error"]:
         faults.append(Misplaced(int(said.get("position", start)), str(said["error_message"])))
         return None
-    parts = list(_parts(said))
+    parts = list(mappings_in(said))
     by_lower = {name.lower(): name for name in (table, *tables)}
     made = {
         str(part["key"]).lower()
@@ -158,17 +158,6 @@ def _changing(process: int) -> frozenset[str]:
             "GROUP BY function_name HAVING bool_and(stability <> 'CONSISTENT')"
         ).fetchall()
     return frozenset(str(row[0]) for row in rows)
-
-
-def _parts(tree: object) -> Iterator[dict[str, Any]]:
-    """Walk over all mappings of a document."""
-    if isinstance(tree, dict):
-        yield tree
-        for part in tree.values():
-            yield from _parts(part)
-    elif isinstance(tree, list):
-        for part in tree:
-            yield from _parts(part)
 
 
 def _without_places(tree: Any) -> Any:
