@@ -145,7 +145,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def triggers(self) -> dict[str, Trigger]:
         """Declared triggers by name."""
-        from hindscan.events.trigger import trigger_from_toml
+        from hindscan.events.declared import trigger_from_toml
 
         return {name: trigger_from_toml(name, table) for name, table in self.trigger_tables.items()}
 

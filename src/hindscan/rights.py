@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from hindscan.events.trigger import parse_source
+from hindscan.events.declared import parse_source
 
 if TYPE_CHECKING:
     from hindscan.config import Project

@@ -88,7 +88,7 @@ def topic_of(place: str, project: Project) -> tuple[str, str, ClusterSettings]:
     hindscan.errors.NotFound
         The cluster is not declared.
     """
-    from hindscan.events.trigger import parse_source
+    from hindscan.events.declared import parse_source
 
     try:
         source = parse_source(place)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.errors import ConfigError, MappingError
+from hindscan.events.declared import parse_source, trigger_from_toml
 from hindscan.events.event import Event
-from hindscan.events.trigger import Source, decide, map_parameters, parse_source, trigger_from_toml
+from hindscan.events.trigger import Source, decide, map_parameters
 
 #: The trigger of design.md.
 WRITTEN = """
