@@ -150,7 +150,7 @@ def receipts(outcomes: Iterator[Outcome]) -> dict[str, Receipt | Lost]:
     return {o.id: msgspec.msgpack.decode(o.receipt, type=Receipt) if isinstance(o, Finished) else o for o in outcomes}
 
 
-def until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+def until(true: Callable[[], bool], seconds: float = 30.0) -> bool:
     """Wait until something is true; tell whether it came true in time."""
     deadline = time.monotonic() + seconds
     while not true():
