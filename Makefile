@@ -23,8 +23,9 @@ demo: setup ## the main job, end to end, on a throw-away project with a real Kaf
 	$(BIN)/hindscan demo
 
 # Two processes, each with a broker of its own: a file's tests stay together, as they share what it starts.
+# What fails beside others is run once more alone, and named: only what fails then, too, is refused.
 test: setup ## every test; CI=true makes an absent service a failure
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile || $(BIN)/pytest -v --maxfail 3 --last-failed --last-failed-no-failures none
 
 lint: setup ## rules, format and docstrings
 	$(BIN)/ruff check .
