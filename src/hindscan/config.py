@@ -80,6 +80,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     group: str = "hindscan"
     #: Static member of that group: a restarted dispatcher takes over at once instead of after the session time-out.
     instance: str = "dispatcher"
+    #: Take up changes of the project file and of jobs while serving.
+    reload: bool = True
 
 
 class JobsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

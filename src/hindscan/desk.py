@@ -65,8 +65,8 @@ class StoreDesk:
         Where events go.
     notify : callable
         Called when a run was opened.
-    faults : mapping
-        What keeps the dispatcher from being ready, kept up to date by its owner.
+    faults, notes : mapping
+        What keeps the dispatcher from being ready, and what people should know all the same, kept up to date by its owner.
     """
 
     def __init__(
@@ -78,10 +78,15 @@ class StoreDesk:
         *,
         notify: Callable[[], None],
         faults: Mapping[str, str],
+        notes: Mapping[str, str],
     ) -> None:
         self._project, self._store, self._specs, self._intake = project, store, specs, intake
-        self._notify, self._faults = notify, faults
+        self._notify, self._faults, self._notes = notify, faults, notes
         self._combining = threading.Lock()
+
+    def take_up(self, project: Project, specs: Mapping[str, JobSpec], intake: Intake) -> None:
+        """Answer from another edition from now on."""
+        self._project, self._specs, self._intake = project, specs, intake
 
     def receive(self, events: Sequence[Event]) -> dict[str, list[str]]:
         """Record events and what they start."""
@@ -186,6 +191,10 @@ class StoreDesk:
     def faults(self) -> dict[str, str]:
         """Tell what keeps the dispatcher from being ready."""
         return dict(self._faults)
+
+    def notes(self) -> dict[str, str]:
+        """Tell what people should know though the dispatcher is ready: a change that is not in force."""
+        return dict(self._notes)
 
     def _spec(self, name: str) -> JobSpec:
         try:

@@ -2,7 +2,8 @@
 
 Keeps promises 4, 5, 6 and 12 together. Listeners hand what they receive to the `Intake`, which records it; slots claim pending runs and carry them out, each with warm
 workers of its own; a janitor gives back runs whose owner died. State is in the store alone: two dispatchers on one store share the runs, and one that is
-killed anywhere loses nothing. No user code runs in this process: jobs are loaded in a child and computed in workers.
+killed anywhere loses nothing. No user code runs in this process: jobs are loaded in a child and computed in workers. A changed project file or job is taken up
+whole or refused; listeners are begun anew only where what they listen to has changed, and go on where the store says.
 
 The HTTP edge sees none of this but a `desk.StoreDesk`.
 
@@ -22,13 +23,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from hindscan.desk import StoreDesk
-from hindscan.errors import Fenced, ServiceUnavailable
+from hindscan.errors import Fenced, HindscanError, ServiceUnavailable
 from hindscan.intake import Intake
+from hindscan.reloading import Edition, Watch
 from hindscan.runner import LEASE_SECONDS, carry_out
 from hindscan.runs import codes, leases
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hindscan.config import Project
     from hindscan.events.kafka import KafkaListener
+    from hindscan.events.received import Received
     from hindscan.workshop import Workshop
 
 __all__ = ["Dispatcher"]
@@ -37,6 +43,8 @@ __all__ = ["Dispatcher"]
 IDLE_SECONDS: Final = 0.25
 #: How often runs of dead owners are looked for.
 JANITOR_SECONDS: Final = 1.0
+#: How often it is looked whether files of the project have changed.
+RELOAD_SECONDS: Final = 0.5
 
 _logger = logging.getLogger("hindscan.dispatcher")
 
@@ -62,17 +70,23 @@ class Dispatcher:
         self._project = workshop.project
         self._store = workshop.store
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
-        self._jobs = dict(workshop.registered.jobs)
-        for spec, code in self._jobs.values():
-            codes.save_code(self._store, spec, code)
-        specs = {name: spec for name, (spec, _) in self._jobs.items()}
-        self._intake = Intake(self._project, self._store, specs)
+        self._edition = Edition(project=workshop.project, jobs=workshop.registered.jobs)
+        self._intake = self._intake_of(self._edition)
         self._shutdown = threading.Event()
         self._wake = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._faults: dict[str, str] = {}
+        self._notes: dict[str, str] = {}
         self._listeners: list[KafkaListener] = []
-        self.desk = StoreDesk(self._project, self._store, specs, self._intake, notify=self._notify, faults=self._faults)
+        self.desk = StoreDesk(
+            self._project,
+            self._store,
+            self._edition.specs,
+            self._intake,
+            notify=self._notify,
+            faults=self._faults,
+            notes=self._notes,
+        )
 
     # --- Life -------------------------------------------------------------------------------------------------------
 
@@ -82,6 +96,8 @@ class Dispatcher:
             self._begin(self._slot, f"slot-{slot}")
         self._begin(self._warm, "warm")
         self._begin(self._janitor, "janitor")
+        if self._project.serve.reload:
+            self._begin(self._reload, "reload")
         return self
 
     def __exit__(
@@ -90,10 +106,9 @@ class Dispatcher:
         self._shutdown.set()
         with self._wake:
             self._wake.notify_all()
-        for listener in self._listeners:
-            listener.__exit__(None, None, None)
         for thread in self._threads:
             thread.join()
+        self._silence()
 
     def _begin(self, work: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -105,7 +120,8 @@ class Dispatcher:
         name = f"{self._owner}:{threading.current_thread().name}"
         while not self._shutdown.is_set():
             try:
-                claimed = leases.claim(self._store, name, LEASE_SECONDS)
+                held = [trigger.name for trigger in self._project.triggers.values() if trigger.paused]
+                claimed = leases.claim(self._store, name, LEASE_SECONDS, held=held)
                 if claimed is None:
                     with self._wake:
                         self._wake.wait(IDLE_SECONDS)
@@ -144,12 +160,100 @@ class Dispatcher:
         """Enter one listener for each cluster with triggers; runs are worked on only while events are taken."""
         from hindscan.listening import listeners
 
-        for listener in listeners(self._project, self._store, self._intake):
+        for listener in listeners(self._project, self._store, self._take):
             listener.__enter__()
             self._listeners.append(listener)
 
-    def _watch_listeners(self) -> None:
+    def _take(self, batch: Sequence[Received], starts: Mapping[tuple[str, str, int], int]) -> None:
+        self._intake.take(batch, starts)
+        self._notify()
+
+    def _silence(self) -> None:
+        """Leave the listeners; what they have not recorded is heard again by those that come."""
         for listener in self._listeners:
+            listener.__exit__(None, None, None)
+        self._listeners.clear()
+
+    def _watch_listeners(self) -> None:
+        for listener in tuple(self._listeners):
             name = f"kafka {listener.cluster}"
             if listener.error is not None:
                 self._faults[name] = str(listener.error)
+
+    # --- Change -----------------------------------------------------------------------------------------------------
+
+    def _reload(self) -> None:
+        """Take up changes of the project's files."""
+        watch = Watch(self._edition)
+        change: Edition | None = None
+        while not self._shutdown.wait(RELOAD_SECONDS):
+            try:
+                change = watch.look() or change
+                if change is not None:
+                    self._take_up(change)
+                    watch.accept(change)
+                    change = None
+            except ServiceUnavailable as error:
+                self._refuse(error)  # and try again
+            except HindscanError as error:
+                self._refuse(error)
+                change = None
+
+    def _refuse(self, error: HindscanError) -> None:
+        said = f"the change is not in force, what was before is: {error}"
+        if self._notes.get("reload") != said:
+            _logger.error("%s", said)
+        self._notes["reload"] = said
+
+    def _take_up(self, change: Edition) -> None:
+        """Put an edition in force, or leave everything as it is and raise."""
+        intake = self._intake_of(change)
+        before, decided = self._project, self._intake
+        deaf = _heard(change.project) != _heard(before)
+        if deaf:
+            # First: a trigger that takes over from another begins where that one stands in the end.
+            self._silence()
+        # Before anything is heard: what a new trigger hears must not be decided without it.
+        self._project, self._intake = change.project, intake
+        try:
+            if deaf:
+                self._listen()
+        except BaseException:
+            self._silence()
+            self._project, self._intake = before, decided
+            self._listen()
+            raise
+        self._edition = change
+        self._workshop.take_up(change.project)
+        self.desk.take_up(change.project, change.specs, intake)
+        self._say(before, change)
+        self._notify()
+
+    def _say(self, before: Project, change: Edition) -> None:
+        """Say what is in force now, and what becomes of triggers that are gone."""
+        _logger.info("changes are in force: %d jobs, %d triggers", len(change.jobs), len(change.project.triggers))
+        gone = set(before.triggers) - set(change.project.triggers)
+        waiting = list(change.waiting)
+        waiting += [
+            f"trigger {name} is gone: its recorded runs are carried out still, events that come now are not its own any more, "
+            "and declared again it goes on where it stood in its topics"
+            for name in sorted(gone - {trigger.was for trigger in change.project.triggers.values()})
+        ]
+        for text in waiting:
+            _logger.warning("%s", text)
+        self._notes.pop("reload", None)
+        if waiting:
+            self._notes["reload"] = "; ".join(waiting)
+
+    def _intake_of(self, edition: Edition) -> Intake:
+        intake = Intake(edition.project, self._store, edition.specs)
+        for spec, code in edition.jobs.values():
+            codes.save_code(self._store, spec, code)
+        return intake
+
+
+def _heard(project: Project) -> object:
+    """Give all that listeners depend on; equal for two projects whose listeners are the same."""
+    return project.clusters, {
+        name: (trigger.sources, trigger.start, trigger.was) for name, trigger in project.triggers.items()
+    }

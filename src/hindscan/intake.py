@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hindscan import faults
-from hindscan.errors import HindscanError, NotFound
+from hindscan.errors import ConfigError, HindscanError, NotFound
 from hindscan.events.trigger import Source, Trigger, decide
 from hindscan.history.snapshot import Position
 from hindscan.planning import ask
@@ -51,6 +51,8 @@ class Intake:
     ------
     hindscan.errors.NotFound
         A trigger names a job that there is not.
+    hindscan.errors.ConfigError
+        A trigger goes on for one that is declared still.
     """
 
     def __init__(self, project: Project, store: Store, specs: Mapping[str, JobSpec]) -> None:
@@ -59,6 +61,11 @@ class Intake:
         if unknown:
             known = ", ".join(sorted(specs)) or "none"
             raise NotFound(f"Setting up triggers: each must run a declared job; {'; '.join(unknown)}. Jobs: {known}.")
+        taken = [f"{trigger.name} was {trigger.was!r}" for trigger in triggers.values() if trigger.was in triggers]
+        if taken:
+            raise ConfigError(
+                f"Setting up triggers: `was` must name one that is no longer declared; {'; '.join(taken)}, which is. Remove the old one, or `was`."
+            )
         self._project, self._store = project, store
         self._specs = specs
         self._by_source: dict[Source, list[Trigger]] = {}

@@ -10,7 +10,7 @@ partition from the furthest behind of its triggers; a trigger never decides abou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from hindscan import faults
@@ -23,14 +23,20 @@ if TYPE_CHECKING:
     from hindscan.config import Project
     from hindscan.events.received import Received
     from hindscan.events.trigger import Trigger
-    from hindscan.intake import Intake
     from hindscan.runs.store import Store
+
+    Take = Callable[[Sequence[Received], Mapping[tuple[str, str, int], int]], object]
 
 __all__ = ["listeners", "resolve_starts"]
 
 
-def listeners(project: Project, store: Store, intake: Intake) -> list[KafkaListener]:
+def listeners(project: Project, store: Store, take: Take) -> list[KafkaListener]:
     """Make a listener for each cluster that triggers listen to; their starts are stored when this returns.
+
+    Parameters
+    ----------
+    take : callable
+        What `Intake.take` does, whichever intake is in force.
 
     Raises
     ------
@@ -52,11 +58,11 @@ def listeners(project: Project, store: Store, intake: Intake) -> list[KafkaListe
         raise ConfigError(
             f"Setting up triggers: the Kafka cluster {', '.join(unknown)} must be declared as [kafka.NAME]. Declared: {declared}."
         )
-    return [_listener(project, store, intake, cluster, topics) for cluster, topics in sorted(by_cluster.items())]
+    return [_listener(project, store, take, cluster, topics) for cluster, topics in sorted(by_cluster.items())]
 
 
 def _listener(
-    project: Project, store: Store, intake: Intake, cluster: str, topics: Mapping[str, list[Trigger]]
+    project: Project, store: Store, take: Take, cluster: str, topics: Mapping[str, list[Trigger]]
 ) -> KafkaListener:
     config = project.clusters[cluster]
     starts: dict[tuple[str, str, int], int] = {}
@@ -67,7 +73,7 @@ def _listener(
     faults.point("listening.started")
 
     def record(batch: list[Received]) -> None:
-        intake.take(batch, starts)
+        take(batch, starts)
 
     def position(topic: str, topic_id: str, partition: int) -> int | None:
         found = [
@@ -112,8 +118,10 @@ def resolve_starts(
     if here or known:
         # A recreated topic is new to a trigger that is not: nothing in it was decided, so it is read from its beginning.
         return here
-    at: Literal["earliest", "latest"] | int = "latest" if trigger.start == "now" else trigger.start
-    first = find_offsets(config, topic, count, at)
+    first = _left_by(store, trigger, cluster, topic_id)
+    if not first:
+        at: Literal["earliest", "latest"] | int = "latest" if trigger.start == "now" else trigger.start
+        first = find_offsets(config, topic, count, at)
     starts = [
         Place(
             trigger=trigger.name,
@@ -127,3 +135,13 @@ def resolve_starts(
         for partition, offset in sorted(first.items())
     ]
     return start_at(store, starts)
+
+
+def _left_by(store: Store, trigger: Trigger, cluster: str, topic_id: str) -> dict[int, int]:
+    """Tell where the trigger stood that this one was before it was renamed, by partition."""
+    if not trigger.was:
+        return {}
+    before = places(store, trigger.was)
+    return {
+        place.partition: place.next_offset for place in before if (place.cluster, place.topic_id) == (cluster, topic_id)
+    }

@@ -94,6 +94,10 @@ class Workshop:
                 self._registered = load(self.project.root, self.project.root / self.project.jobs.folder)
             return self._registered
 
+    def take_up(self, project: Project) -> None:
+        """Work on what begins from now on as a changed project says; the store and the partials stay."""
+        self.project = project
+
     def job(self, name: str) -> tuple[JobSpec, Code]:
         """Look up a job of the project.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -113,7 +114,7 @@ def test_every_setting_is_documented_with_its_default(root) -> None:
             default = getattr(kind(), name)
             if row is None:
                 faults.append(f"[{section}] {name} has no row")
-            elif row[1] != (f'"{default}"' if isinstance(default, str) else str(default)):
+            elif row[1] != (str(default) if default is None else json.dumps(default)):  # as TOML has it
                 faults.append(f"[{section}] {name}: default {default!r}, documented as {row[1]}")
         documented = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
         faults += [f"[{section}] {name} is no setting" for name in documented if name not in names]

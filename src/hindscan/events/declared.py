@@ -28,7 +28,19 @@ __all__ = ["parse_source", "trigger_from_toml"]
 
 _Faults = list[tuple[str, str]]
 
-_KEYS: Final = ("on", "start", "filter", "job", "parameters", "as_of", "run_order", "strict", "lateness")
+_KEYS: Final = (
+    "on",
+    "start",
+    "filter",
+    "job",
+    "parameters",
+    "as_of",
+    "run_order",
+    "strict",
+    "lateness",
+    "paused",
+    "was",
+)
 #: Settings and sources that have their name but not yet their meaning. The only place that refuses them.
 _LATER_KEYS: Final = {
     "event": "records that are not CloudEvents",
@@ -77,8 +89,10 @@ def trigger_from_toml(name: str, table: Mapping[str, Any]) -> Trigger:
         start=_start(table.get("start", "now"), faults),
         as_of=_as_of(table.get("as_of", "event"), faults),
         run_order=_run_order(table.get("run_order", "none"), faults),
-        strict=_strict(table.get("strict", False), faults),
+        strict=_flag("strict", table.get("strict", False), faults),
         lateness=_lateness(table.get("lateness", 0), faults),
+        paused=_flag("paused", table.get("paused", False), faults),
+        was=_was(name, table.get("was", ""), faults),
     )
     if faults:
         listed = "; ".join(f"triggers.{name}.{place}: {message}" for place, message in faults)
@@ -238,10 +252,16 @@ def _run_order(value: object, faults: _Faults) -> Literal["none"]:
     return "none"
 
 
-def _strict(value: object, faults: _Faults) -> bool:
+def _flag(setting: str, value: object, faults: _Faults) -> bool:
     if not isinstance(value, bool):
-        faults.append(("strict", f"it is true or false, not {shown(value)}"))
+        faults.append((setting, f"it is true or false, not {shown(value)}"))
     return value is True
+
+
+def _was(name: str, value: object, faults: _Faults) -> str:
+    if not isinstance(value, str) or value == name:
+        faults.append(("was", f"it is the name that the trigger had before, not {shown(value)}"))
+    return str(value)
 
 
 def _lateness(value: object, faults: _Faults) -> timedelta:

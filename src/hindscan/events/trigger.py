@@ -100,6 +100,10 @@ class Trigger:
         Whether an absent attribute in a CESQL filter is an error.
     lateness : timedelta
         A run waits until this long after the event's time, so that what arrives late is there.
+    paused : bool
+        Its events are decided and their runs recorded, but none of them starts.
+    was : str
+        The name it had: it goes on where that trigger stood in its topics. Empty: it had no other.
     """
 
     name: str
@@ -112,6 +116,8 @@ class Trigger:
     run_order: Literal["none"] = "none"
     strict: bool = False
     lateness: timedelta = timedelta(0)
+    paused: bool = False
+    was: str = ""
 
     def listens_to(self, source: Source) -> bool:
         """Tell whether events of a source are for this trigger to decide."""

@@ -25,6 +25,8 @@ from hindscan.progress import StateChanged
 from hindscan.runs import log, register, schema
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from hindscan.runs.run import Run, State
     from hindscan.runs.store import Store
 
@@ -43,7 +45,9 @@ class Claimed:
     expires_at: int
 
 
-def claim(store: Store, owner: str, lease_seconds: float, run: str | None = None) -> Claimed | None:
+def claim(
+    store: Store, owner: str, lease_seconds: float, run: str | None = None, held: Collection[str] = ()
+) -> Claimed | None:
     """Take the oldest run that may start, or the one named.
 
     Parameters
@@ -54,6 +58,8 @@ def claim(store: Store, owner: str, lease_seconds: float, run: str | None = None
         How long the claim holds without a heartbeat.
     run : str, optional
         Only this one.
+    held : collection of str
+        Triggers whose runs stay where they are.
 
     Returns
     -------
@@ -66,6 +72,8 @@ def claim(store: Store, owner: str, lease_seconds: float, run: str | None = None
     query = sa.select(runs.c.id, runs.c.token).where(runs.c.state == "pending", runs.c.not_before <= now, _in_order())
     if run is not None:
         query = query.where(runs.c.id == run)
+    if held:
+        query = query.where(sa.or_(runs.c.trigger.is_(None), runs.c.trigger.not_in(sorted(held))))
     query = query.order_by(runs.c.seq).limit(1)
     with store.read() as connection:
         # Owners ask often and mostly in vain: that must not take turns from those who write.

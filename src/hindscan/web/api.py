@@ -235,4 +235,7 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
     def readyz() -> Response:
         """Tell whether events are taken and runs are worked on; 503 names what is wrong."""
         faults = desk.faults()
-        return _Json({"status": "not ready" if faults else "ready", "faults": faults}, 503 if faults else 200)
+        return _Json(
+            {"status": "not ready" if faults else "ready", "faults": faults, "notes": desk.notes()},
+            503 if faults else 200,
+        )

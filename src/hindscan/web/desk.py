@@ -89,3 +89,7 @@ class Desk(Protocol):
     def faults(self) -> dict[str, str]:
         """Tell what keeps the dispatcher from being ready, by part; empty: ready."""
         ...
+
+    def notes(self) -> dict[str, str]:
+        """Tell what people should know though it is ready, by part."""
+        ...

@@ -96,6 +96,9 @@ class PaperDesk:
     def events(self, quarantined: bool, limit: int) -> list[dict[str, Any]]:
         return [{"quarantined": quarantined, "limit": limit}]
 
+    def notes(self) -> dict[str, str]:
+        return {}
+
     def faults(self) -> dict[str, str]:
         return self.broken
 
@@ -241,7 +244,7 @@ def test_the_webhook_handshake_names_who_may_send(client: httpx.Client) -> None:
 
 def test_readiness_names_what_is_wrong(client: httpx.Client, desk: PaperDesk) -> None:
     assert client.get("/healthz").status_code == 200
-    assert client.get("/readyz").json() == {"status": "ready", "faults": {}}
+    assert client.get("/readyz").json() == {"status": "ready", "faults": {}, "notes": {}}
     desk.broken["kafka"] = "unreachable"
     try:
         answer = client.get("/readyz")
