@@ -128,8 +128,10 @@ class Schedule:
 
     def run(self, moves: int) -> None:
         """Do so many moves, heal, and check."""
-        for _ in range(moves):
-            self._one(self.random.choices(self.MOVES, self.WEIGHTS)[0])
+        # Each schedule has leanings of its own: what takes many moves of one kind in a row happens, too.
+        weights = [weight * self.random.choice((0.2, 1, 1, 5)) for weight in self.WEIGHTS]
+        for move in self.random.choices(self.MOVES, weights, k=moves):
+            self._one(move)
         self.trouble.at = ""
         self._heal()
         self._check()
@@ -241,12 +243,20 @@ class Schedule:
 
     def wait(self, _: Dispatcher) -> None:
         """Let time pass: sometimes longer than a lease."""
-        self.clock.now += self.random.choice((1_000, 1_000_000, 5_000_000, 9_000_000))
+        self.clock.now += self.random.choice((1_000, 1_000_000, 9_000_000, 9_000_000))
 
     def sweep(self, dispatcher: Dispatcher) -> None:
         """Give back runs whose owner gave no sign of life."""
         if dispatcher.up:
             leases.release_expired(self.store)
+
+    def stall(self, dispatcher: Dispatcher) -> None:
+        """Stand still for longer than a lease, while others go on; it does not know that it did."""
+        self.clock.now += 9_000_000
+        for other in self.dispatchers:
+            if other is not dispatcher:
+                self.sweep(other)
+                self.claim(other)
 
     def cancel(self, dispatcher: Dispatcher) -> None:
         """Somebody wants a run to stop."""
@@ -265,8 +275,8 @@ class Schedule:
         """Start it again."""
         dispatcher.up = True
 
-    MOVES = (produce, ask, answer, assign, hear, poll, claim, work, wait, sweep, cancel, die, begin)
-    WEIGHTS = (4, 2, 3, 2, 4, 6, 4, 6, 2, 1, 0.3, 0.5, 2)
+    MOVES = (produce, ask, answer, assign, hear, poll, claim, work, wait, sweep, stall, cancel, die, begin)
+    WEIGHTS = (4, 2, 3, 2, 4, 5, 5, 5, 1, 1, 3, 0.3, 0.5, 2)
 
     # --- What the moves need ----------------------------------------------------------------------------------------
 
@@ -313,7 +323,7 @@ class Schedule:
             found = connection.execute(
                 sa.select(table.c.next_offset).where(table.c.topic_id == self.topic_id, table.c.partition == partition)
             ).scalars()
-            return min(found)
+            return min(map(int, found))
 
     def _runs(self) -> list[Any]:
         with self.store.read() as connection:
