@@ -45,6 +45,7 @@ def run_server(project: Project, *, host: str | None = None, port: int | None = 
 
     from hindscan.dispatcher import Dispatcher
     from hindscan.web.api import build_api
+    from hindscan.web.protocol import HEAD_BYTES, Protocol
     from hindscan.workshop import open_workshop
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -58,7 +59,13 @@ def run_server(project: Project, *, host: str | None = None, port: int | None = 
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
         config = uvicorn.Config(
-            build_api(dispatcher.desk, __version__), log_level="warning", ws="none", access_log=False
+            build_api(dispatcher.desk, __version__, project.serve.webhooks),
+            http=Protocol,
+            h11_max_incomplete_event_size=HEAD_BYTES,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
         )
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -50,7 +50,10 @@ class PaperDesk:
             raise NotFound(f"Looking up job {name!r}: there is only scan.", job=name)
         return {"job": "scan", "parameters": {"type": "object"}}
 
-    def submit(self, name: str, body: Mapping[str, Any], idempotency_key: str | None) -> tuple[dict[str, Any], bool]:
+    def submit(
+        self, name: str, body: Mapping[str, Any], idempotency_key: str | None, requested_by: str
+    ) -> tuple[dict[str, Any], bool]:
+        assert requested_by == "http:127.0.0.1"
         self.job(name)
         if body.get("parameters", {}).get("year") == "x":
             raise ParameterError("year: must be a whole number, found 'x'", faults=["year"])
@@ -65,16 +68,13 @@ class PaperDesk:
             raise NotFound(f"Looking up run {run!r}: there is none.", run=run)
         return {"id": "r1", "state": "succeeded"}
 
-    def wait(self, run: str, seconds: float) -> dict[str, Any]:
-        return {**self.run(run), "waited": seconds}
-
     def cancel(self, run: str) -> dict[str, Any]:
         return self.run(run)
 
     def retry(self, run: str) -> dict[str, Any]:
         return self.run(run)
 
-    def rerun(self, run: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def rerun(self, run: str, body: Mapping[str, Any], requested_by: str) -> dict[str, Any]:
         return {**self.run(run), "id": "r2", **body}
 
     def facts(self, run: str, after: int) -> list[dict[str, Any]]:
