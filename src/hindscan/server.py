@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["run_server"]
 
+#: How long requests that are under way may take to end when the server is told to stop: a client may wait for a run for a minute.
+SHUTDOWN_SECONDS = 5
+
 
 def run_server(project: Project, *, host: str | None = None, port: int | None = None, as_json: bool = False) -> None:
     """Serve until told to stop.
@@ -66,6 +69,7 @@ def run_server(project: Project, *, host: str | None = None, port: int | None = 
             log_config=None,
             access_log=False,
             proxy_headers=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -5,6 +5,7 @@ Each case says what the answer must be: its status, and words of its reason. Byt
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from dataclasses import dataclass
@@ -81,16 +82,14 @@ def submission(body: bytes | str, *headers: tuple[str, str], path: str = "/jobs/
 def answer_to(port: int, raw: bytes) -> tuple[int, dict[str, str], bytes]:
     """Send bytes, read to the end of the answer."""
     with socket.create_connection(("127.0.0.1", port), SECONDS) as connection:
-        try:
+        # Refused before all was sent: the answer is there all the same.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(raw)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # refused before all was sent: the answer is there all the same
         parts: list[bytes] = []
-        try:
+        # What was not read of the request makes the close a reset, after the answer.
+        with contextlib.suppress(ConnectionResetError):
             while part := connection.recv(65_536):
                 parts.append(part)
-        except ConnectionResetError:
-            pass  # what was not read of the request makes the close a reset, after the answer
     head, _, body = b"".join(parts).partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -142,14 +141,14 @@ EVENTS = [
     Case("an extension that is an object", 400, ("extra",), structured(json.dumps(event(extra={"a": 1})))),
     Case("data twice", 400, ("data_base64",), structured(json.dumps(event(data_base64="AAAA")))),
     Case("data that is no base64", 400, ("data_base64",), structured(json.dumps(event(data=..., data_base64="*")))),
-    Case("five faults at once", 400, ("specversion", "id", "source", "type", "time"), structured(json.dumps(event(specversion=1, id="", source="", type="", time="x")))),
+    Case("four faults at once", 400, ("specversion", "id", "source", "time"), structured(json.dumps(event(specversion=1, id="", source="", time="x")))),
     Case("the wrong format", 415, (STRUCTURED,), structured("<event/>", "application/cloudevents+xml")),
     Case("no format", 415, ("content-type",), structured(json.dumps(event()), "application/json")),
     Case("a content type that is none", 415, ("content-type",), structured(json.dumps(event()), ";;;=,")),
     Case("no content type", 415, ("content-type",), request(json.dumps(event()))),
     Case("a form", 415, ("content-type",), structured("id=1&source=/s", "application/x-www-form-urlencoded")),
     Case("two content types", 400, ("content-type", "once"), request(json.dumps(event()), ("Content-Type", STRUCTURED), ("Content-Type", "text/plain"))),
-    Case("two content types of binary mode", 400, ("content-type", "once"), request("{}", *[("ce-specversion", "1.0"), ("ce-id", "hostile"), ("ce-source", "/s"), ("ce-type", "t"), ("Content-Type", "application/json"), ("Content-Type", "text/plain")])),
+    Case("two content types of binary mode", 400, ("content-type", "once"), request("{}", ("ce-id", "hostile"), ("Content-Type", "application/json"), ("Content-Type", "text/plain"))),
     Case("a compressed body", 415, ("Content-Encoding",), request(b"\x1f\x8b\x08\x00", ("Content-Type", STRUCTURED), ("Content-Encoding", "gzip"))),
 ]  # fmt: skip
 
@@ -183,8 +182,8 @@ PROTOCOL = [
     Case("a negative length", 400, ("Content-Length",), request(b"{}", ("Content-Type", STRUCTURED), length="-1")),
     Case("a length of 5000 digits", 400, ("",), request(b"{}", ("Content-Type", STRUCTURED), length="9" * 5000)),
     Case("two lengths", 400, ("Content-Length",), request(b"{}", ("Content-Type", STRUCTURED), ("Content-Length", "3"))),
-    Case("a length and chunks", 400, ("",), request(b"0\r\n\r\n", ("Content-Type", STRUCTURED), ("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked"))),
-    Case("chunks that are none", 400, ("",), request(b"", ("Content-Type", STRUCTURED)).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"zz\r\n{}\r\n0\r\n\r\n"),
+    Case("chunks of chunks", 400, ("",), request(b"0\r\n\r\n", ("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked"))),
+    Case("chunks that are none", 400, ("",), request().replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"zz\r\n{}\r\n0\r\n\r\n"),
     Case("headers over 64 KiB", 431, ("",), binary(ce_extra="x" * 70_000)),
     Case("ten thousand headers", 431, ("",), request(b"{}", ("Content-Type", STRUCTURED), *((f"x-{n}", "y") for n in range(10_000)))),
     Case("a path over 64 KiB", 431, ("",), request(method="GET", path="/" + "a" * 70_000)),
@@ -200,7 +199,7 @@ PROTOCOL = [
     Case("another page's request", 403, ("Origin",), request(b"{}", ("Content-Type", STRUCTURED), ("Origin", "https://evil.example"))),
     Case("an origin that is none", 403, ("Origin",), request(b"{}", ("Content-Type", STRUCTURED), ("Origin", "http://[::1"))),
     Case("no HTTP", 400, ("",), b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"),
-    Case("another version of HTTP", 415, ("",), b"POST /events HTTP/9.9\r\nHost: 127.0.0.1\r\n\r\n"),
+    Case("another version of HTTP", 415, ("",), b"POST /events HTTP/9.9\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"),
     Case("a method there is not", 405, ("",), request(method="BREW")),
     Case("a method of another path", 405, ("",), request(method="DELETE")),
     Case("an absolute target", 404, ("",), request(method="GET", path="http://evil.example/events")),

@@ -187,10 +187,14 @@ def _add_runs(app: FastAPI, desk: Desk) -> None:
         return _Json({"runs": desk.runs(job, state, limit)})
 
     @app.get("/runs/{run}", tags=["runs"])
-    async def show(run: str, wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0) -> Response:
+    async def show(
+        request: Request, run: str, wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0
+    ) -> Response:
         """Show one run; with `wait`, when it is final or after so many seconds, 60 at most."""
         deadline = time.monotonic() + min(wait, MAX_WAIT_SECONDS)
         while (found := await run_in_threadpool(desk.run, run))["state"] not in FINAL and time.monotonic() < deadline:
+            if await request.is_disconnected():
+                break
             await asyncio.sleep(LOOK_SECONDS)
         return _Json(found)
 

@@ -2,7 +2,8 @@
 
 A page in the operator's browser must not reach the dispatcher: the ``Host`` header has to be a loopback name on every request and method (DNS
 rebinding), an ``Origin`` has to be our own (cross-site requests), head and body have limits of size and of time, and answers forbid sniffing and framing.
-A body that its sender broke off is none: half an event must not become one. Rejects by default, never by guessing at user agents. Pure ASGI, so that streaming answers stay streams.
+A body that its sender broke off is none: half an event must not become one. Rejects by default, never by guessing at user agents. Pure ASGI, so that
+streaming answers stay streams.
 """
 
 from __future__ import annotations

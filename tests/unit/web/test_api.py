@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
+import hmac
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +25,11 @@ import uvicorn
 
 from hindscan.errors import NotFound, ParameterError
 from hindscan.events.event import Event
+from hindscan.web import guard, protocol
 from hindscan.web.api import build_api
 from hindscan.web.guard import MAX_BODY_BYTES
+from hindscan.web.protocol import Protocol
+from hindscan.web.webhook import Webhooks, read_secret
 
 TABLE = pa.table({
     "bidder": pa.array([1, 2, 3], pa.int64()),
@@ -64,6 +72,8 @@ class PaperDesk:
         return [{"id": "r1", "job": job, "state": state}][:limit]
 
     def run(self, run: str) -> dict[str, Any]:
+        if run == "waiting":
+            return {"id": run, "state": "running"}
         if run != "r1":
             raise NotFound(f"Looking up run {run!r}: there is none.", run=run)
         return {"id": "r1", "state": "succeeded"}
@@ -101,10 +111,11 @@ class PaperDesk:
 
 
 @contextmanager
-def served(desk: PaperDesk) -> Iterator[httpx.Client]:
-    server = uvicorn.Server(
-        uvicorn.Config(build_api(desk, "0"), host="127.0.0.1", port=0, log_level="error", ws="none")
+def served(desk: PaperDesk, webhooks: Webhooks | None = None) -> Iterator[httpx.Client]:
+    config = uvicorn.Config(
+        build_api(desk, "0", webhooks), http=Protocol, host="127.0.0.1", port=0, log_level="error", ws="none"
     )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
@@ -237,6 +248,88 @@ def test_the_webhook_handshake_names_who_may_send(client: httpx.Client) -> None:
     assert answer.status_code == 200
     assert answer.headers["WebHook-Allowed-Origin"] == "auctions.example"
     assert answer.headers["WebHook-Allowed-Rate"] == "*"
+
+
+def test_the_handshake_grants_only_senders_that_the_project_names(desk: PaperDesk) -> None:
+    with served(desk, Webhooks(origins=("auctions.example",))) as client:
+        for origin, granted in (("auctions.example", True), ("evil.example", False)):
+            answer = client.options("/events", headers={"WebHook-Request-Origin": origin})
+            assert ("WebHook-Allowed-Origin" in answer.headers, "WebHook-Allowed-Rate" in answer.headers) == (
+                granted,
+                granted,
+            )
+            assert "POST" in answer.headers["Allow"]
+            sent = post(client, "w", **{"WebHook-Request-Origin": origin})
+            assert sent.status_code == (202 if granted else 403)
+
+
+def test_with_secrets_only_signed_events_are_taken(desk: PaperDesk) -> None:
+    secret = base64.b64encode(bytes(32)).decode()
+    with served(desk, Webhooks(secrets=(read_secret(secret),))) as client:
+        before = len(desk.received)
+        refused = post(client, "unsigned")
+        assert (refused.status_code, len(refused.json()["faults"])) == (401, 3)
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert "WWW-Authenticate" in refused.headers
+        now = str(int(time.time()))
+        content = b".".join((b"m-1", now.encode(), event_bytes("signed")))
+        signature = base64.b64encode(hmac.new(bytes(32), content, hashlib.sha256).digest()).decode()
+        proof = {"webhook-id": "m-1", "webhook-timestamp": now, "webhook-signature": f"v1,{signature}"}
+        assert post(client, "signed", **proof).status_code == 202
+        assert post(client, "forged", **proof).status_code == 401
+        assert [event.id for event in desk.received[before:]] == ["signed"]
+
+
+def event_bytes(id: str) -> bytes:
+    return json.dumps({"specversion": "1.0", "id": id, "source": "/s", "type": "t"}).encode()
+
+
+def post(client: httpx.Client, id: str, **headers: str) -> httpx.Response:
+    kind = {"content-type": "application/cloudevents+json"}
+    return client.post("/events", content=event_bytes(id), headers=kind | headers)
+
+
+def connected(client: httpx.Client) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", client.base_url.port or 0), 20)
+
+
+def test_half_an_event_is_none(client: httpx.Client, desk: PaperDesk) -> None:
+    before = len(desk.received)
+    with connected(client) as connection:
+        # In binary mode any part of the data would be an event.
+        connection.sendall(
+            b"POST /events HTTP/1.1\r\nHost: localhost\r\nce-id: half\r\nce-source: /s\r\nce-type: t\r\nce-specversion: 1.0\r\n"
+            b"Content-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly so much"
+        )
+    assert post(client, "whole").status_code == 202
+    assert [event.id for event in desk.received[before:]] == ["whole"]
+
+
+def test_a_client_that_never_ends_its_request_is_let_go(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.1)
+    for begun, wanted in (
+        (b"", b""),
+        (b"POST /events HTTP/1.1\r\nHost: localhost\r\n", b""),
+        (b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{", b"HTTP/1.1 408"),
+    ):
+        with connected(client) as connection:
+            connection.sendall(begun)
+            assert connection.recv(65_536).startswith(wanted)
+
+
+def test_those_who_wait_for_runs_take_nothing_from_those_who_send_events(client: httpx.Client, desk: PaperDesk) -> None:
+    asked = (
+        b"GET /runs/waiting?wait=20 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /runs/waiting/stream HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    )
+    with contextlib.ExitStack() as waiting:
+        for number in range(100):
+            connection = waiting.enter_context(connected(client))
+            connection.sendall(asked[number % 2])
+        began = time.monotonic()
+        assert post(client, "meanwhile").status_code == 202
+        assert time.monotonic() - began < 10
 
 
 def test_readiness_names_what_is_wrong(client: httpx.Client, desk: PaperDesk) -> None:
