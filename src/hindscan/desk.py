@@ -16,9 +16,11 @@ import msgspec
 from hindscan import times
 from hindscan.errors import NotFound, UsageError
 from hindscan.events.received import received_over_http
+from hindscan.lag import Lags
 from hindscan.planning import ask
 from hindscan.rerunning import rerun
 from hindscan.runs import inbox, log, register, results
+from hindscan.runs.figures import Counter, Figures
 from hindscan.runs.partials import Partials
 from hindscan.words import job_document, run_document, state_of
 
@@ -80,6 +82,7 @@ class StoreDesk:
         self._project, self._store, self._specs, self._intake = project, store, specs, intake
         self._notify, self._faults = notify, faults
         self._combining = threading.Lock()
+        self._counter, self._lags = Counter(store), Lags(project, store)
 
     def receive(self, events: Sequence[Event]) -> dict[str, list[str]]:
         """Record events and what they start."""
@@ -183,6 +186,11 @@ class StoreDesk:
     def events(self, quarantined: bool, limit: int) -> list[dict[str, Any]]:
         """List received events with their decisions."""
         return inbox.list_events(self._store, quarantined=quarantined, limit=limit)
+
+    def figures(self) -> Figures:
+        """Count events, runs and slices, and tell how far triggers are behind."""
+        lags, clusters = self._lags.look()
+        return msgspec.structs.replace(self._counter.read(), lags=lags, clusters=clusters)
 
     def faults(self) -> dict[str, str]:
         """Tell what keeps the dispatcher from being ready."""

@@ -148,7 +148,7 @@ EVENTS = [
     Case("no content type", 415, ("content-type",), request(json.dumps(event()))),
     Case("a form", 415, ("content-type",), structured("id=1&source=/s", "application/x-www-form-urlencoded")),
     Case("two content types", 400, ("content-type", "once"), request(json.dumps(event()), ("Content-Type", STRUCTURED), ("Content-Type", "text/plain"))),
-    Case("two content types of binary mode", 400, ("content-type", "once"), request("{}", ("ce-id", "hostile"), ("Content-Type", "application/json"), ("Content-Type", "text/plain"))),
+    Case("two content types of data", 400, ("once",), request("{}", ("ce-id", "hostile"), ("Content-Type", "application/json"), ("Content-Type", "text/plain"))),
     Case("a compressed body", 415, ("Content-Encoding",), request(b"\x1f\x8b\x08\x00", ("Content-Type", STRUCTURED), ("Content-Encoding", "gzip"))),
 ]  # fmt: skip
 

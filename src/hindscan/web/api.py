@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from hindscan.errors import HindscanError
 from hindscan.events import wire
 from hindscan.runs.run import FINAL
-from hindscan.web import media
+from hindscan.web import media, metrics
 from hindscan.web.body import DOCUMENT, EVENTS, json_object
 from hindscan.web.desk import Desk
 from hindscan.web.guard import Guard
@@ -276,6 +276,12 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
     def healthz() -> Response:
         """Answer as long as the process lives."""
         return _Json({"status": "alive"})
+
+    @app.get("/metrics", tags=["health"], responses={200: _content(*metrics.MEDIA_TYPES)})
+    def measured(accept: Annotated[str, Header()] = "*/*") -> Response:
+        """Give the figures to Prometheus: its text format, or OpenMetrics, by Accept."""
+        text, media_type = metrics.exposition(desk.figures(), accept)
+        return Response(text, headers={"Content-Type": media_type})
 
     @app.get("/readyz", tags=["health"], responses={503: _content("application/json")})
     def readyz() -> Response:

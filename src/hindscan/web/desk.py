@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hindscan.events.event import Event
+from hindscan.runs.figures import Figures
 
 __all__ = ["Desk"]
 
@@ -82,6 +83,10 @@ class Desk(Protocol):
 
     def events(self, quarantined: bool, limit: int) -> list[dict[str, Any]]:
         """List received events with their decisions, newest first."""
+        ...
+
+    def figures(self) -> Figures:
+        """Count events, runs and slices, and tell how far triggers are behind."""
         ...
 
     def faults(self) -> dict[str, str]:

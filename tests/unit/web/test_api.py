@@ -11,7 +11,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,36 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import uvicorn
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_text
+from prometheus_client.parser import text_string_to_metric_families as prometheus_text
 
 from hindscan.errors import NotFound, ParameterError
 from hindscan.events.event import Event
+from hindscan.runs.figures import BOUNDS, Figures, Histogram, Lag
 from hindscan.web import guard, protocol
 from hindscan.web.api import build_api
 from hindscan.web.guard import MAX_BODY_BYTES
 from hindscan.web.protocol import Protocol
 from hindscan.web.webhook import Webhooks, read_secret
 
+Parse = Callable[[str], Iterator[Metric]]
+
 TABLE = pa.table({
     "bidder": pa.array([1, 2, 3], pa.int64()),
     "first": pa.array([0, 1, None], pa.timestamp("us", "UTC")),
 })  # fmt: skip
+
+
+FIGURES = Figures(
+    received={"http": 3, "kafka": 2},
+    quarantined={"": 1, "on_close": 2},
+    runs={"pending": 1, "running": 0, "succeeded": 4, "failed": 0, "cancelled": 0},
+    slices={"computed": 7, "reused": 5, "failed": 0},
+    event_to_start=Histogram(counts=[1, 2, *[0] * (len(BOUNDS) - 2), 3], seconds=1000.5),
+    lags=(Lag(trigger='a "quoted" \\ trigger\n', cluster="default", topic="t", partition=3, offsets=9),),
+    clusters={"default": True, "other": False},
+)
 
 
 class PaperDesk:
@@ -45,6 +62,7 @@ class PaperDesk:
         self.received: list[Event] = []
         self.submitted: list[tuple[str, dict[str, Any], str | None]] = []
         self.broken: dict[str, str] = {}
+        self.measured = FIGURES
 
     def receive(self, events: Sequence[Event]) -> dict[str, list[str]]:
         self.received += events
@@ -105,6 +123,9 @@ class PaperDesk:
 
     def events(self, quarantined: bool, limit: int) -> list[dict[str, Any]]:
         return [{"quarantined": quarantined, "limit": limit}]
+
+    def figures(self) -> Figures:
+        return self.measured
 
     def faults(self) -> dict[str, str]:
         return self.broken
@@ -330,6 +351,32 @@ def test_those_who_wait_for_runs_take_nothing_from_those_who_send_events(client:
         began = time.monotonic()
         assert post(client, "meanwhile").status_code == 202
         assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(("accept", "parse"), [
+    ("*/*", prometheus_text), ("text/plain;version=0.0.4", prometheus_text), ("application/openmetrics-text; version=1.0.0", openmetrics_text),
+])  # fmt: skip
+def test_metrics_are_read_by_the_library_s_own_parser(client: httpx.Client, accept: str, parse: Parse) -> None:
+    answer = client.get("/metrics", headers={"accept": accept})
+    assert answer.headers["content-type"].partition(";")[0] in accept or accept == "*/*"
+    samples = {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in parse(answer.text)
+        for sample in family.samples
+    }
+    assert samples["hindscan_events_received_total", "http"] == 3
+    assert samples["hindscan_events_quarantined_total", "on_close"] == 2
+    assert samples["hindscan_runs", "succeeded"] == 4
+    assert samples["hindscan_slices_total", "reused"] == 5
+    assert samples["hindscan_intake_lag", "default", "3", "t", 'a "quoted" \\ trigger\n'] == 9
+    assert samples["hindscan_cluster_up", "other"] == 0
+    assert samples["hindscan_event_to_start_seconds_bucket", "0.01"] == 3
+    assert samples["hindscan_event_to_start_seconds_bucket", "300.0"] == 3
+    assert samples["hindscan_event_to_start_seconds_bucket", "+Inf"] == 6
+    assert (samples["hindscan_event_to_start_seconds_count",], samples["hindscan_event_to_start_seconds_sum",]) == (
+        6,
+        1000.5,
+    )
 
 
 def test_readiness_names_what_is_wrong(client: httpx.Client, desk: PaperDesk) -> None:
