@@ -23,6 +23,7 @@ import msgspec
 
 from hindscan.errors import ConfigError, HindscanError, NotFound
 from hindscan.jobs.job import is_allowance
+from hindscan.logs import LEVELS
 
 if TYPE_CHECKING:
     from hindscan.events.trigger import Trigger
@@ -87,6 +88,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     webhook_origins: tuple[str, ...] = ("*",)
     #: How `serve` writes its log: "text", or "json": one object a line.
     log: str = "text"
+    #: From which level on: "debug", "info", "warning" or "error"; "debug" has a line for each slice.
+    log_level: str = "info"
 
     def __repr__(self) -> str:
         # The generated one would show the secrets.
@@ -361,6 +364,8 @@ class _Reading:
             self.fault(("serve", "port"), f"must be 0 to 65535, found {project.serve.port}")
         if project.serve.log not in ("text", "json"):
             self.fault(("serve", "log"), f'must be "text" or "json", found {project.serve.log!r}')
+        if project.serve.log_level not in LEVELS:
+            self.fault(("serve", "log_level"), f"must be one of {', '.join(LEVELS)}, found {project.serve.log_level!r}")
         self._check_webhooks(project.serve, tables["serve"].get("webhook_secrets"))
         password = _URL_PASSWORD.search(str(tables["store"].get("url", "")))
         if password:

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["doctor", "emit", "events", "match", "serve"]
 
 
-def serve(*, host: str | None = None, port: int | None = None, options: Options = DEFAULTS) -> None:
+def serve(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    log_format: Literal["text", "json"] | None = None,
+    options: Options = DEFAULTS,
+) -> None:
     """Run the dispatcher and the HTTP API until it is told to stop.
 
     Parameters
@@ -29,10 +35,12 @@ def serve(*, host: str | None = None, port: int | None = None, options: Options 
         Loopback address to listen on. Default: [serve].host.
     port : int
         Port to listen on; 0 takes a free one. Default: [serve].port.
+    log_format : str
+        How the log is written to standard error: text, or json: one object a line. Default: [serve].log.
     """
     from hindscan.server import run_server
 
-    run_server(options.load(), host=host, port=port, as_json=options.json)
+    run_server(options.load(), host=host, port=port, log_format=log_format, as_json=options.json)
 
 
 def emit(
