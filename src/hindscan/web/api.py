@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -53,10 +53,8 @@ def _content(*media_types: str) -> dict[str, Any]:
 _SAME: Final = {"description": "The run that this key opened before.", "content": {"application/json": {}}}
 
 
-class _Json(Response):
+class _Json(JSONResponse):
     """JSON by the same encoder as everywhere."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         return msgspec.json.encode(content)
@@ -129,7 +127,7 @@ def _add_events(app: FastAPI, desk: Desk, webhooks: Webhooks) -> None:
         # The store is synchronous: a thread waits for it, never the loop.
         return _Json(await run_in_threadpool(desk.receive, events), 202)
 
-    @app.options("/events", tags=["events"])
+    @app.options("/events", tags=["events"], response_class=Response)
     def handshake(origin: Annotated[str | None, Header(alias="WebHook-Request-Origin")] = None) -> Response:
         """Answer the validation handshake of CloudEvents webhooks: a sender that is let in is named in WebHook-Allowed-Origin."""
         headers = {"Allow": "GET, OPTIONS, POST"}
@@ -214,7 +212,12 @@ def _add_runs(app: FastAPI, desk: Desk) -> None:
         opened = desk.rerun(run, body, _asker(request))
         return _Json(opened, 201, headers={"Location": f"/runs/{opened['id']}"})
 
-    @app.get("/runs/{run}/stream", tags=["runs"], responses={200: _content("text/event-stream")})
+    @app.get(
+        "/runs/{run}/stream",
+        tags=["runs"],
+        response_class=StreamingResponse,
+        responses={200: _content("text/event-stream")},
+    )
     async def stream(run: str) -> StreamingResponse:
         """Follow a run as server-sent events, until it is final."""
         await run_in_threadpool(desk.run, run)
@@ -239,7 +242,12 @@ async def _facts(desk: Desk, run: str) -> AsyncIterator[bytes]:
 
 
 def _add_results(app: FastAPI, desk: Desk) -> None:
-    @app.get("/runs/{run}/result", tags=["results"], responses={200: _content(*media.MEDIA_TYPES.values())})
+    @app.get(
+        "/runs/{run}/result",
+        tags=["results"],
+        response_class=StreamingResponse,
+        responses={200: _content(*media.MEDIA_TYPES.values())},
+    )
     def result(run: str, accept: Annotated[str, Header()] = "*/*", partial: bool = False) -> Response:
         """Download the result: JSON, CSV, Parquet or Arrow stream, by Accept; with `partial` what is done so far, which the header Hindscan-Incomplete tells."""
         name = media.choose(accept)
@@ -277,7 +285,7 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
         """Answer as long as the process lives."""
         return _Json({"status": "alive"})
 
-    @app.get("/metrics", tags=["health"], responses={200: _content(*metrics.MEDIA_TYPES)})
+    @app.get("/metrics", tags=["health"], response_class=Response, responses={200: _content(*metrics.MEDIA_TYPES)})
     def measured(accept: Annotated[str, Header()] = "*/*") -> Response:
         """Give the figures to Prometheus: its text format, or OpenMetrics, by Accept."""
         text, media_type = metrics.exposition(desk.figures(), accept)
