@@ -1,8 +1,8 @@
 """The log of `hindscan serve`: text for people, or one JSON object a line for programs, with the ids of what it is about.
 
-Whoever logs says what it is about by `extra`: an event's source and id, a run, its job and trigger, a slice. In JSON each is a member of its own, so that all lines of one
-event, run or slice can be found without reading texts. What happens to a run is logged by `observer`, from the same facts that the store keeps. No data of an event and no
-parameter is ever logged (promise 12).
+Whoever logs says what it is about by `extra`: an event's source and id, a run, its job and trigger, a slice. In JSON each is a member of its own, so that all lines of
+one event, run or slice can be found without reading texts. What happens to a run is logged by `observer`, from the same facts that the store keeps. No data
+of an event and no parameter is ever logged (promise 12).
 """
 
 from __future__ import annotations
