@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 
 from contract.conftest import Clock
 from hindscan.events.event import Event
 from hindscan.progress import Progressed, RunPlanned, SliceFailed
-from hindscan.runs import figures, leases, log, register
+from hindscan.runs import figures, leases, log, register, schema
 from hindscan.runs.figures import BOUNDS, Counter, Figures, Histogram
 from hindscan.runs.ledger import Decision, Entry, Unreadable, record
 from hindscan.runs.run import RunRequest
@@ -112,6 +114,23 @@ def test_slices_of_all_attempts_are_counted_once_each(store: Store) -> None:
     planned(store, run, reused=6)
     progress(store, run, 3)
     assert counter.read().slices == Counter(store).read().slices == {"computed": 7, "reused": 8, "failed": 1}
+
+
+def test_a_fact_that_becomes_visible_after_a_later_one_is_counted(store: Store, clock: Clock) -> None:
+    counter = Counter(store)
+
+    def appear(seq: int, reused: int) -> None:
+        fact = msgspec.json.encode(RunPlanned(run="r", slices=9, reused=reused, tasks=1, rows=9, bytes=9)).decode()
+        with store.write() as connection:
+            connection.execute(sa.insert(schema.facts).values(seq=seq, run="r", at=clock.now, fact=fact))
+
+    appear(1_000, reused=1)
+    assert counter.read().slices["reused"] == 1
+    appear(999, reused=20)
+    assert counter.read().slices["reused"] == 21
+    clock.sleep(figures.SETTLED_SECONDS + 1)
+    appear(1_001, reused=300)
+    assert [counter.read().slices["reused"] for _ in range(2)] == [321, 321]
 
 
 @pytest.mark.parametrize(("part", "seed"), [(3, 0), (50_000, 1)])
