@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hindscan.errors import HindscanError, InvalidEvent, NotFound, ServiceUnavailable, UsageError
 from hindscan.events import wire
 from hindscan.events.strict import parse_json
+from hindscan.web.webhook import signature_headers
 
 if TYPE_CHECKING:
     from hindscan.config import ClusterSettings, Project
@@ -43,17 +46,20 @@ def send_event(
     """
     if to is not None and to.startswith("kafka:"):
         return _send_to_topic(event, to, mode, project())
+    secrets: tuple[bytes, ...] = ()
     if to is None:
         serve = project().serve
-        to = f"http://{serve.host}:{serve.port}"
+        to, secrets = f"http://{serve.host}:{serve.port}", serve.webhooks.secrets
     if not to.startswith("http://"):
         raise UsageError(
             f"Sending an event to {to!r}: it must be http://HOST:PORT, kafka:TOPIC or kafka:CLUSTER:TOPIC."
         )
     url = to.rstrip("/") + ("" if to.rstrip("/").endswith("/events") else "/events")
     message = wire.encode_http(event, mode)
+    # Only the project's own dispatcher is known to share its secrets.
+    proof = signature_headers(secrets[0], str(uuid.uuid4()), message.body or b"", time.time()) if secrets else {}
     request = urllib.request.Request(  # noqa: S310 - the scheme was looked at above
-        url, data=message.body or b"", headers=dict(message.headers), method="POST"
+        url, data=message.body or b"", headers={**message.headers, **proof}, method="POST"
     )
     try:
         # No proxy: an event for this machine must not leave it because of a variable in the environment.

@@ -164,8 +164,9 @@ def test_match_tells_which_events_a_filter_takes_and_why_not(sample: Path) -> No
     ).document
     assert priced["failed"] == 1
     toml = (sample / "hindscan.toml").read_text()
-    strict = '\n[triggers.every]\non = "http"\njob = "bidder_scan"\n[triggers.by_region]\non = "http"\njob = "bidder_scan"\nstrict = true\nfilter = { sql = "region = \'eu\'" }\n'
-    (sample / "hindscan.toml").write_text(toml + strict)
+    every = '\n[triggers.every]\non = "http"\njob = "bidder_scan"\n'
+    strict = every.replace("every", "by_region") + "strict = true\nfilter = { sql = \"region = 'eu'\" }\n"
+    (sample / "hindscan.toml").write_text(toml + every + strict)
     as_trigger = hindscan("match", "by_region", str(events), "--json", project=sample, check=1).document
     assert as_trigger["failed"] == 3
     assert hindscan("match", "every", str(events), "--json", project=sample).document["matched"] == 3

@@ -58,6 +58,12 @@ def test_a_signed_event_is_followed_from_its_receipt_to_its_run_by_figures_and_l
         for id, secret in (("m-1", SECRETS[0]), ("m-2", SECRETS[1])):
             assert send(client, closed(), secret, id).json() == {"runs": [], "existing": [run], "quarantined": []}
         assert send(client, {**closed("bad"), "data": {"category": ["no"]}}, SECRETS[1]).json()["quarantined"]
+        emitted = sample / "event.json"
+        emitted.write_text(json.dumps(closed()))
+        port = server.address.rpartition(":")[2]
+        assert (
+            "existing: " + run in hindscan("emit", str(emitted), project=sample, HINDSCAN_SERVE__PORT=port, **env).out
+        )
         done = finished(client, run)
         assert (done["state"], done["requested_by"]) == ("succeeded", "trigger:scan_on_close")
         seen = figures(client)

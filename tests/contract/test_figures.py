@@ -140,7 +140,7 @@ def test_who_looks_on_the_way_sees_in_the_end_what_who_looks_once_sees(
     monkeypatch.setattr(figures, "_PART", part)
     chance = random.Random(seed)
     counter, tokens, runs = Counter(store), dict[str, int](), list[str]()
-    for number in range(40):
+    for number in range(25):
         clock.sleep(chance.choice((0.01, 1, figures.SETTLED_SECONDS)))
         runs.append(arrive(store, number, way=chance.choice(("http", "kafka"))))
         run = chance.choice(runs)

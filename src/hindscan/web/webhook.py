@@ -19,7 +19,7 @@ from typing import Final
 
 from hindscan.errors import SignatureRefused
 
-__all__ = ["TOLERANCE_SECONDS", "Webhooks", "read_secret"]
+__all__ = ["TOLERANCE_SECONDS", "Webhooks", "read_secret", "signature_headers"]
 
 #: How far a request's time may be from ours, both ways.
 TOLERANCE_SECONDS: Final = 300
@@ -46,6 +46,19 @@ def read_secret(text: str) -> bytes:
     if len(secret) < _LEAST_BYTES:
         raise ValueError(f"must be of at least {_LEAST_BYTES} bytes, and has {len(secret)}")
     return secret
+
+
+def signature_headers(secret: bytes, identity: str, body: bytes, now: float) -> dict[str, str]:
+    """Give the headers that prove knowledge of a secret."""
+    timestamp = str(int(now))
+    signature = _signature(secret, identity.encode(), timestamp.encode(), body).decode()
+    return dict(zip(_HEADERS, (identity, timestamp, f"v1,{signature}"), strict=True))
+
+
+def _signature(secret: bytes, identity: bytes, timestamp: bytes, body: bytes) -> bytes:
+    # "the signature is [...] the message id, the timestamp, and the payload, all separated by full-stop characters"
+    content = b".".join((identity, timestamp, body))
+    return base64.b64encode(hmac.digest(secret, content, hashlib.sha256))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,13 +115,11 @@ class Webhooks:
             )
 
     def _signature_faults(self, identity: bytes, timestamp: bytes, signatures: bytes, body: bytes) -> list[str]:
-        # "the signature is [...] the message id, the timestamp, and the payload, all separated by full-stop characters"
-        content = b".".join((identity, timestamp, body))
         given = [part[3:] for part in signatures.split(b" ") if part.startswith(b"v1,")]
         if not given:
             return ["webhook-signature must have at least one signature that begins with v1, and has none"]
         valid = [
-            hmac.compare_digest(base64.b64encode(hmac.digest(secret, content, hashlib.sha256)), signature)
+            hmac.compare_digest(_signature(secret, identity, timestamp, body), signature)
             for secret in self.secrets
             for signature in given
         ]
