@@ -22,6 +22,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from hindscan import logs
 from hindscan.desk import StoreDesk
 from hindscan.errors import Fenced, HindscanError, ServiceUnavailable
 from hindscan.intake import Intake
@@ -126,9 +127,9 @@ class Dispatcher:
                     with self._wake:
                         self._wake.wait(IDLE_SECONDS)
                     continue
-                _logger.info("run %s of %s begins", claimed.run.id, claimed.run.job)
-                run = carry_out(self._workshop, claimed, shutdown=self._shutdown)
-                _logger.info("run %s is %s", run.id, run.state)
+                about = logs.about_run(claimed.run)
+                _logger.info("run %s of %s begins", claimed.run.id, claimed.run.job, extra=about)
+                carry_out(self._workshop, claimed, observe=logs.observer(claimed.run), shutdown=self._shutdown)
                 self._faults.pop("store", None)
             except Fenced as error:
                 _logger.warning("%s", error)
@@ -147,7 +148,7 @@ class Dispatcher:
             self._watch_listeners()
             try:
                 for run in leases.release_expired(self._store):
-                    _logger.warning("run %s lost its owner and is %s", run.id, run.state)
+                    _logger.warning("run %s lost its owner and is %s", run.id, run.state, extra=logs.about_run(run))
                     self._notify()
             except ServiceUnavailable as error:
                 self._faults["store"] = str(error)

@@ -17,6 +17,8 @@ what was required, what was found (value and ids), what to do next. The docstrin
     │   └── Conflict                        not possible in the state it is in
     ├── EventError                      1   an event that cannot be taken
     │   ├── InvalidEvent                    not a CloudEvent, all faults at once
+    │   │   └── UnknownFormat                   a format or charset that cannot be read
+    │   ├── SignatureRefused                no valid signature where one is demanded
     │   ├── FilterError                     a filter that failed on this event
     │   │   └── CesqlError                  a CESQL expression that gives no value, or is none
     │   └── MappingError                    event fields that do not become parameters
@@ -89,12 +91,14 @@ __all__ = [
     "SchedulerUnavailable",
     "SchemaMismatch",
     "ServiceUnavailable",
+    "SignatureRefused",
     "SourceChanged",
     "SourceMissing",
     "StoreError",
     "StoreTooNew",
     "StoreUnavailable",
     "TimeLimitExceeded",
+    "UnknownFormat",
     "UsageError",
     "WorkerDied",
 ]
@@ -171,6 +175,18 @@ class EventError(HindscanError):
 
 class InvalidEvent(EventError):
     """What was received is not a valid CloudEvent."""
+
+
+class UnknownFormat(InvalidEvent):
+    """What was received is in a format that cannot be read."""
+
+    status = 415
+
+
+class SignatureRefused(EventError):
+    """The request does not carry a valid signature."""
+
+    status = 401
 
 
 class FilterError(EventError):

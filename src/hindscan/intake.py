@@ -13,6 +13,7 @@ Points of failure: `intake.received` (nothing is recorded yet), `intake.recorded
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from hindscan.runs.store import Store
 
 __all__ = ["Intake"]
+
+_logger = logging.getLogger("hindscan.intake")
 
 
 class Intake:
@@ -94,6 +97,8 @@ class Intake:
         entries = [self._entry(received, starts or {}) for received in batch]
         recorded = record(self._store, entries)
         faults.point("intake.recorded")
+        for one in recorded:
+            _log_quarantined(one)
         return recorded
 
     def _entry(self, received: Received, starts: Mapping[tuple[str, str, int], int]) -> Entry | Unreadable:
@@ -148,6 +153,16 @@ class Intake:
             request=request,
             code=spec.code,
             not_before=received.time + lateness if lateness else 0,
+        )
+
+
+def _log_quarantined(recorded: Recorded) -> None:
+    """Say what was set aside; reasons may repeat what an event holds, so they are in the store alone."""
+    event = None if recorded.identity is None else dict(zip(("source", "id"), recorded.identity, strict=True))
+    for trigger in recorded.quarantined:
+        _logger.warning(
+            "an event is in quarantine; `hindscan events --quarantined` has the reason",
+            extra={"event": event, "trigger": trigger or None},
         )
 
 

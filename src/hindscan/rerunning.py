@@ -59,7 +59,7 @@ def rerun(
     slices : sequence of int
         Positions of slices that are computed although their partials exist.
     requested_by : str
-        "cli", "api" or "http".
+        "cli:USER", "python:USER", "http:ADDRESS".
     **options : object
         Options of the run that are to be different; None is left out. What is read can only be changed with `latest`.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import logging
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -17,19 +16,30 @@ import msgspec
 
 from hindscan import __version__
 from hindscan.errors import PortInUse, UsageError
+from hindscan.logs import start_logging
 
 if TYPE_CHECKING:
     from hindscan.config import Project
 
 __all__ = ["run_server"]
 
+#: How long requests that are under way may take to end when the server is told to stop: a client may wait for a run for a minute.
+SHUTDOWN_SECONDS = 5
 
-def run_server(project: Project, *, host: str | None = None, port: int | None = None, as_json: bool = False) -> None:
+
+def run_server(
+    project: Project,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    log_format: str | None = None,
+    as_json: bool = False,
+) -> None:
     """Serve until told to stop.
 
     Parameters
     ----------
-    host, port : optional
+    host, port, log_format : optional
         Override the settings.
     as_json : bool
         Print the address as a JSON document.
@@ -45,9 +55,10 @@ def run_server(project: Project, *, host: str | None = None, port: int | None = 
 
     from hindscan.dispatcher import Dispatcher
     from hindscan.web.api import build_api
+    from hindscan.web.protocol import HEAD_BYTES, Protocol
     from hindscan.workshop import open_workshop
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    start_logging(log_format or project.serve.log, project.serve.log_level)
     with (
         _bound(host or project.serve.host, project.serve.port if port is None else port) as listening,
         open_workshop(project, jobs_in_child=True) as workshop,
@@ -58,7 +69,14 @@ def run_server(project: Project, *, host: str | None = None, port: int | None = 
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
         config = uvicorn.Config(
-            build_api(dispatcher.desk, __version__), log_level="warning", ws="none", access_log=False
+            build_api(dispatcher.desk, __version__, project.serve.webhooks),
+            http=Protocol,
+            h11_max_incomplete_event_size=HEAD_BYTES,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -219,10 +219,10 @@ def build_event(attributes: Mapping[str, Any], data: JSON | bytes, faults: list[
     return event
 
 
-def invalid_event(doing: str, faults: list[str]) -> InvalidEvent:
+def invalid_event(doing: str, faults: list[str], kind: type[InvalidEvent] = InvalidEvent) -> InvalidEvent:
     """Make the error that names every fault of an event."""
     listed = "; ".join(faults)
-    return InvalidEvent(
+    return kind(
         f"While {doing}: it must be a valid CloudEvent of version {_SPECVERSION}; it has {len(faults)} "
         f"{'fault' if len(faults) == 1 else 'faults'}: {listed}. Correct what produces it.",
         faults=faults,

@@ -78,6 +78,7 @@ def open_run(
     order_key: str | None = None,
     not_before: int = 0,
     idempotency_key: str | None = None,
+    asked: object = None,
     snapshot: Snapshot | None = None,
 ) -> Run:
     """Open a run that no event asked for.
@@ -87,7 +88,7 @@ def open_run(
     code : str
         Digest of the bundle in `codes`; empty: the project's when it starts.
     requested_by : str
-        "cli", "api", "http".
+        "cli:USER", "python:USER", "http:ADDRESS".
     parent : str, optional
         The run this one repeats.
     order_key : str, optional
@@ -96,6 +97,8 @@ def open_run(
         It starts no earlier than this.
     idempotency_key : str, optional
         A second call with the same key and request gives the same run.
+    asked : object, optional
+        What makes two calls with one key the same request, JSON-able. Default: `request`.
     snapshot : Snapshot, optional
         What it reads, where that is pinned already: for a rerun, which must not be claimed before it has its snapshot.
 
@@ -108,7 +111,7 @@ def open_run(
     run = new_run_id(now)
     with store.write() as connection:
         if idempotency_key is not None:
-            earlier = _claim_key(connection, idempotency_key, request, run, now)
+            earlier = _claim_key(connection, idempotency_key, asked or request, run, now)
             if earlier is not None:
                 return _get(connection, earlier)
         row = run_row(
@@ -129,7 +132,7 @@ def open_run(
     return opened
 
 
-def _claim_key(connection: sa.Connection, key: str, request: RunRequest, run: str, now: int) -> str | None:
+def _claim_key(connection: sa.Connection, key: str, request: object, run: str, now: int) -> str | None:
     table = schema.idempotency
     digest = hashlib.sha256(msgspec.json.encode(request, order="deterministic")).hexdigest()
     row = {"key": key, "request_digest": digest, "run": run, "created_at": now}

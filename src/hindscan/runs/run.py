@@ -97,7 +97,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     message: str | None = None
     #: Folder of the published result.
     result: str | None = None
-    #: Who asked: "cli", "api", "http", "trigger:NAME".
+    #: Who asked: "cli:USER", "python:USER", "http:ADDRESS", "trigger:NAME".
     requested_by: str = ""
     #: Runs with one key go strictly one after another (promise 13).
     order_key: str | None = None
