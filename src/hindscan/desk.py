@@ -18,6 +18,7 @@ from hindscan import times
 from hindscan.errors import NotFound, UsageError
 from hindscan.events.received import received_over_http
 from hindscan.planning import ask
+from hindscan.redriving import redrive, redrive_all
 from hindscan.rerunning import rerun
 from hindscan.runs import inbox, log, register, results
 from hindscan.runs.partials import Partials
@@ -92,6 +93,15 @@ class StoreDesk:
             "existing": [run for one in recorded for run in one.existing.values()],
             "quarantined": [reason for one in recorded for reason in one.quarantined.values()],
         }
+
+    def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
+        """Decide once more about one event that is held, or about all."""
+        if event is None:
+            redriven = redrive_all(self._project, self._store, self._intake, trigger)
+        else:
+            redriven = redrive(self._project, self._store, self._intake, event, source)
+        self._notify()
+        return [_plain(one) for one in redriven]
 
     def jobs(self) -> list[dict[str, Any]]:
         """Describe the declared jobs."""

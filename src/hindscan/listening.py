@@ -21,7 +21,7 @@ from hindscan.runs.positions import Place, places, start_at
 
 if TYPE_CHECKING:
     from hindscan.config import Project
-    from hindscan.events.received import Received
+    from hindscan.events.received import Unread
     from hindscan.events.trigger import Trigger
     from hindscan.intake import Intake
     from hindscan.runs.store import Store
@@ -66,7 +66,7 @@ def _listener(
                 starts[trigger.name, place.topic_id, place.partition] = place.start_offset
     faults.point("listening.started")
 
-    def record(batch: list[Received]) -> None:
+    def record(batch: list[Unread]) -> None:
         intake.take(batch, starts)
 
     def position(topic: str, topic_id: str, partition: int) -> int | None:

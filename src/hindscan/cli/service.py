@@ -148,11 +148,12 @@ def events(
         print_document({"events": found})
         return
     rows = [
-        (event["received_at"], event["type"], event["source"], event["id"], decision["trigger"], decision["outcome"], decision["run"] or decision["reason"])
+        (event["event"], event["received_at"], event["type"], event["source"], event["id"], event["position"], decision["trigger"], decision["outcome"], decision["run"] or decision["reason"])
         for event in found
         for decision in event["decisions"] or [{"trigger": "", "outcome": event["outcome"], "run": "", "reason": event["reason"]}]
     ]  # fmt: skip
-    print_table(("received", "type", "source", "id", "trigger", "outcome", "run or reason"), rows)
+    columns = ("event", "received", "type", "source", "id", "position", "trigger", "outcome", "run or reason")
+    print_table(columns, rows)
 
 
 def match(filter: str, file: str, /, *, limit: int = 1_000_000, options: Options = DEFAULTS) -> int:

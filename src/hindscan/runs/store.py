@@ -85,7 +85,7 @@ class Store:
             yield connection
 
     @contextlib.contextmanager
-    def write(self, turn: str = "") -> Iterator[sa.Connection]:
+    def write(self, turn: str = "", *, durable: bool = True) -> Iterator[sa.Connection]:
         """Give a connection whose statements happen together when the block ends, or not at all if it raises.
 
         Parameters
@@ -93,6 +93,8 @@ class Store:
         turn : str
             Transactions of one turn go one after another in PostgreSQL too (in SQLite all do): where a decision looks at rows that another
             such transaction may be about to change, and where the order of `seq` must be the order of commits.
+        durable : bool
+            False: it survives the death of this process, but perhaps not that of the machine; that costs a fiftieth.
 
         Raises
         ------
@@ -101,7 +103,9 @@ class Store:
         """
         with _translated(self.url), self._engine.connect() as plain:
             connection = plain.execution_options(hindscan_write=True)
-            with connection.begin():
+            with _durably(connection, durable), connection.begin():
+                if not durable and connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
                 if turn and connection.dialect.name == "postgresql":
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(zlib.crc32(turn.encode()))))
                 yield connection
@@ -230,6 +234,21 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 def _begin(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("hindscan_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextlib.contextmanager
+def _durably(connection: sa.Connection, durable: bool) -> Iterator[None]:
+    """Leave out, in SQLite, the flush of the log at the next commit; it cannot be said inside a transaction."""
+    if durable or connection.dialect.name != "sqlite":
+        yield
+        return
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    driver.execute("PRAGMA synchronous=NORMAL")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA synchronous=FULL")
 
 
 @contextlib.contextmanager
