@@ -157,11 +157,14 @@ class Intake:
         reason = _POISON.format(died=died)
         position = _position(received)
         listening = self._listening(received, position, starts)
-        if isinstance(received, Unread) or received.event is None:
+        if isinstance(received, Unread):
+            return _unreadable(received, reason, EventError.__name__, position, listening)
+        event = received.event
+        if event is None:
             return _unreadable(received, reason, EventError.__name__, position, listening)
         held = tuple(Decision(trigger=trigger.name, outcome="quarantined", reason=reason) for trigger in listening)
         return Entry(
-            event=received.event,
+            event=event,
             way=received.way,
             decisions=held,
             position=position,
@@ -203,7 +206,7 @@ def _place(received: Received | Unread) -> Place:
     """Give the lane in which something is decided, and where in it."""
     if received.offset is not None:
         return f"{received.cluster}/{received.topic}/{received.topic_id}/{received.partition}", received.offset
-    if isinstance(received, Unread) or received.event is None:
+    if received.event is None:
         return None
     # A digest: what waits here is not to be read by people, and a forgotten event must not be found here.
     identity = hashlib.sha256(msgspec.json.encode(received.event.identity)).hexdigest()

@@ -90,7 +90,8 @@ class TestOpening:
             connection.execute(sa.text("UPDATE alembic_version SET version_num = '0777'"))
             connection.execute(sa.text("UPDATE store SET value = '9.9.9' WHERE name = 'hindscan'"))
         with pytest.raises(
-            StoreTooNew, match=rf"knows its revisions up to {schema.REVISION}; found 0777, written by hindscan 9\.9\.9\. Upgrade"
+            StoreTooNew,
+            match=rf"knows its revisions up to {schema.REVISION}; found 0777, written by hindscan 9\.9\.9\. Upgrade",
         ):
             open_store(store_url, tmp_path)
 

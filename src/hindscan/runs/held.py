@@ -152,18 +152,19 @@ def held_events(
         Only those with a greater number.
     """
     events, decisions = schema.events, schema.decisions
-    same = (decisions.c.source == events.c.source, decisions.c.id == events.c.id, decisions.c.outcome == "quarantined")
+    holds = decisions.c.outcome == "quarantined"
     if trigger is not None:
-        same = (*same, decisions.c.trigger == trigger)
+        holds &= decisions.c.trigger == trigger
     query = sa.select(events).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
     if number is not None:
         query = query.where(events.c.seq == number)
     else:
-        query = query.where(sa.select(decisions.c.trigger).where(*same).exists())
+        of_row = (decisions.c.source == events.c.source, decisions.c.id == events.c.id)
+        query = query.where(sa.select(decisions.c.trigger).where(*of_row, holds).exists())
     with store.read() as connection:
         rows = connection.execute(query).mappings().all()
         of_event = sa.select(decisions.c.trigger).where(
-            decisions.c.source == sa.bindparam("s"), decisions.c.id == sa.bindparam("i"), *same[2:]
+            decisions.c.source == sa.bindparam("s"), decisions.c.id == sa.bindparam("i"), holds
         )
         holding = [
             tuple(sorted(connection.execute(of_event, {"s": row["source"], "i": row["id"]}).scalars())) for row in rows

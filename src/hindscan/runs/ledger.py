@@ -188,7 +188,16 @@ def _set_apart(store: Store, entry: Entry | Unreadable, fault: Exception) -> Rec
     where = f" It stood at {msgspec.json.encode(bare.position).decode()}; its body had the digest {digest}."
     tries += [
         bare,
-        replace(bare, position=None, record_time=None, received_at=None, body=None, key=None, headers=(), reason=bare.reason + where),
+        replace(
+            bare,
+            position=None,
+            record_time=None,
+            received_at=None,
+            body=None,
+            key=None,
+            headers=(),
+            reason=bare.reason + where,
+        ),
     ]
     for attempt in tries[:-1]:
         try:

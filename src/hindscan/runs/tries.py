@@ -14,6 +14,7 @@ The rows need to outlive the process, not the machine: they are not flushed, whi
 
 from __future__ import annotations
 
+import os
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -32,8 +33,8 @@ __all__ = ["TRIES_MOST", "Group", "Place", "Tries"]
 
 #: A process may die for reasons of its own while it decides; three that die on one event are no accident.
 TRIES_MOST: Final = 3
-#: Names this process in its marks.
-_PROCESS: Final = secrets.token_hex(8)
+#: With the process's number, names it in its marks: a number alone comes again, in a container at every start; a fork has the same token.
+_TOKEN: Final = secrets.token_hex(8)
 
 #: A lane, and where in it; None for what nothing is decided about.
 Place = tuple[str, int] | None
@@ -66,6 +67,7 @@ class Tries:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._process = f"{_TOKEN}:{os.getpid()}"
 
     def groups(self, places: Sequence[Place]) -> Iterator[Group]:
         """Cut a batch into what is taken together, and mark each part before it is given.
@@ -94,7 +96,7 @@ class Tries:
             group = Group(first=at, last=end, died=died)
             if not group.poison:
                 with self._store.write(turn="tries", durable=False) as connection:
-                    _mark(connection, places[at:end], died + 1, self._store.now())
+                    self._mark(connection, places[at:end], died + 1)
             yield group
             at = end
 
@@ -119,34 +121,34 @@ class Tries:
             return {}
         table = schema.tries
         query = sa.select(table.c.lane, table.c.first, table.c.last, table.c.tries).where(
-            table.c.lane.in_(lanes), table.c.process != _PROCESS
+            table.c.lane.in_(lanes), table.c.process != self._process
         )
         with self._store.write(turn="tries", durable=False) as connection:
             left = {lane: _Mark(first, last, tries) for lane, first, last, tries in connection.execute(query)}
             if not any(_died(place, left) for place in places):
-                _mark(connection, places, 1, self._store.now())
+                self._mark(connection, places, 1)
                 return {}
         return left
+
+    def _mark(self, connection: sa.Connection, places: Sequence[Place], tries: int) -> None:
+        spans: dict[str, tuple[int, int]] = {}
+        for place in places:
+            if place is not None:
+                spans[place[0]] = (spans.get(place[0], (place[1], 0))[0], place[1])
+        if not spans:
+            return
+        table = schema.tries
+        insert = insert_of(connection)(table)
+        now = self._store.now()
+        rows = [
+            {"lane": lane, "first": first, "last": last, "tries": tries, "process": self._process, "at": now}
+            for lane, (first, last) in sorted(spans.items())
+        ]
+        changed = {name: insert.excluded[name] for name in ("first", "last", "tries", "process", "at")}
+        connection.execute(insert.on_conflict_do_update(index_elements=[table.c.lane], set_=changed), rows)
 
 
 def _died(place: Place, left: dict[str, _Mark]) -> int:
     """Tell how many processes have died on what stands there."""
     mark = None if place is None else left.get(place[0])
     return mark.tries if mark is not None and place is not None and mark.first <= place[1] <= mark.last else 0
-
-
-def _mark(connection: sa.Connection, places: Sequence[Place], tries: int, now: int) -> None:
-    spans: dict[str, tuple[int, int]] = {}
-    for place in places:
-        if place is not None:
-            spans[place[0]] = (spans.get(place[0], (place[1], 0))[0], place[1])
-    if not spans:
-        return
-    table = schema.tries
-    insert = insert_of(connection)(table)
-    rows = [
-        {"lane": lane, "first": first, "last": last, "tries": tries, "process": _PROCESS, "at": now}
-        for lane, (first, last) in sorted(spans.items())
-    ]
-    changed = {name: insert.excluded[name] for name in ("first", "last", "tries", "process", "at")}
-    connection.execute(insert.on_conflict_do_update(index_elements=[table.c.lane], set_=changed), rows)

@@ -111,7 +111,6 @@ def _add_events(app: FastAPI, desk: Desk) -> None:
         """List received events, what matched and why not."""
         return _Json({"events": desk.events(quarantined, limit)})
 
-
     @app.post("/events/redrive", status_code=202, tags=["events"])
     def redrive_all(trigger: str | None = None) -> Response:
         """Decide once more about all that is in quarantine, or all that one trigger could not decide."""
