@@ -18,7 +18,7 @@ from hindscan import times
 from hindscan.errors import NotFound, UsageError
 from hindscan.events.received import received_over_http
 from hindscan.planning import ask
-from hindscan.redriving import redrive, redrive_all
+from hindscan.redriving import redrive
 from hindscan.rerunning import rerun
 from hindscan.runs import inbox, log, register, results
 from hindscan.runs.partials import Partials
@@ -96,10 +96,7 @@ class StoreDesk:
 
     def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
         """Decide once more about one event that is held, or about all."""
-        if event is None:
-            redriven = redrive_all(self._project, self._store, self._intake, trigger)
-        else:
-            redriven = redrive(self._project, self._store, self._intake, event, source)
+        redriven = redrive(self._project, self._store, self._intake, event, source=source, trigger=trigger)
         self._notify()
         return [_plain(one) for one in redriven]
 
@@ -208,6 +205,7 @@ class StoreDesk:
 
     def _folder(self, run: str) -> Path:
         found = register.get_run(self._store, run)
+        register.refuse_forgotten(found, "Looking up the result of")
         if found.result is None:
             raise NotFound(
                 f"Looking up the result of run {run}: it must have succeeded; it is {found.state}. {found.message or ''}".rstrip(),

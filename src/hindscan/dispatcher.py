@@ -26,6 +26,7 @@ from hindscan.errors import Fenced, ServiceUnavailable
 from hindscan.intake import Intake
 from hindscan.runner import LEASE_SECONDS, carry_out
 from hindscan.runs import codes, leases
+from hindscan.runs.retention import Retention
 
 if TYPE_CHECKING:
     from hindscan.events.kafka import KafkaListener
@@ -126,13 +127,16 @@ class Dispatcher:
             self._workshop.warm("threads", self._project.compute.workers)
 
     def _janitor(self) -> None:
-        """Give back runs whose owner died."""
+        """Give back runs whose owner died; delete bodies of events that are too old."""
+        retention = Retention(self._store, self._project.event_retention)
         while not self._shutdown.wait(JANITOR_SECONDS):
             self._watch_listeners()
             try:
                 for run in leases.release_expired(self._store):
                     _logger.warning("run %s lost its owner and is %s", run.id, run.state)
                     self._notify()
+                if deleted := retention.enforce():
+                    _logger.info("deleted the bodies of %d events by event_retention", deleted)
             except ServiceUnavailable as error:
                 self._faults["store"] = str(error)
 

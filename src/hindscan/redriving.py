@@ -1,8 +1,8 @@
 """Redriving: what is in quarantine is decided once more, by the triggers and jobs as they are now.
 
-Keeps promises 4 and 5: after the filter, the mapping or the job was mended, exactly the (trigger, event) pairs that are held get a new decision, each in one transaction
-with the run that it opens; a pair that was decided meanwhile keeps what it has, so there is never a second run. A record that could not be read is
-read again by the present rules, and recorded as if it came now, from its own place. The event itself is never edited: another body is another event, with an id of its own.
+Keeps promises 4 and 5: after the filter, the mapping or the job was mended, exactly the (trigger, event) pairs that are held get a new decision, in one
+transaction with the run that it opens; a pair that was decided meanwhile keeps what it has, so there is never a second run. A record that could not be read
+is read again by the present rules, and recorded from its own place. The event itself is never edited: another body is another event, with an id of its own.
 
 ::
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hindscan.runs.ledger import Entry, Recorded
     from hindscan.runs.store import Store
 
-__all__ = ["Redriven", "redrive", "redrive_all"]
+__all__ = ["Redriven", "redrive"]
 
 #: An offset that no record has: where a trigger has no place in a topic, nothing in it is its.
 _NOWHERE: Final = 2**62
@@ -51,25 +51,37 @@ class Redriven(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def redrive(project: Project, store: Store, intake: Intake, name: str, source: str | None = None) -> list[Redriven]:
-    """Decide once more about one event, by the triggers that hold it.
+def redrive(
+    project: Project,
+    store: Store,
+    intake: Intake,
+    name: str | None,
+    *,
+    source: str | None = None,
+    trigger: str | None = None,
+) -> list[Redriven]:
+    """Decide once more about one event, by the triggers that hold it, or about all that is held and can be decided, in the order it came in.
 
     Parameters
     ----------
-    name : str
-        Handle, id of the event, or place in a topic; see `held.find`.
+    name : str or None
+        Handle, id of the event, or place in a topic; see `held.find`. None: all.
     source : str, optional
         Source of the event, where several have the id.
+    trigger : str, optional
+        Of all: only what this trigger holds.
 
     Raises
     ------
     hindscan.errors.NotFound
-        There is none.
+        There is none, or no such trigger.
     hindscan.errors.Conflict
-        Nothing of it is held, or it can never be taken under its identity.
+        Nothing of the one is held, or it can never be taken under its identity.
     hindscan.errors.Gone
         Its body was deleted.
     """
+    if name is None:
+        return _redrive_all(project, store, intake, trigger)
     handle = held.find(store, name, source)
     if handle.kind == "event":
         [event] = held.held_events(store, number=handle.number)
@@ -93,14 +105,7 @@ def redrive(project: Project, store: Store, intake: Intake, name: str, source: s
     return _redrive_records(project, store, intake, [row])
 
 
-def redrive_all(project: Project, store: Store, intake: Intake, trigger: str | None = None) -> list[Redriven]:
-    """Decide once more about all that is held and can be decided, or all that one trigger holds, in the order it came in.
-
-    Raises
-    ------
-    hindscan.errors.NotFound
-        There is no such trigger.
-    """
+def _redrive_all(project: Project, store: Store, intake: Intake, trigger: str | None) -> list[Redriven]:
     if trigger is not None and trigger not in project.triggers:
         known = ", ".join(sorted(project.triggers)) or "none"
         raise NotFound(f"Redriving what {trigger!r} holds: it must be a declared trigger. Declared: {known}.")

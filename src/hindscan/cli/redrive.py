@@ -38,7 +38,7 @@ def redrive(
         With --all: only what this trigger could not decide.
     """
     from hindscan.intake import Intake
-    from hindscan.redriving import redrive, redrive_all
+    from hindscan import redriving
     from hindscan.runs import codes
     from hindscan.workshop import open_workshop
 
@@ -53,10 +53,7 @@ def redrive(
         for spec, code in (found for name, found in jobs.items() if name in wanted):
             codes.save_code(workshop.store, spec, code)
         intake = Intake(project, workshop.store, {name: spec for name, (spec, _) in jobs.items()})
-        if event is None:
-            redriven = redrive_all(project, workshop.store, intake, trigger)
-        else:
-            redriven = redrive(project, workshop.store, intake, event, source)
+        redriven = redriving.redrive(project, workshop.store, intake, event, source=source, trigger=trigger)
     if options.json:
         print_document({"redriven": redriven})
     else:

@@ -1,8 +1,8 @@
 """What is held in quarantine, found again so that it can be decided once more.
 
-The other half of promise 5: nothing in quarantine is lost as long as its bytes are there. An event is held by the triggers whose filter or mapping failed on it; a record that
-could not be read is held whole. Both have a handle, ``event:12`` or ``record:5``, that people and programs name them by. This module reads; what is
-decided anew is written by `ledger.record`.
+The other half of promise 5: nothing in quarantine is lost as long as its bytes are there. An event is held by the triggers whose filter or mapping failed on
+it; a record that could not be read is held whole. Both have a handle, ``event:12`` or ``record:5``, that people and programs name them by. This module reads;
+what is decided anew is written by `ledger.record`.
 
 ::
 

@@ -30,6 +30,7 @@ from hindscan.errors import StoreError
 from hindscan.events.event import Event, data_bytes, data_digest
 from hindscan.faults import point
 from hindscan.runs import positions, schema
+from hindscan.runs.forgotten import FORGOTTEN_SOURCE, forgotten_identity
 from hindscan.runs.register import new_run_id, run_row
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import blames_a_row, insert_many, keys_in_parts
@@ -214,9 +215,12 @@ def _write(store: Store, batch: Sequence[Entry | Unreadable], redrive: bool) -> 
     digests = {id(entry): data_digest(entry.event) for entry in entries}
     with store.write(turn="record") as connection:
         _resolve(connection, entries)
-        in_conflict = set() if redrive else _write_events(connection, entries, digests, now)
-        kept = [entry for entry in entries if id(entry) not in in_conflict]
+        forgotten = _forgotten(connection, entries)
+        known = [entry for entry in entries if entry.event.identity not in forgotten] if forgotten else entries
+        in_conflict = set() if redrive else _write_events(connection, known, digests, now)
+        kept = [entry for entry in known if id(entry) not in in_conflict]
         stored = _write_decisions(connection, kept, now, redrive)
+        _recall(connection, entries, forgotten, stored)
         _look_up(connection, [entry for entry in entries if id(entry) in in_conflict], stored)
         _write_quarantine(connection, batch, in_conflict, digests, now)
         if not redrive:
@@ -230,6 +234,43 @@ def _resolve(connection: sa.Connection, entries: Sequence[Entry]) -> None:
     rows = [entry.resolves for entry in entries if entry.resolves is not None]
     if rows:
         connection.execute(sa.delete(schema.quarantine).where(schema.quarantine.c.seq.in_(rows)))
+
+
+def _forgotten(connection: sa.Connection, entries: Sequence[Entry]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Give the identities that were forgotten, with what they are known by: nothing of these events is written again."""
+    columns = (schema.events.c.source, schema.events.c.id)
+    of_any = sa.select(columns[0]).where(columns[0] == FORGOTTEN_SOURCE).limit(1)
+    if connection.execute(of_any).first() is None:
+        return {}
+    digests = {forgotten_identity(*identity): identity for identity in {entry.event.identity for entry in entries}}
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for part in keys_in_parts(digests):
+        there = connection.execute(sa.select(*columns).where(sa.tuple_(*columns).in_(part)))
+        found |= {digests[source, digest]: (source, digest) for source, digest in there}
+    return found
+
+
+def _recall(
+    connection: sa.Connection,
+    entries: Sequence[Entry],
+    forgotten: dict[tuple[str, str], tuple[str, str]],
+    stored: _Stored,
+) -> None:
+    """Find the runs of forgotten events; a trigger that had not decided about one never will."""
+    wanted: _Stored = {
+        (decision.trigger, *forgotten[entry.event.identity]): ("unmatched", "", None, False)
+        for entry in entries
+        if entry.event.identity in forgotten
+        for decision in entry.decisions
+    }
+    if wanted:
+        _find(connection, wanted)
+    for identity, (empty, digest) in forgotten.items():
+        stored |= {
+            (trigger, *identity): found
+            for (trigger, source, name), found in wanted.items()
+            if (source, name) == (empty, digest)
+        }
 
 
 def _write_events(connection: sa.Connection, entries: Sequence[Entry], digests: dict[int, str], now: int) -> set[int]:
