@@ -37,8 +37,8 @@ def redrive(
     trigger : str
         With --all: only what this trigger could not decide.
     """
-    from hindscan.intake import Intake
     from hindscan import redriving
+    from hindscan.intake import Intake
     from hindscan.runs import codes
     from hindscan.workshop import open_workshop
 
