@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -230,10 +231,14 @@ def _unreadable(
     )
 
 
+@lru_cache(maxsize=256)
+def _source_of(way: str, cluster: str, topic: str) -> Source:
+    # The same for all records of a topic, and asked for each.
+    return Source(kind="http") if way == "http" else Source(kind="kafka", cluster=cluster, topic=topic)
+
+
 def _source(received: Received | Unread) -> Source:
-    if received.way == "http":
-        return Source(kind="http")
-    return Source(kind="kafka", cluster=received.cluster or "", topic=received.topic or "")
+    return _source_of(received.way, received.cluster or "", received.topic or "")
 
 
 def _position(received: Received | Unread) -> Position | None:

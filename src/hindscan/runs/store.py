@@ -18,6 +18,7 @@ Points of failure: `store.created` (tables are there), `store.committed` (after 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import operator
 import sqlite3
@@ -306,15 +307,26 @@ def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappi
     """
     if not rows:
         return 0
-    make = insert_of(connection)
-    compiled = make(table).on_conflict_do_nothing().compile(dialect=connection.dialect, column_keys=list(rows[0]))
-    values: list[Any]
-    if compiled.positional:
-        order = operator.itemgetter(*(compiled.positiontup or ()))
-        values = [order(row) for row in rows]
+    statement, order = _insert_statement(table, tuple(rows[0]), connection.dialect)
+    values: list[Any] = [dict(row) for row in rows] if order is None else [order(row) for row in rows]
+    return connection.exec_driver_sql(statement, values).rowcount
+
+
+@functools.lru_cache(maxsize=64)
+def _insert_statement(
+    table: sa.Table, columns: tuple[str, ...], dialect: sa.Dialect
+) -> tuple[str, Callable[[Mapping[str, object]], tuple[object, ...]] | None]:
+    """Compile an INSERT that leaves out what is there; with what puts a row's values in its order, if it takes them by position."""
+    if dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
     else:
-        values = [dict(row) for row in rows]
-    return connection.exec_driver_sql(str(compiled), values).rowcount
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
+    compiled = insert(table).on_conflict_do_nothing().compile(dialect=dialect, column_keys=list(columns))
+    names = compiled.positiontup or ()
+    if not compiled.positional:
+        return str(compiled), None
+    order = operator.itemgetter(*names)
+    return str(compiled), order if len(names) > 1 else lambda row: (order(row),)
 
 
 def keys_in_parts(keys: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
