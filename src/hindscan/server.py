@@ -6,20 +6,23 @@ early waits instead of failing. SIGTERM and SIGINT stop listeners, give unfinish
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
 import socket
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from hindscan import __version__
-from hindscan.errors import PortInUse, UsageError
+from hindscan.errors import HindscanError, PortInUse, UsageError
 
 if TYPE_CHECKING:
     from hindscan.config import Project
+    from hindscan.workshop import Workshop
 
 __all__ = ["run_server"]
 
@@ -41,18 +44,31 @@ def run_server(project: Project, *, host: str | None = None, port: int | None = 
     hindscan.errors.PortInUse
         Another process listens there.
     """
-    import uvicorn
-
-    from hindscan.dispatcher import Dispatcher
-    from hindscan.web.api import build_api
     from hindscan.workshop import open_workshop
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with (
         _bound(host or project.serve.host, project.serve.port if port is None else port) as listening,
         open_workshop(project, jobs_in_child=True) as workshop,
-        Dispatcher(workshop) as dispatcher,
     ):
+        # The child that loads the jobs works while this process imports what takes longest.
+        threading.Thread(target=_load_jobs, args=(workshop,), name="jobs").start()
+        _serve(workshop, listening, as_json=as_json)
+
+
+def _load_jobs(workshop: Workshop) -> None:
+    # If it fails, whoever asks for the jobs next tries it again and hears why.
+    with contextlib.suppress(HindscanError):
+        _ = workshop.registered
+
+
+def _serve(workshop: Workshop, listening: socket.socket, *, as_json: bool) -> None:
+    import uvicorn
+
+    from hindscan.dispatcher import Dispatcher
+    from hindscan.web.api import build_api
+
+    with Dispatcher(workshop) as dispatcher:
         address = f"http://{listening.getsockname()[0]}:{listening.getsockname()[1]}"
         line = msgspec.json.encode({"listening": address}).decode() if as_json else f"listening on {address}"
         sys.stdout.write(line + "\n")
