@@ -1,5 +1,6 @@
 """0002: bodies that expire or are forgotten, runs that are forgotten, and marks of what is being decided. Why each is there stands in `runs.schema`; what was
-stored before has its bodies, was not forgotten, and is not being decided."""
+stored before has its bodies, was not forgotten, and is not being decided.
+"""
 
 from __future__ import annotations
 
