@@ -174,6 +174,16 @@ class TestSQLite:
         assert float(seconds) < 0.020
         assert alembic == "False"
 
+    def test_a_write_that_need_not_be_durable_leaves_the_next_one_durable(self, tmp_path: Path) -> None:
+        with open_store("sqlite:///s.db", tmp_path) as store:
+            for durable, level in ((False, 1), (True, 2), (False, 1), (True, 2)):
+                with store.write(durable=durable) as connection:
+                    assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == level
+            with pytest.raises(KeyError), store.write(durable=False):
+                raise KeyError
+            with store.write() as connection:
+                assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
     def test_writes_are_flushed_and_the_log_is_written_ahead(self, tmp_path: Path) -> None:
         with open_store("sqlite:///s.db", tmp_path) as store, store.read() as connection:
             pragmas = [
