@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hindscan import desk, forgetting, rerunning
+from hindscan import forgetting, rerunning
 from hindscan.config import Project, load_project
 from hindscan.driver import drive
 from hindscan.errors import Conflict, Gone, NotFound
 from hindscan.events.event import event_from_json
 from hindscan.events.received import received_from_kafka, received_over_http
 from hindscan.intake import Intake
+from hindscan.redriving import redrive
 from hindscan.runs import codes, inbox, leases, register
 from hindscan.runs.partials import Partials
 from hindscan.runs.results import latest, list_results, read_manifest, slice_keys_of
@@ -203,13 +204,12 @@ def test_what_is_forgotten_is_refused_by_name(project: Project, store: Store) ->
         register.retry(store, waiting)
     with pytest.raises(Gone, match="deleted on request"):
         rerunning.rerun(project, store, canary.id, requested_by="test")
-    seen = desk.StoreDesk(project, store, {}, Intake(project, store, {"greet": specs(project)}), notify=lambda: None, faults={})  # fmt: skip
     with pytest.raises(Gone, match="deleted on request"):
-        seen.result(canary.id)
+        register.refuse_forgotten(register.get_run(store, canary.id), "Looking up the result of")
     (held,) = [one for one in inbox.list_events(store, quarantined=True) if one["decisions"]]
     with pytest.raises(Gone, match="forgotten"):
-        seen.redrive(held["event"], None, None)
-    assert seen.run(canary.id)["parameters"] == {}
+        redrive(project, store, Intake(project, store, {"greet": specs(project)}), held["event"])
+    assert register.get_run(store, canary.id).request.parameters == {}
 
 
 def specs(project: Project) -> Any:
