@@ -245,11 +245,13 @@ def _durably(connection: sa.Connection, durable: bool) -> Iterator[None]:
         return
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
-    driver.execute("PRAGMA synchronous=NORMAL")
+    (before,) = driver.execute("PRAGMA synchronous").fetchone()
+    # 1 is NORMAL: no flush at a commit.
+    driver.execute(f"PRAGMA synchronous={min(int(before), 1)}")
     try:
         yield
     finally:
-        driver.execute("PRAGMA synchronous=FULL")
+        driver.execute(f"PRAGMA synchronous={before}")
 
 
 @contextlib.contextmanager
