@@ -344,7 +344,10 @@ class RunHandle:
         hindscan.errors.NotFound
             There is none (yet).
         """
+        from hindscan.runs import register
+
         found = self._run()
+        register.refuse_forgotten(found, "Looking up the result of")
         if found.result is None:
             raise NotFound(
                 f"Looking up the result of run {self.id}: it must have succeeded; it is {found.state}. {found.message or 'Wait for it: run.wait().'}",

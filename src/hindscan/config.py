@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from hindscan import times
 from hindscan.errors import ConfigError, HindscanError, NotFound
 from hindscan.jobs.job import is_allowance
 from hindscan.logs import LEVELS
@@ -45,6 +46,8 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     url: str = "sqlite:///.hindscan/hindscan.db"
     #: Folder of partials and results.
     artefacts: str = ".hindscan"
+    #: How long bodies of events are kept, such as "90d"; their identities stay. Default: for ever.
+    event_retention: str | None = None
 
 
 class ComputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,6 +149,12 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if self.store.url.startswith(prefix) and not self.store.url.startswith(prefix + "/"):
             return prefix + str(self.root / self.store.url.removeprefix(prefix))
         return self.store.url
+
+    @property
+    def event_retention(self) -> int | None:
+        """How long bodies of events are kept, in microseconds; None: for ever."""
+        text = self.store.event_retention
+        return None if text is None else times.duration(text)
 
     @cached_property
     def histories(self) -> dict[str, History]:
@@ -369,6 +378,10 @@ class _Reading:
         if project.serve.log_level not in LEVELS:
             self.fault(("serve", "log_level"), f"must be one of {', '.join(LEVELS)}, found {project.serve.log_level!r}")
         self._check_webhooks(project.serve, tables["serve"].get("webhook_secrets"))
+        try:
+            _ = project.event_retention
+        except ValueError as error:
+            self.fault(("store", "event_retention"), str(error))
         password = _URL_PASSWORD.search(str(tables["store"].get("url", "")))
         if password:
             self._demand_reference(("store", "url"), password[1], "its password ")

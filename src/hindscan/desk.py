@@ -18,6 +18,7 @@ from hindscan.errors import NotFound, UsageError
 from hindscan.events.received import received_over_http
 from hindscan.lag import Lags
 from hindscan.planning import ask
+from hindscan.redriving import redrive
 from hindscan.rerunning import rerun
 from hindscan.runs import inbox, log, register, results
 from hindscan.runs.figures import Counter, Figures
@@ -99,6 +100,12 @@ class StoreDesk:
             "existing": [run for one in recorded for run in one.existing.values()],
             "quarantined": [reason for one in recorded for reason in one.quarantined.values()],
         }
+
+    def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
+        """Decide once more about one event that is held, or about all."""
+        redriven = redrive(self._project, self._store, self._intake, event, source=source, trigger=trigger)
+        self._notify()
+        return [_plain(one) for one in redriven]
 
     def jobs(self) -> list[dict[str, Any]]:
         """Describe the declared jobs."""
@@ -217,6 +224,7 @@ class StoreDesk:
 
     def _folder(self, run: str) -> Path:
         found = register.get_run(self._store, run)
+        register.refuse_forgotten(found, "Looking up the result of")
         if found.result is None:
             raise NotFound(
                 f"Looking up the result of run {run}: it must have succeeded; it is {found.state}. {found.message or ''}".rstrip(),

@@ -29,13 +29,14 @@ from hindscan.intake import Intake
 from hindscan.reloading import Edition, Watch
 from hindscan.runner import LEASE_SECONDS, carry_out
 from hindscan.runs import codes, leases
+from hindscan.runs.retention import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hindscan.config import Project
     from hindscan.events.kafka import KafkaListener
-    from hindscan.events.received import Received
+    from hindscan.events.received import Unread
     from hindscan.workshop import Workshop
 
 __all__ = ["Dispatcher"]
@@ -143,13 +144,16 @@ class Dispatcher:
             self._workshop.warm("threads", self._project.compute.workers)
 
     def _janitor(self) -> None:
-        """Give back runs whose owner died."""
+        """Give back runs whose owner died; delete bodies of events that are too old."""
+        retention = Retention(self._store, self._project.event_retention)
         while not self._shutdown.wait(JANITOR_SECONDS):
             self._watch_listeners()
             try:
                 for run in leases.release_expired(self._store):
                     _logger.warning("run %s lost its owner and is %s", run.id, run.state, extra=logs.about_run(run))
                     self._notify()
+                if deleted := retention.enforce():
+                    _logger.info("deleted the bodies of %d events by event_retention", deleted)
             except ServiceUnavailable as error:
                 self._faults["store"] = str(error)
 
@@ -165,7 +169,7 @@ class Dispatcher:
             listener.__enter__()
             self._listeners.append(listener)
 
-    def _take(self, batch: Sequence[Received], starts: Mapping[tuple[str, str, int], int]) -> None:
+    def _take(self, batch: Sequence[Unread], starts: Mapping[tuple[str, str, int], int]) -> None:
         self._intake.take(batch, starts)
         self._notify()
 

@@ -14,6 +14,7 @@ what was required, what was found (value and ids), what to do next. The docstrin
     │   ├── JobDefinitionError              a job that cannot be run as declared
     │   ├── FilterSyntaxError               a filter that cannot be evaluated on any event
     │   ├── PlanRefused                     over a declared limit, with the figures
+    │   ├── Gone                            what it takes was deleted: by a retention, or on request
     │   └── Conflict                        not possible in the state it is in
     ├── EventError                      1   an event that cannot be taken
     │   ├── InvalidEvent                    not a CloudEvent, all faults at once
@@ -73,6 +74,7 @@ __all__ = [
     "Fenced",
     "FilterError",
     "FilterSyntaxError",
+    "Gone",
     "HindscanError",
     "HistoryError",
     "InvalidEvent",
@@ -159,6 +161,12 @@ class FilterSyntaxError(UsageError):
 
 class PlanRefused(UsageError):
     """The plan is over a declared limit."""
+
+
+class Gone(UsageError):
+    """What this takes was deleted."""
+
+    status = 410
 
 
 class Conflict(UsageError):

@@ -72,12 +72,15 @@ def rerun(
     ------
     hindscan.errors.NotFound
         There is no such run.
+    hindscan.errors.Gone
+        What it was asked for was forgotten.
     hindscan.errors.Conflict
         It never got as far as a snapshot.
     hindscan.errors.UsageError
         A parameter or an option is wrong; nothing was opened.
     """
     original = register.get_run(store, run)
+    register.refuse_forgotten(original, "Running again")
     given = {name: value for name, value in options.items() if value is not None}
     read = [name for name in given if name in _READ]
     if read and not latest:

@@ -156,12 +156,15 @@ def events(
     if options.json:
         print_document({"events": found})
         return
+    whole = ("event", "received_at", "type", "source", "id", "position")
     rows = [
-        (event["received_at"], event["type"], event["source"], event["id"], decision["trigger"], decision["outcome"], decision["run"] or decision["reason"])
+        (*(event[name] for name in whole), made["trigger"], made["outcome"], made["run"] or made["reason"])
         for event in found
-        for decision in event["decisions"] or [{"trigger": "", "outcome": event["outcome"], "run": "", "reason": event["reason"]}]
-    ]  # fmt: skip
-    print_table(("received", "type", "source", "id", "trigger", "outcome", "run or reason"), rows)
+        for made in event["decisions"]
+        or [{"trigger": "", "outcome": event["outcome"], "run": "", "reason": event["reason"]}]
+    ]
+    columns = ("event", "received", "type", "source", "id", "position", "trigger", "outcome", "run or reason")
+    print_table(columns, rows)
 
 
 def match(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from hindscan.errors import Conflict, Fenced, NotFound
+from hindscan.errors import Conflict, Fenced, Gone, NotFound
 from hindscan.faults import point
 from hindscan.progress import StateChanged
 from hindscan.runs import log, schema
@@ -39,6 +39,7 @@ __all__ = [
     "move",
     "new_run_id",
     "open_run",
+    "refuse_forgotten",
     "request_cancel",
     "retry",
     "run_row",
@@ -184,7 +185,9 @@ def run_row(
 
 
 _request = msgspec.json.Decoder(RunRequest)
-_FIELDS: Final = tuple(name for name in Run.__struct_fields__ if name not in ("request", "cancel_requested"))
+_FIELDS: Final = tuple(
+    name for name in Run.__struct_fields__ if name not in ("request", "cancel_requested", "forgotten")
+)
 
 
 def from_row(row: sa.RowMapping) -> Run:
@@ -193,7 +196,23 @@ def from_row(row: sa.RowMapping) -> Run:
         **{name: row[name] for name in _FIELDS},
         request=_request.decode(row["request"]),
         cancel_requested=row["cancel_requested_at"] is not None,
+        forgotten=row["forgotten_at"] is not None,
     )
+
+
+def refuse_forgotten(run: Run, doing: str) -> None:
+    """Refuse what takes the request, the snapshot or the result of a run that is forgotten.
+
+    Raises
+    ------
+    hindscan.errors.Gone
+        It is.
+    """
+    if run.forgotten:
+        raise Gone(
+            f"{doing} run {run.id}: what it was asked for must be there; it was deleted on request (`hindscan forget`). It does not come back.",
+            run=run.id,
+        )
 
 
 def _row(connection: sa.Connection, run: str) -> sa.RowMapping:
@@ -386,12 +405,15 @@ def retry(store: Store, run: str) -> Run:
 
     Raises
     ------
+    hindscan.errors.Gone
+        What it was asked for was forgotten.
     hindscan.errors.Conflict
         It has not failed and was not cancelled.
     """
     cleared: dict[str, Any] = {"error": None, "message": None, "result": None, "cancel_requested_at": None}
     with store.write() as connection:
         row = _row(connection, run)
+        refuse_forgotten(from_row(row), "Retrying")
         if row["state"] not in ("failed", "cancelled"):
             raise Conflict(
                 f"While retrying run {run}: it must have failed or been cancelled; it is {row['state']}. "

@@ -103,3 +103,5 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     order_key: str | None = None
     #: Somebody asked its owner to stop.
     cancel_requested: bool = False
+    #: What it was asked for and what came of it was deleted on request: it can be neither retried nor rerun.
+    forgotten: bool = False

@@ -142,6 +142,16 @@ def _add_events(app: FastAPI, desk: Desk, webhooks: Webhooks) -> None:
         """List received events, what matched and why not."""
         return _Json({"events": desk.events(quarantined, limit)})
 
+    @app.post("/events/redrive", status_code=202, tags=["events"])
+    def redrive_all(trigger: str | None = None) -> Response:
+        """Decide once more about all that is in quarantine, or all that one trigger could not decide."""
+        return _Json({"redriven": desk.redrive(None, None, trigger)}, 202)
+
+    @app.post("/events/{event:path}/redrive", status_code=202, tags=["events"])
+    def redrive(event: str, source: str | None = None) -> Response:
+        """Decide once more about one event in quarantine, by its handle (event:12, record:5), id, or place in a topic."""
+        return _Json({"redriven": desk.redrive(event, source, None)}, 202)
+
 
 def _add_declared(app: FastAPI, desk: Desk) -> None:
     @app.get("/jobs", tags=["jobs"])

@@ -23,6 +23,10 @@ class Desk(Protocol):
         """Record events and what they start, durably, before returning: ``runs``, ``existing``, ``quarantined``."""
         ...
 
+    def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
+        """Decide once more about an event in quarantine, or about all (of one trigger)."""
+        ...
+
     def jobs(self) -> list[dict[str, Any]]:
         """Describe the declared jobs."""
         ...

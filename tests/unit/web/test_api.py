@@ -133,6 +133,9 @@ class PaperDesk:
     def figures(self) -> Figures:
         return self.measured
 
+    def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
+        return [{"event": event, "source": source, "trigger": trigger}]
+
     def faults(self) -> dict[str, str]:
         return self.broken
 
@@ -397,11 +400,27 @@ def test_readiness_names_what_is_wrong(client: httpx.Client, desk: PaperDesk) ->
         desk.broken.clear()
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/events/redrive", {"event": None, "source": None, "trigger": None}),
+        ("/events/redrive?trigger=t", {"event": None, "source": None, "trigger": "t"}),
+        ("/events/event:12/redrive", {"event": "event:12", "source": None, "trigger": None}),
+        ("/events/a%2Fb%20c/redrive?source=/s", {"event": "a/b c", "source": "/s", "trigger": None}),
+        ("/events/bids%5B0%5D@7/redrive", {"event": "bids[0]@7", "source": None, "trigger": None}),
+    ],
+)
+def test_a_redrive_names_its_event_or_none(client: httpx.Client, path: str, asked: dict[str, Any]) -> None:
+    answer = client.post(path)
+    assert (answer.status_code, answer.json()) == (202, {"redriven": [asked]})
+
+
 def test_every_path_of_the_design_is_in_the_open_api_document(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert {
         "/events", "/jobs", "/jobs/{name}", "/jobs/{name}/runs", "/runs", "/runs/{run}", "/runs/{run}/cancel", "/runs/{run}/retry",
         "/runs/{run}/rerun", "/runs/{run}/stream", "/runs/{run}/result", "/runs/{run}/manifest", "/histories", "/triggers", "/healthz", "/readyz",
+        "/events/redrive", "/events/{event}/redrive",
     } <= set(paths)  # fmt: skip
 
 
