@@ -9,6 +9,7 @@ The HTTP edge sees none of this but a `desk.StoreDesk`.
 ::
 
     Kafka, HTTP -> Intake -> store -> slots -> runner -> result
+                                     `-> senders -> topics, webhooks
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from hindscan.desk import StoreDesk
 from hindscan.errors import Fenced, ServiceUnavailable
 from hindscan.intake import Intake
+from hindscan.outgoing import Sender
 from hindscan.runner import LEASE_SECONDS, carry_out
-from hindscan.runs import codes, leases
+from hindscan.runs import codes, leases, outbox
 
 if TYPE_CHECKING:
     from hindscan.events.kafka import KafkaListener
@@ -77,6 +80,7 @@ class Dispatcher:
     # --- Life -------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        self._open_outlets()
         self._listen()
         for slot in range(self._project.compute.runs):
             self._begin(self._slot, f"slot-{slot}")
@@ -147,6 +151,14 @@ class Dispatcher:
         for listener in listeners(self._project, self._store, self._intake):
             listener.__enter__()
             self._listeners.append(listener)
+
+    def _open_outlets(self) -> None:
+        """Have moves of runs announced, from before the first event on, and send what is announced."""
+        outlets = self._project.outlets
+        outbox.declare(self._store, {outlet.name: outlet.source for outlet in outlets.values()})
+        for outlet in outlets.values():
+            sender = Sender(self._project, self._store, outlet, owner=self._owner)
+            self._begin(partial(sender.run, self._shutdown), f"send-{outlet.name}")
 
     def _watch_listeners(self) -> None:
         for listener in self._listeners:

@@ -20,6 +20,7 @@ import msgspec
 
 from hindscan import faults
 from hindscan.errors import HindscanError, NotFound
+from hindscan.events.chain import chain_fault
 from hindscan.events.trigger import Source, Trigger, decide
 from hindscan.history.snapshot import Position
 from hindscan.planning import ask
@@ -123,6 +124,9 @@ class Intake:
         decided = decide(trigger, event, [parameter.name for parameter in spec.parameters if not parameter.required])
         if decided.outcome != "matched":
             return Decision(trigger=trigger.name, outcome=decided.outcome, reason=decided.reason)
+        fault = chain_fault(event.extensions, self._project.serve.chain_depth)
+        if fault is not None:
+            return Decision(trigger=trigger.name, outcome="quarantined", reason=fault)
         as_of = received.time if trigger.as_of == "event" else None
         try:
             request = ask(

@@ -23,12 +23,14 @@ import sqlalchemy as sa
 from hindscan.errors import Conflict, Fenced, NotFound
 from hindscan.faults import point
 from hindscan.progress import StateChanged
-from hindscan.runs import log, schema
+from hindscan.runs import log, outbox, schema
 from hindscan.runs.run import FINAL, Run, RunRequest, State, check_move
 from hindscan.runs.snapshots import write_snapshot
 from hindscan.runs.store import insert_many, insert_new
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hindscan.history.snapshot import Snapshot
     from hindscan.runs.store import Store
 
@@ -259,8 +261,9 @@ def move(
     error: str | None = None,
     message: str | None = None,
     result: str | None = None,
+    summary: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Move a run to another state and log it.
+    """Move a run to another state, log it, and write its event for every outlet.
 
     Parameters
     ----------
@@ -272,6 +275,8 @@ def move(
         Name of the class in `hindscan.errors`, and its text.
     result : str, optional
         Folder of the published result.
+    summary : mapping, optional
+        What its event says of the result.
 
     Raises
     ------
@@ -289,6 +294,7 @@ def move(
             token=token,
             reason=reason,
             values={"error": error, "message": message, "result": result},
+            summary=summary,
         )
     point("store.moved")
     return moved
@@ -303,6 +309,7 @@ def move_in(
     token: int | None,
     reason: str,
     values: dict[str, Any],
+    summary: Mapping[str, Any] | None = None,
 ) -> Run:
     """Move a run inside a transaction: see `move`."""
     row = _row(connection, run)
@@ -324,7 +331,9 @@ def move_in(
     if before == "running":
         connection.execute(sa.delete(schema.leases).where(schema.leases.c.run == run))
     log.write_facts(connection, [StateChanged(run=run, state=state, at=now, reason=reason)], now)
-    return _get(connection, run)
+    moved = _get(connection, run)
+    outbox.announce(connection, moved, now, summary)
+    return moved
 
 
 def _fenced(row: sa.RowMapping, state: State, token: int | None) -> Fenced:
