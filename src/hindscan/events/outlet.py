@@ -111,7 +111,8 @@ def _destination(to: object, faults: _Faults) -> tuple[Source | None, str]:
                 return None, to
         except ValueError:  # a port that is no number: a fault like the others
             pass
-        faults.append(("to", f"{wanted}, without a name, password or fragment, not {shown(to)}"))
+        # What stands there may hold a password and is not repeated.
+        faults.append(("to", f"{wanted}, of ASCII, without a user's name, password or fragment"))
         return None, ""
     try:
         source = parse_source(to)
