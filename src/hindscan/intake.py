@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hindscan.jobs.job import JobSpec
     from hindscan.runs.store import Store
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "position_of"]
 
 
 class Intake:
@@ -90,8 +90,20 @@ class Intake:
         faults.point("intake.recorded")
         return recorded
 
+    def decide(self, trigger: Trigger, received: Received) -> Decision:
+        """Decide for one trigger about one event, as when it comes in, and record nothing: for events of the past.
+
+        Raises
+        ------
+        ValueError
+            What was received is no event.
+        """
+        if received.event is None:
+            raise ValueError("only an event can be decided about")
+        return self._decision(trigger, received, received.event, position_of(received))
+
     def _entry(self, received: Received, starts: Mapping[tuple[str, str, int], int]) -> Entry | Unreadable:
-        position = _position(received)
+        position = position_of(received)
         listening = [
             trigger
             for trigger in self._by_source.get(_source(received), ())
@@ -154,7 +166,7 @@ def _source(received: Received) -> Source:
     return Source(kind="kafka", cluster=received.cluster or "", topic=received.topic or "")
 
 
-def _position(received: Received) -> Position | None:
+def position_of(received: Received) -> Position | None:
     """Give the place of a record in its topic; None for what came over HTTP."""
     if received.partition is None or received.offset is None:
         return None

@@ -65,6 +65,10 @@ def trigger_from_toml(name: str, table: Mapping[str, Any]) -> Trigger:
             close = difflib.get_close_matches(key, _KEYS, 1)
             hint = f"; is it {close[0]}? There are" if close else "; there are"
             faults.append((key, f"there is no such setting{hint} {', '.join(_KEYS)}"))
+    if "@" in name:
+        faults.append(
+            ("", f"a trigger's name has no '@', which stands before the name of a replay, and it is {shown(name)}")
+        )
     job = table.get("job")
     if not isinstance(job, str) or not job:
         faults.append(("job", f"it must name the job to run, and is {shown(job)}"))

@@ -67,6 +67,9 @@ class Decision:
     order_key: str | None = None
     #: The run starts no earlier than this.
     not_before: int = 0
+    #: Of a replay: the run of the original, and the digest of the snapshot it is to read; None: it pins its own.
+    parent: str | None = None
+    snapshot: str | None = None
 
     def __post_init__(self) -> None:
         if (self.outcome == "matched") != (self.request is not None):
@@ -87,6 +90,8 @@ class Entry:
     record_time: int | None = None
     #: When it was received; None: now.
     received_at: int | None = None
+    #: It comes out of the past: its triggers stand where they stand.
+    past: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -297,8 +302,10 @@ def _write_decisions(connection: sa.Connection, entries: Sequence[Entry], now: i
             event=key[1:],
             order_key=decisions[key].order_key,
             not_before=decisions[key].not_before,
+            parent=decisions[key].parent,
             requested_by=f"trigger:{key[0]}",
         )
+        | {"snapshot": decisions[key].snapshot}
         for key, (_, _, run, mine) in stored.items()
         if mine and run is not None
     ]
@@ -316,6 +323,7 @@ def _decision_row(key: _Key, decision: Decision, run: str | None, now: int) -> d
         "reason": decision.reason,
         "parameters": parameters,
         "run": run,
+        "snapshot": decision.snapshot,
         "decided_at": now,
     }
 
@@ -411,7 +419,7 @@ def _passed(batch: Sequence[Entry | Unreadable]) -> list[tuple[str, Position]]:
     """Tell which triggers have gone past which positions."""
     passed = []
     for entry in batch:
-        if entry.position is not None:
+        if entry.position is not None and not (isinstance(entry, Entry) and entry.past):
             names = entry.triggers if isinstance(entry, Unreadable) else [d.trigger for d in entry.decisions]
             passed += [(name, entry.position) for name in names]
     return passed

@@ -41,6 +41,7 @@ __all__ = [
     "move",
     "new_run_id",
     "open_run",
+    "reopen_run",
     "request_cancel",
     "retry",
     "run_row",
@@ -127,6 +128,44 @@ def open_run(
             row["snapshot"] = write_snapshot(connection, snapshot, now)
         insert_many(connection, schema.runs, [row])
         opened = _get(connection, run)
+    point("store.opened")
+    return opened
+
+
+def reopen_run(
+    store: Store,
+    run: str,
+    request: RunRequest,
+    *,
+    code: str,
+    trigger: str,
+    event: tuple[str, str],
+    order_key: str | None,
+    not_before: int,
+) -> bool:
+    """Open the run that a decision names and that is not there, under its own id; tell whether it was opened here.
+
+    Parameters
+    ----------
+    trigger : str
+        Whose decision.
+    event : (str, str)
+        Source and id of the event it is about.
+    """
+    now = store.now()
+    with store.write() as connection:
+        row = run_row(
+            run=run,
+            request=request,
+            now=now,
+            code=code,
+            trigger=trigger,
+            event=event,
+            order_key=order_key,
+            not_before=not_before,
+            requested_by=f"trigger:{trigger}",
+        )
+        opened = insert_many(connection, schema.runs, [row]) == 1
     point("store.opened")
     return opened
 
