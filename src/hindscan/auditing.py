@@ -1,8 +1,8 @@
 """Auditing: proving that every event of a trigger was decided about once and started the one run it should, and submitting what is missing.
 
 Keeps promise 4 checkable: what the broker holds is compared with what the store says, record by record. The log is read again, exactly, over the offsets that the
-trigger has gone past by its own account; each event there must be recorded, decided about, and have its run, and what is no event must be in quarantine. What came over HTTP
-is in the ledger or nowhere: of that the ledger's own tables are held against each other.
+trigger has gone past by its own account; each event there must be recorded, decided about, and have its run, and what is no event must be in quarantine. What came
+over HTTP is in the ledger or nowhere: of that the ledger's own tables are held against each other.
 
 A repair is what would have happened on time: decided as it would be now, as of the event's T, under the trigger's own name, so that doing it twice does it once.
 
@@ -122,10 +122,10 @@ class Audit:
         for batch in self._recorded():
             self._done.events += len(batch)
             self._look(batch)
-        for source, identity, missing in recall.dangling(self._store, self._trigger.name):
-            # An event that is gone from the ledger and from the log: what was found in the log is repaired by now.
-            if missing == "event" and (source, identity) not in self._seen:
-                self._find("no event", (source, identity), None)
+        for identity in recall.orphaned(self._store, self._trigger.name):
+            # What the log still has was found there, and is repaired by now if that was asked for.
+            if identity not in self._seen:
+                self._find("no event", identity, None)
         return self._done
 
     def _passed_spans(self) -> list[Span]:
@@ -148,7 +148,7 @@ class Audit:
 
     def _recorded(self) -> Iterator[list[Received]]:
         """Give the events of the ledger that are the trigger's to decide: what came before it first decided, or before it began in a topic, is not."""
-        first = recall.first_decision(self._store, self._trigger.name)
+        first = recall.first_receipt(self._store, self._trigger.name)
         starts = {
             (place.cluster, place.topic, place.topic_id, place.partition): place.start_offset
             for place in positions.places(self._store, self._trigger.name)

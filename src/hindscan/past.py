@@ -122,8 +122,8 @@ def _of(batch: RawBatch, span: Span) -> Iterator[Received]:
         milliseconds = int(batch.times[index])
         yield received_from_kafka(
             batch.values[index].as_py(),
-            None if headers is None else headers[index].as_py(),
-            key=None if keys is None else keys[index].as_py(),
+            [(header["key"], header["value"]) for header in (headers[index].as_py() or ())],
+            key=keys[index].as_py(),
             cluster=span.cluster,
             topic=span.topic,
             topic_id=span.topic_id,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hindscan.events.trigger import Source
     from hindscan.runs.store import Store
 
-__all__ = ["Known", "dangling", "doubled", "first_decision", "known", "quarantined_places", "recorded"]
+__all__ = ["Known", "doubled", "first_receipt", "known", "orphaned", "quarantined_places", "recorded"]
 
 #: Events taken from the store at once.
 BATCH: Final = 500
@@ -131,24 +131,28 @@ def doubled(store: Store, trigger: str) -> dict[_Identity, list[str]]:
     return dict(found)
 
 
-def dangling(store: Store, trigger: str) -> list[tuple[str, str, str]]:
-    """Give the decisions of a trigger whose event or whose run is not in the store, as (source, id, what is missing); there must be none."""
-    events, decisions, runs = schema.events, schema.decisions, schema.runs
-    no_event = ~sa.exists().where(events.c.source == decisions.c.source, events.c.id == decisions.c.id)
-    no_run = sa.and_(decisions.c.run.is_not(None), ~sa.exists().where(runs.c.id == decisions.c.run))
+def orphaned(store: Store, trigger: str) -> list[_Identity]:
+    """Give the events that a trigger has decided about and that are not in the store; there must be none."""
+    events, decisions = schema.events, schema.decisions
+    there = sa.exists().where(events.c.source == decisions.c.source, events.c.id == decisions.c.id)
     query = (
-        sa.select(decisions.c.source, decisions.c.id, sa.case((no_event, "event"), else_="run"))
-        .where(decisions.c.trigger == trigger, sa.or_(no_event, no_run))
+        sa.select(decisions.c.source, decisions.c.id)
+        .where(decisions.c.trigger == trigger, ~there)
         .order_by(decisions.c.decided_at, decisions.c.source, decisions.c.id)
     )
     with store.read() as connection:
-        return [(source, identity, missing) for source, identity, missing in connection.execute(query)]
+        return [(source, identity) for source, identity in connection.execute(query)]
 
 
-def first_decision(store: Store, trigger: str) -> int | None:
-    """Tell when a trigger first decided about anything; None: never."""
-    table = schema.decisions
-    query = sa.select(sa.func.min(table.c.decided_at)).where(table.c.trigger == trigger)
+def first_receipt(store: Store, trigger: str) -> int | None:
+    """Tell when the first event came in that a trigger has decided about; None: it never has."""
+    events, decisions = schema.events, schema.decisions
+    same = sa.and_(decisions.c.source == events.c.source, decisions.c.id == events.c.id)
+    query = (
+        sa.select(sa.func.min(events.c.received_at))
+        .select_from(decisions.join(events, same))
+        .where(decisions.c.trigger == trigger)
+    )
     with store.read() as connection:
         return connection.execute(query).scalar_one()  # type: ignore[no-any-return]
 
