@@ -1,4 +1,4 @@
-"""0002: outlets and the outbox of runs' events. Why each column and index is there stands in `runs.schema`."""
+"""0002: outlets and the outbox of what runs say of themselves. Why each column and index is there stands in `runs.schema`; this is what leads an older store to them."""
 
 from __future__ import annotations
 
