@@ -16,6 +16,7 @@ from __future__ import annotations
 import http.client
 import logging
 import threading
+import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Final
@@ -39,6 +40,8 @@ __all__ = ["Sender"]
 
 #: How long a sender holds an outlet without renewing.
 LEASE_SECONDS: Final = 8.0
+#: How old the lease may be when an event is sent: with the wait for the answer it is still within it.
+RENEW_SECONDS: Final = 2.0
 #: How often the outbox is looked at.
 LOOK_SECONDS: Final = 0.2
 #: How long a webhook or broker may take to answer; well within the lease.
@@ -153,9 +156,12 @@ class Sender:
 
     def _to_webhook(self, chosen: list[tuple[Waiting, Event]]) -> int:
         """Send one after another; a failure ends the round, so that a receiver that is down is asked once and not for every event."""
+        renewed = time.monotonic()
         for count, (one, event) in enumerate(chosen):
-            if not outbox.hold(self._store, self._outlet.name, self._owner, LEASE_SECONDS):
-                return count
+            if time.monotonic() - renewed > RENEW_SECONDS:
+                if not outbox.hold(self._store, self._outlet.name, self._owner, LEASE_SECONDS):
+                    return count
+                renewed = time.monotonic()
             try:
                 self._post(event)
             except _Gone as gone:

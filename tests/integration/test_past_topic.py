@@ -146,6 +146,7 @@ def test_a_new_trigger_is_replayed_from_the_log_and_begins_exactly_where_that_en
     assert done.activated == {f"{log.name}[0]": 10, f"{log.name}[1]": 10}
     assert (done.opened, sorted(decisions(workshop, "scan@first"), key=int)) == (20, [str(n) for n in range(20)])
     assert Replay(workshop, "scan", since=None, until=BEGAN * 1000 + 20_000_000, name="first").run().opened == 0
+    assert {row[0] for row in rows(workshop, "SELECT trigger FROM positions")} == {"scan"}
     log.send(*(closing(str(number)) for number in range(20, 25)))
     listen(workshop, 5)
     assert sorted(decisions(workshop)) == [str(number) for number in range(20, 25)]
