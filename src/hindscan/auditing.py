@@ -130,10 +130,7 @@ class Audit:
 
     def _passed_spans(self) -> list[Span]:
         """Give the offsets that the trigger has gone past and the log still holds; count the others."""
-        places = {
-            (place.cluster, place.topic, place.topic_id, place.partition): place
-            for place in positions.places(self._store, self._trigger.name)
-        }
+        places = self._places()
         spans = []
         for span in log_spans(self._project, self._trigger):
             place = places.get((span.cluster, span.topic, span.topic_id, span.partition))
@@ -147,22 +144,25 @@ class Audit:
         return spans
 
     def _recorded(self) -> Iterator[list[Received]]:
-        """Give the events of the ledger that are the trigger's to decide: what came before it first decided, or before it began in a topic, is not."""
+        """Give the events of the ledger that are the trigger's to decide about: of a topic those that it has gone past, of the others what came since its first."""
         first = recall.first_receipt(self._store, self._trigger.name)
-        starts = {
-            (place.cluster, place.topic, place.topic_id, place.partition): place.start_offset
+        places = self._places()
+
+        def is_due(one: Received) -> bool:
+            if one.offset is None:
+                return first is not None and one.received_at >= first
+            place = places.get((one.cluster, one.topic, one.topic_id, one.partition))
+            return place is not None and place.start_offset <= one.offset < place.next_offset
+
+        for batch in recall.recorded(self._store, self._trigger.sources, self._since, self._until):
+            yield [one for one in batch if is_due(one)]
+
+    def _places(self) -> dict[tuple[str | None, str | None, str | None, int | None], positions.Place]:
+        """Give where the trigger stands, by cluster, topic, id of the topic and partition."""
+        return {
+            (place.cluster, place.topic, place.topic_id, place.partition): place
             for place in positions.places(self._store, self._trigger.name)
         }
-        for batch in recall.recorded(self._store, self._trigger.sources, self._since, self._until):
-            yield [
-                one
-                for one in batch
-                if (
-                    one.offset >= starts.get((one.cluster or "", one.topic or "", one.topic_id or "", one.partition or 0), 0)
-                    if one.offset is not None
-                    else first is not None and one.received_at >= first
-                )
-            ]  # fmt: skip
 
     def _look(self, batch: Sequence[Received]) -> None:
         new = {

@@ -133,6 +133,20 @@ def test_an_audit_takes_records_by_their_time_wherever_they_stand(workshop: Work
     assert sorted(f.id or "" for f in found.findings) == ["2", "3", "4"]
 
 
+def test_what_a_trigger_has_not_reached_yet_is_waited_for_and_not_submitted(workshop: Workshop, log: Topic) -> None:
+    log.send(*(closing(str(number)) for number in range(4)))
+    listen(workshop, 4)
+    text = workshop.project.file.read_text()
+    late = f'[triggers.late]\non = "kafka:{log.name}"\njob = "total"\nparameters = {{ category = "data.category" }}\n'
+    workshop.project.file.write_text(text + late)
+    from hindscan.config import load_project
+
+    with open_workshop(load_project(workshop.project.root, {})) as both:
+        done = Audit(both, "late", since=None, until=None, repair=True).run()
+        assert (done.findings, done.waiting) == ([], 4)
+        assert decisions(both, "late") == []
+
+
 def test_a_new_trigger_is_replayed_from_the_log_and_begins_exactly_where_that_ended(
     workshop: Workshop, log: Topic
 ) -> None:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from hindscan.errors import ConfigError, FilterSyntaxError
+from hindscan.errors import ConfigError
 from hindscan.events.attributes import is_uri_reference
-from hindscan.events.declared import parse_source
+from hindscan.events.declared import parse_source, read_filter
 from hindscan.events.filters import Filter
 from hindscan.events.strict import shown
 from hindscan.events.trigger import Source
@@ -91,7 +91,7 @@ def outlet_from_toml(name: str, table: Mapping[str, Any], *, source: str) -> Out
     mode = table.get("mode", "structured")
     if mode not in ("structured", "binary"):
         faults.append(("mode", f'it is "structured" or "binary", not {shown(mode)}'))
-    chosen = _filter(table.get("filter"), faults)
+    chosen = read_filter(table.get("filter"), faults)
     if faults:
         listed = "; ".join(f"publish.{name}.{place}: {message}" for place, message in faults)
         raise ConfigError(
@@ -123,15 +123,3 @@ def _destination(to: object, faults: _Faults) -> tuple[Source | None, str]:
         faults.append(("to", f"{wanted}, not {shown(to)}"))
         return None, ""
     return source, ""
-
-
-def _filter(value: object, faults: _Faults) -> Filter | None:
-    if value is None:
-        return None
-    try:
-        return Filter(value)  # type: ignore[arg-type]
-    except FilterSyntaxError as wrong:
-        listed = wrong.details["faults"]
-        for fault in listed if isinstance(listed, list) else ():
-            faults.append((".".join(part for part in ("filter", fault["field"]) if part), fault["message"]))
-        return None

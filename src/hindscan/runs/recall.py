@@ -64,9 +64,9 @@ def recorded(
     table = schema.events
     came = sa.func.coalesce(table.c.record_time, table.c.received_at)
     of_source = [
-        table.c.way == "http"
-        if source.kind == "http"
-        else sa.and_(table.c.cluster == source.cluster, table.c.topic == source.topic)
+        sa.and_(table.c.cluster == source.cluster, table.c.topic == source.topic)
+        if source.kind == "kafka"
+        else table.c.way == source.kind
         for source in sources
     ]
     query = sa.select(table).where(sa.or_(sa.false(), *of_source)).order_by(table.c.seq).limit(BATCH)
