@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hindscan.events.filters import Filter
     from hindscan.jobs.declare import Job, job, simulation
     from hindscan.jobs.simulation import Block
+    from hindscan.leaks import leaktest
     from hindscan.tasks.whole import Whole
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "cesql",
     "history",
     "job",
+    "leaktest",
     "load_snapshot",
     "run",
     "runs",
@@ -49,6 +51,7 @@ _HOMES = {
     "Whole": "hindscan.tasks.whole",
     "cesql": "hindscan.events.cesql",
     "job": "hindscan.jobs.declare",
+    "leaktest": "hindscan.leaks",
     "load_snapshot": "hindscan.api",
     "run": "hindscan.api",
     "simulation": "hindscan.jobs.declare",
