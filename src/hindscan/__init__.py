@@ -12,7 +12,8 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hindscan.api import history, load_snapshot, run, runs
+    from hindscan.api import events, history, load_snapshot, run, runs
+    from hindscan.backtesting import backtest
     from hindscan.data import Data
     from hindscan.events.cesql import cesql
     from hindscan.events.event import Event
@@ -29,7 +30,9 @@ __all__ = [
     "Filter",
     "Job",
     "Whole",
+    "backtest",
     "cesql",
+    "events",
     "history",
     "job",
     "leaktest",
@@ -49,6 +52,7 @@ _HOMES = {
     "Filter": "hindscan.events.filters",
     "Job": "hindscan.jobs.declare",
     "Whole": "hindscan.tasks.whole",
+    "backtest": "hindscan.backtesting",
     "cesql": "hindscan.events.cesql",
     "job": "hindscan.jobs.declare",
     "leaktest": "hindscan.leaks",
@@ -59,7 +63,7 @@ _HOMES = {
 
 
 #: Names that are a function for users and a folder inside: the folder's module answers to a call too.
-_CALLABLE_FOLDERS = ("history", "runs")
+_CALLABLE_FOLDERS = ("events", "history", "runs")
 
 
 class _Folder(types.ModuleType):

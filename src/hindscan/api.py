@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from hindscan.anytime import PartialResult
+    from hindscan.backtesting import PastEvent
     from hindscan.explore import PinnedHistory, Time
     from hindscan.history.window import Offsets
     from hindscan.jobs.declare import Job
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from hindscan.runs.results import Manifest
     from hindscan.workshop import Workshop
 
-__all__ = ["HistoryHandle", "Result", "RunHandle", "RunList", "history", "load_snapshot", "run", "runs"]
+__all__ = ["HistoryHandle", "Result", "RunHandle", "RunList", "events", "history", "load_snapshot", "run", "runs"]
 
 
 def run(
@@ -146,6 +147,13 @@ def runs(
     loaded = _load(project)
     with open_store(loaded.store_url, loaded.root) as store:
         return RunList(loaded, list_runs(store, job=job, state=state, limit=limit))
+
+
+def events(*arguments: Any, **options: Any) -> list[PastEvent]:
+    """Give past events, oldest first; see `backtesting.events`."""
+    from hindscan import backtesting
+
+    return backtesting.events(*arguments, **options)
 
 
 def history(name: str, *, project: str | os.PathLike[str] | None = None) -> HistoryHandle:
