@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from hindscan.events.event import Event
     from hindscan.events.filters import Filter
     from hindscan.jobs.declare import Job, job, simulation
+    from hindscan.jobs.resampling import (
+        Empirical,
+        bootstrap,
+        bootstrap_groups,
+        bootstrap_indices,
+        fit,
+        hawkes_arrivals,
+        poisson_arrivals,
+    )
     from hindscan.jobs.simulation import Block
     from hindscan.leaks import leaktest
     from hindscan.tasks.whole import Whole
@@ -26,17 +35,24 @@ if TYPE_CHECKING:
 __all__ = [
     "Block",
     "Data",
+    "Empirical",
     "Event",
     "Filter",
     "Job",
     "Whole",
     "backtest",
+    "bootstrap",
+    "bootstrap_groups",
+    "bootstrap_indices",
     "cesql",
     "events",
+    "fit",
+    "hawkes_arrivals",
     "history",
     "job",
     "leaktest",
     "load_snapshot",
+    "poisson_arrivals",
     "run",
     "runs",
     "simulation",
@@ -48,15 +64,22 @@ __version__ = "0.1.0"
 _HOMES = {
     "Block": "hindscan.jobs.simulation",
     "Data": "hindscan.data",
+    "Empirical": "hindscan.jobs.resampling",
     "Event": "hindscan.events.event",
     "Filter": "hindscan.events.filters",
     "Job": "hindscan.jobs.declare",
     "Whole": "hindscan.tasks.whole",
     "backtest": "hindscan.backtesting",
+    "bootstrap": "hindscan.jobs.resampling",
+    "bootstrap_groups": "hindscan.jobs.resampling",
+    "bootstrap_indices": "hindscan.jobs.resampling",
     "cesql": "hindscan.events.cesql",
+    "fit": "hindscan.jobs.resampling",
+    "hawkes_arrivals": "hindscan.jobs.resampling",
     "job": "hindscan.jobs.declare",
     "leaktest": "hindscan.leaks",
     "load_snapshot": "hindscan.api",
+    "poisson_arrivals": "hindscan.jobs.resampling",
     "run": "hindscan.api",
     "simulation": "hindscan.jobs.declare",
 }
