@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hindscan.events.cesql import cesql
     from hindscan.events.event import Event
     from hindscan.events.filters import Filter
+    from hindscan.jobs.chart import chart
     from hindscan.jobs.declare import Job, job, simulation
     from hindscan.jobs.resampling import (
         Empirical,
@@ -45,6 +46,7 @@ __all__ = [
     "bootstrap_groups",
     "bootstrap_indices",
     "cesql",
+    "chart",
     "events",
     "fit",
     "hawkes_arrivals",
@@ -74,6 +76,7 @@ _HOMES = {
     "bootstrap_groups": "hindscan.jobs.resampling",
     "bootstrap_indices": "hindscan.jobs.resampling",
     "cesql": "hindscan.events.cesql",
+    "chart": "hindscan.jobs.chart",
     "fit": "hindscan.jobs.resampling",
     "hawkes_arrivals": "hindscan.jobs.resampling",
     "job": "hindscan.jobs.declare",

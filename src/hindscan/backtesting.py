@@ -1,8 +1,8 @@
 """`hs.backtest`: what a job would have said at past events, beside what came.
 
 Keeps promises 1 and 3: for each event the job runs as of the event's time (and position, where it came from a topic), as a run like any other, with its snapshot,
-manifest and result. Partials are shared between the runs: an event's run computes only the slices that its time cuts and those no earlier one has seen. Outcomes are looked
-up by the caller's function, outside of any run: nothing a job sees depends on them.
+manifest and result. Partials are shared between the runs: an event's run computes only the slices that its time cuts and those no earlier one has seen. Outcomes are
+looked up by the caller's function, outside of any run: nothing a job sees depends on them.
 
 ::
 
@@ -41,25 +41,24 @@ __all__ = ["Backtest", "PastEvent", "backtest", "events", "forecast_of"]
 #: Columns of the statistics of a simulation that are quantiles: p05 is at 0.05, p999 at 0.999.
 _QUANTILE: Final = re.compile(r"p(\d\d+)")
 
-_TABLE: Final = pa.schema(
-    [
-        pa.field("event", pa.string()),
-        pa.field("time", pa.timestamp("us", "UTC")),
-        pa.field("forecast", pa.float64()),
-        pa.field("low", pa.float64()),
-        pa.field("median", pa.float64()),
-        pa.field("high", pa.float64()),
-        pa.field("outcome", pa.float64()),
-        pa.field("inside", pa.bool_()),
-        pa.field("pit", pa.float64()),
-        pa.field("crps", pa.float64()),
-        pa.field("run", pa.string()),
-        pa.field("snapshot", pa.string()),
-        pa.field("computed", pa.int64()),
-        pa.field("reused", pa.int64()),
-        pa.field("error", pa.string()),
-    ]
-)
+_FIELDS: Final[list[pa.Field[Any]]] = [
+    pa.field("event", pa.string()),
+    pa.field("time", pa.timestamp("us", "UTC")),
+    pa.field("forecast", pa.float64()),
+    pa.field("low", pa.float64()),
+    pa.field("median", pa.float64()),
+    pa.field("high", pa.float64()),
+    pa.field("outcome", pa.float64()),
+    pa.field("inside", pa.bool_()),
+    pa.field("pit", pa.float64()),
+    pa.field("crps", pa.float64()),
+    pa.field("run", pa.string()),
+    pa.field("snapshot", pa.string()),
+    pa.field("computed", pa.int64()),
+    pa.field("reused", pa.int64()),
+    pa.field("error", pa.string()),
+]
+_TABLE: Final = pa.schema(_FIELDS)
 
 
 class PastEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,8 +232,8 @@ def backtest(
     parameters : mapping or callable, optional
         Of the job, by name; or a function of the event that gives them.
     forecast : str or callable, optional
-        What of the result is the forecast: the quantity of a simulation, the column of draws or of the one number, or a function of the result's table that gives a number,
-        an array of draws, or a dict with ``mean`` and ``quantiles``. Default: what there is, if it is one thing.
+        What of the result is the forecast: the quantity of a simulation, the column of draws or of the one number, or a function of the result's table that gives a
+        number, an array of draws, or a dict with ``mean`` and ``quantiles``. Default: what there is, if it is one thing.
     level : float
         Of the intervals.
     seed, draws, workers : int, optional
@@ -361,7 +360,7 @@ def forecast_of(table: pa.Table, name: str | None = None) -> Forecast:
     if {"name", "mean"} <= set(table.column_names) and levels:
         rows = [row for row in table.to_pylist() if name in (None, row["name"])]
         if len(rows) != 1:
-            _refuse(name, table["name"].to_pylist(), "quantities")
+            _refuse(name, [str(found) for found in table["name"].to_pylist()], "quantities")
         quantiles = {level: rows[0][column] for column, level in levels.items()}
         ends = {level: rows[0].get(column) for column, level in (("min", 0.0), ("max", 1.0))}
         known = {level: value for level, value in {**quantiles, **ends}.items() if value is not None}

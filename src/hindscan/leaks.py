@@ -25,7 +25,7 @@ from hindscan import times
 from hindscan.errors import HindscanError, UsageError
 from hindscan.opened import Opened
 from hindscan.planning import pin, prepare
-from hindscan.poison import Poisoning, Shadow, cast_shadow, poison_readers
+from hindscan.poison import Poisoning, cast_shadow, poison_readers
 from hindscan.runs.digest import table_digest
 from hindscan.runs.partials import Partials
 from hindscan.tasks.execution import execute
@@ -34,8 +34,6 @@ from hindscan.tasks.threads import ThreadsExecutor
 
 if TYPE_CHECKING:
     import os
-
-    import pyarrow as pa
 
     from hindscan.config import Project
     from hindscan.explore import Time
@@ -272,11 +270,13 @@ class _Test:
 
     def columns(self, history: str) -> list[str]:
         """Give the columns of a history that can be poisoned."""
-        from hindscan.history.snapshot import Window
+        from hindscan.history.snapshot import KafkaPin, ParquetPin, Window
         from hindscan.pinned import schema_of
 
         found = self.project.histories[history]
-        return [name for name in schema_of(found.pin(Window())).names if name != getattr(found, "time", None)]
+        pinned = found.pin(Window())
+        assert isinstance(pinned, KafkaPin | ParquetPin)
+        return [name for name in schema_of(pinned).names if name != getattr(found, "time", None)]
 
     def run(self, poisoning: Poisoning | None) -> _Ran:
         """Run once; None: over the histories as they are."""

@@ -122,7 +122,9 @@ def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
             f"allow_failed is for scans whose slices know nothing of each other, and {spec.name} is no such job"
         )
     if request.points and (spec.by or request.anew or request.allow_failed):
-        faults.append("a sweep is one table of whole results: it takes no job that is split by key, no slices anew and no allow_failed")
+        faults.append(
+            "a sweep is one table of whole results: it takes no job that is split by key, no slices anew and no allow_failed"
+        )
     if request.draws is not None and request.draws < 1:
         faults.append(f"draws must be at least 1, found {request.draws}")
     faults += [f"a slice that is computed anew has a position from 0 on, found {n}" for n in request.anew if n < 0]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import numpy as np
@@ -166,7 +166,7 @@ def _poison_file(
         with pq.ParquetWriter(copy, file.schema_arrow, write_page_checksum=True) as writer:
             for i in range(file.num_row_groups):
                 table = file.read_row_group(i)
-                if late:
+                if late and time is not None:
                     table = poison(table, _late(table[time], poisoning.at), time=time, column=poisoning.column)
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
             if adds and file.num_row_groups:
@@ -199,8 +199,9 @@ def _late(times: pa.ChunkedArray[Any], at: int) -> np.ndarray[Any, np.dtype[np.b
 
     after = keeps("time", times.type, Bounds(since=at))
     assert after is not None
-    marked = ds.dataset(pa.table({"time": times})).to_table(columns={"late": after}).column("late")
-    return np.asarray(pc.fill_null(marked, fill_value=True).combine_chunks().to_numpy(zero_copy_only=False), bool)
+    marked = ds.dataset(pa.table({"time": cast(Any, times)})).to_table(columns={"late": after}).column("late")
+    values = cast(Any, pc.fill_null(cast(Any, marked), True))
+    return np.asarray(values.combine_chunks().to_numpy(zero_copy_only=False), np.bool_)
 
 
 def poison(
@@ -225,7 +226,7 @@ def poison(
     for index, field in enumerate(table.schema):
         if field.name == time or column not in (None, field.name):
             continue
-        values = table.column(index).combine_chunks()
+        values: Any = table.column(index).combine_chunks()
         if isinstance(values, pa.ChunkedArray):
             values = pa.concat_arrays(values.chunks)
         other = _other(values, field.type)
@@ -238,12 +239,13 @@ def poison(
     return table
 
 
-def _other(values: pa.Array[Any], kind: pa.DataType) -> pa.Array[Any] | None:
+def _other(values: Any, kind: Any) -> pa.Array[Any] | None:
     """Give other values of a type, none of them likely in any history; None: there is no way to."""
     n = len(values)
     numbers = np.arange(n)
     if pa.types.is_boolean(kind):
-        return pc.fill_null(pc.invert(values), fill_value=True)
+        flipped: pa.Array[Any] = cast(Any, pc.fill_null(cast(Any, pc.invert(values)), True))
+        return flipped
     if pa.types.is_integer(kind):
         bits = kind.bit_width
         most = (1 << (bits - 2)) - 1
@@ -337,11 +339,10 @@ class PoisonedSource:
     def _part(self, source: Source, before: int | None, wanted: Sequence[str]) -> pa.Table:
         how, time = self._reader.how, self._reader.time or TIMESTAMP
         taken = list(dict.fromkeys([*wanted, time]))
-        if time in self.schema.names:
-            table = source.dataset(taken).to_table(columns=taken)
-        else:
-            # The time of a record is no column of the history, and only the source of a topic has it.
-            table = pa.concat_tables(source.tables(taken))  # type: ignore[attr-defined]
+        # The time of a record is no column of the history, and only the source of a topic has it.
+        of_record = time not in self.schema.names
+        parts = cast(Any, source).tables(taken) if of_record else [source.dataset(taken).to_table(columns=taken)]
+        table = pa.concat_tables(parts)
         if how.changes:
             table = poison(table, _late(table[time], how.at), time=time, column=how.column)
         if how.adds:

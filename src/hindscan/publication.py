@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from hindscan import faults, times
 from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
+from hindscan.jobs.chart import charts_of
 from hindscan.plans.incomplete import coverage_document
 from hindscan.plans.sweep import finals, swept_table
 from hindscan.runs import inbox
@@ -74,6 +75,7 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
         manifest=_manifest(workshop.store, run, prepared, executed, records, started_at),
         snapshot=plan.snapshot,
         slices=records,
+        charts=_charts(workshop.partials, plan, executed),
     )
     faults.point("runner.published")
     folder = published.folder.resolve()
@@ -86,6 +88,14 @@ def _table(partials: Partials, plan: Plan, executed: Executed) -> pa.Table | Mer
         return outcome(partials, executed.results, plan.job.by)
     ends = [executed.stages[position].finished for position in finals(plan)]
     return swept_table(plan.points, [partials.read(key) for key in ends])
+
+
+def _charts(partials: Partials, plan: Plan, executed: Executed) -> dict[str, bytes]:
+    """Give the charts that `finish` made; of a sweep there is none, as each point's shows that point alone."""
+    if plan.points or plan.job.by:
+        return {}
+    said = partials.read_meta(executed.finished).metadata
+    return charts_of({name.encode(): text.encode() for name, text in said.items()})
 
 
 def _records(stage: Stage, done: StageDone, partials: Partials) -> list[SliceRecord]:

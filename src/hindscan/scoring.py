@@ -110,10 +110,8 @@ class Forecast:
 
 def _rising(values: Floats, levels: Floats, side: str) -> tuple[Floats, Floats]:
     """Keep of equal values the first or the last level."""
-    if side == "last":
-        keep = np.append(np.diff(values) > 0, True)
-    else:
-        keep = np.insert(np.diff(values) > 0, 0, True)
+    rises = np.diff(values) > 0
+    keep = np.append(rises, True) if side == "last" else np.insert(rises, 0, True)
     return values[keep], levels[keep]
 
 

@@ -63,7 +63,9 @@ def typed_points(typed: Mapping[str, str]) -> tuple[dict[str, str], tuple[dict[s
     """
     axes = {name: values for name, text in typed.items() if (values := _values(name, text)) is not None}
     if not axes:
-        raise UsageError("Sweeping: at least one -p must be a range (reserve=1..100) or a list (reserve=1,5,10); none is.")
+        raise UsageError(
+            "Sweeping: at least one -p must be a range (reserve=1..100) or a list (reserve=1,5,10); none is."
+        )
     fixed = {name: text for name, text in typed.items() if name not in axes}
     return fixed, tuple({name: str(value) for name, value in point.items()} for point in grid(axes))
 

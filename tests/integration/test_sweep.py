@@ -66,7 +66,9 @@ def clash(bids: hs.Data, least: int = 0):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
-    (folder / "hindscan.toml").write_text('[compute]\nworkers = 2\n[history.bids]\nparquet = "data"\nslice_rows = 100\n')
+    (folder / "hindscan.toml").write_text(
+        '[compute]\nworkers = 2\n[history.bids]\nparquet = "data"\nslice_rows = 100\n'
+    )
     (folder / "jobs").mkdir()
     (folder / "jobs" / "swept.py").write_text(JOBS)
     (folder / "data").mkdir()

@@ -1,7 +1,7 @@
 """Drawing from history inside a simulation: bootstraps, empirical and fitted distributions, arrivals.
 
-Keeps promise 8: everything is drawn from the block's own generator, `block.rng`, and from nothing else, a whole block at once. So the numbers depend on the seed, the block
-and the order in which a function asks for them, and on no worker.
+Keeps promise 8: everything is drawn from the block's own generator, `block.rng`, and from nothing else, a block at once. So the numbers depend on the seed, the block
+and the order in which a function asks, and on no worker.
 
 What comes in different numbers for each draw (arrivals, the rows of drawn auctions) is `Ragged`: flat arrays beside the draw that each entry belongs to.
 
@@ -63,7 +63,8 @@ class Ragged:
 
     def total(self, of: Array | None = None) -> Floats:
         """Sum the entries of each draw, or other numbers that stand beside them, `(draws,)`."""
-        return np.bincount(self.draw, weights=self.values if of is None else of, minlength=self.size)
+        weights = np.asarray(self.values if of is None else of, np.float64)
+        return np.asarray(np.bincount(self.draw, weights=weights, minlength=self.size), np.float64)
 
     def greatest(self, of: Array | None = None, *, empty: float = 0.0) -> Floats:
         """Give the greatest entry of each draw, `(draws,)`; `empty` where it has none."""
@@ -212,14 +213,14 @@ class Empirical:
     def cdf(self, x: Array | float) -> Floats:
         """Give the share of values up to x."""
         if self.smooth and self._ordered.size > 1:
-            return np.interp(x, self._ordered, np.linspace(0, 1, self._ordered.size))
+            return np.asarray(np.interp(x, self._ordered, np.linspace(0, 1, self._ordered.size)))
         return np.asarray(np.searchsorted(self._ordered, x, side="right") / self._ordered.size)
 
     def quantile(self, u: Array | float) -> Floats:
         """Give the quantile at levels in [0, 1]: the inverse of `cdf`, so that uniform numbers make draws."""
         n = self._ordered.size
         if self.smooth and n > 1:
-            return np.interp(u, np.linspace(0, 1, n), self._ordered)
+            return np.asarray(np.interp(u, np.linspace(0, 1, n), self._ordered))
         at = np.minimum((np.asarray(u) * n).astype(np.int64), n - 1)
         return np.asarray(self._ordered[at])
 
@@ -280,7 +281,9 @@ def fit(name: str, values: Array, **fixed: float) -> Fitted:
     try:
         parameters = family.fit(np.asarray(values, np.float64), **fixed)
     except (ValueError, RuntimeError, TypeError) as fault:
-        raise UsageError(f"Fitting {name} to {np.size(values)} values: it must fit, and scipy says: {fault}.") from fault
+        raise UsageError(
+            f"Fitting {name} to {np.size(values)} values: it must fit, and scipy says: {fault}."
+        ) from fault
     return Fitted(name=name, parameters=tuple(float(p) for p in parameters))
 
 
@@ -337,7 +340,7 @@ def poisson_arrivals(
     if varies:
         assert callable(rate)
         rates = np.asarray(rate(times), np.float64)
-        if rates.size and not (0 <= rates.min() and rates.max() <= bound):
+        if rates.size and not (rates.min() >= 0 and rates.max() <= bound):
             raise UsageError(
                 f"Drawing arrivals: the rate must be between 0 and most={bound}; it is between {rates.min():g} and {rates.max():g}."
             )

@@ -1,7 +1,7 @@
 """A sweep: the plans of one job at several points of its parameters, one after another, as one plan.
 
 Keeps promises 7 and 8. Each point's stages are those it would have alone, with the same keys: what one point, or an earlier run, has computed is not computed again. All
-points draw from one seed, so that what differs between them is not chance (common random numbers). A calibration that is the same for several points stands in the plan once.
+points draw from one seed, so that what differs between them is not chance (common random numbers). A calibration that several points share stands in the plan once.
 
 ::
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -90,12 +91,11 @@ def swept_table(points: Sequence[Point], tables: Sequence[pa.Table]) -> pa.Table
             f"{tables[other].schema.names}. Let the job return the same columns whatever its parameters are."
         )
     counts = [table.num_rows for table in tables]
-    leading = {
-        name: pa.array([point[name] for point in points]).take(
-            pa.array([i for i, count in enumerate(counts) for _ in range(count)], pa.int64())
-        )
-        for name in points[0]
-    }
+    owner = pa.array([i for i, count in enumerate(counts) for _ in range(count)], pa.int64())
+    columns: dict[str, Any] = {}
+    for name in points[0]:
+        values: list[Any] = [point[name] for point in points]
+        columns[name] = pa.array(values).take(owner)
     # A column that is all null at one point takes the type it has at the others.
     rows = pa.concat_tables([table.replace_schema_metadata(None) for table in tables], promote_options="permissive")
-    return pa.table({**leading, **{name: rows[name] for name in rows.column_names}})
+    return pa.table(columns | {name: rows[name] for name in rows.column_names})

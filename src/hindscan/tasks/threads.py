@@ -53,9 +53,7 @@ class ThreadsExecutor:
         Working directory of the child. Default: this process's.
     """
 
-    def __init__(
-        self, workers: int, memory: int | None = None, folder: str | os.PathLike[str] | None = None
-    ) -> None:
+    def __init__(self, workers: int, memory: int | None = None, folder: str | os.PathLike[str] | None = None) -> None:
         self._workers = workers
         self._folder = folder
         self._guard = Guard(memory)

@@ -108,7 +108,17 @@ def test_rows_of_a_table_stay_together() -> None:
     assert np.array_equal(found[..., 1], 2 * found[..., 0])
 
 
-@pytest.mark.parametrize("wrong", [{"method": "moving"}, {"method": "moving", "length": 99}, {"method": "circular", "length": 2.5}, {"method": "stationary", "length": 0.5}, {"method": "jackknife"}, {"count": 0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "moving"},
+        {"method": "moving", "length": 99},
+        {"method": "circular", "length": 2.5},
+        {"method": "stationary", "length": 0.5},
+        {"method": "jackknife"},
+        {"count": 0},
+    ],
+)
 def test_a_bootstrap_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="Drawing a bootstrap"):
         bootstrap(a_block(2), SERIES, **wrong)
@@ -235,7 +245,14 @@ def test_hawkes_arrivals_are_those_of_ogatas_thinning() -> None:
         within(float((found <= least).mean() - (wanted <= least).mean()), 0.0, 0.5 * math.sqrt(1 + 6 / 20), 6_000)
 
 
-@pytest.mark.parametrize("draw", [lambda b: hawkes_arrivals(b, 1.0, 2.0, 1.0, 5.0), lambda b: poisson_arrivals(b, -1.0, 5.0), lambda b: bootstrap_groups(b, np.array([]))])  # fmt: skip
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda b: hawkes_arrivals(b, 1.0, 2.0, 1.0, 5.0),
+        lambda b: poisson_arrivals(b, -1.0, 5.0),
+        lambda b: bootstrap_groups(b, np.array([])),
+    ],
+)
 def test_what_would_explode_or_is_nothing_is_refused(draw: Callable[[Block], object]) -> None:
     with pytest.raises(UsageError, match="Drawing"):
         draw(a_block(3))
