@@ -98,6 +98,10 @@ class _Folder(types.ModuleType):
 
 
 class _Root(types.ModuleType):
+    def __reduce__(self) -> tuple[object, ...]:
+        # A job in a notebook cell that says `hs.bootstrap` captures this module, and picklers know modules by their very class.
+        return importlib.import_module, (self.__name__,)
+
     def __setattr__(self, name: str, value: object) -> None:
         # The import system binds a folder here when it is first imported; without this it would hide the function of that name.
         if name in _CALLABLE_FOLDERS and isinstance(value, types.ModuleType):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hindscan as hs
 from hindscan.errors import UsageError
 from hindscan.jobs.resampling import (
     Empirical,
@@ -256,3 +258,8 @@ def test_hawkes_arrivals_are_those_of_ogatas_thinning() -> None:
 def test_what_would_explode_or_is_nothing_is_refused(draw: Callable[[Block], object]) -> None:
     with pytest.raises(UsageError, match="Drawing"):
         draw(a_block(3))
+
+
+def test_a_function_of_a_notebook_cell_may_say_hs() -> None:
+    # It captures the module, which is no plain one: by its name it must come back as what it was.
+    assert pickle.loads(pickle.dumps(hs)) is hs
