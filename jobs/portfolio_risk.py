@@ -13,7 +13,9 @@ import hindscan as hs
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Level = Annotated[float, msgspec.Meta(gt=0.5, lt=1, description="Of the value at risk: 0.95 is the worst day of twenty.")]
+Level = Annotated[
+    float, msgspec.Meta(gt=0.5, lt=1, description="Of the value at risk: 0.95 is the worst day of twenty.")
+]
 
 
 @hs.job(history="bids", tables={"auctions": "auctions"})
@@ -29,7 +31,7 @@ def highest(partials: hs.Data) -> pa.Table:
 
 
 @bid_so_far.finish
-def open_and_closed(combined: hs.Data, auctions: hs.Data, day: date = date(2019, 6, 1)) -> pa.Table:
+def open_and_closed(combined: hs.Data, auctions: hs.Data, day: date = date(2019, 6, 1)) -> pa.Table:  # noqa: ARG001 -- named in the SQL
     """Tell apart the auctions that are open at the beginning of a day and those that have closed."""
     return combined.sql(
         """

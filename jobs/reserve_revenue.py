@@ -48,4 +48,7 @@ def reserve_revenue(block: hs.Block, model: pa.Table, reserve: Reserve = 0) -> d
     auctions = np.column_stack([model["first"].to_numpy(), model["second"].to_numpy()])
     first, second = hs.bootstrap(block, auctions, 1)[:, 0, :].T
     sold = first >= reserve
-    return {"revenue": np.where(sold, np.maximum(second, reserve), 0).astype(np.float64), "sold": sold.astype(np.float64)}
+    return {
+        "revenue": np.where(sold, np.maximum(second, reserve), 0).astype(np.float64),
+        "sold": sold.astype(np.float64),
+    }

@@ -28,8 +28,6 @@ from hindscan.scoring import Forecast, calibration, scores
 if TYPE_CHECKING:
     import os
 
-    import pandas as pd
-
     from hindscan.config import Project
     from hindscan.explore import Time
     from hindscan.jobs.declare import Job
@@ -129,10 +127,14 @@ def events(
     if not rows:
         return _received(_load(project), type, bounds)
     if history is not None:
-        from hindscan.api import HistoryHandle
+        from hindscan.explore import PinnedHistory
+        from hindscan.history.snapshot import Window
+        from hindscan.pinned import pin_history
+        from hindscan.query import quoted
 
-        quoted = '"' + history.replace('"', '""') + '"'
-        table = HistoryHandle(_load(project), history).snapshot().sql(f"SELECT * FROM {quoted}")
+        loaded = _load(project)
+        pinned = PinnedHistory(loaded, pin_history(loaded, history, Window()))
+        table = pinned.sql(f"SELECT * FROM {quoted(history)}")
     return _of_rows(table, str(time), id, bounds)
 
 
@@ -199,10 +201,9 @@ class Backtest:
         wrong = f"; {failed} failed" if failed else ""
         return f"<backtest of {self.job}: {self.table.num_rows} events, {self.scores['events']} scored{wrong}; {told}{sure}>"
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> Any:
         """Give the table as a pandas data frame."""
-        frame: pd.DataFrame = self.table.to_pandas()
-        return frame
+        return self.table.to_pandas()
 
 
 def backtest(
@@ -325,10 +326,12 @@ def _at(
 
 
 def _published(project: Project, done: Run) -> tuple[pa.Table, Any]:
-    from hindscan.api import Result
+    import pyarrow.parquet as pq
 
-    result = Result(project.root / str(done.result))
-    return result.to_arrow(), result.manifest
+    from hindscan.runs.results import read_manifest
+
+    folder = project.root / str(done.result)
+    return pq.read_table(folder / "result.parquet"), read_manifest(folder)
 
 
 def _compared(said: Forecast | None, came: float | None, level: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Charts that a job makes of its result: Vega-Lite documents that travel with the table and are published beside it.
 
-A chart is metadata of the table that `finish` returns, so that it is made where the rows are, kept with the partial and published with the result, and changes none of the
+A chart is metadata of the table that `finish` returns, so that it is made where the rows are, kept with the partial, published with the result, and changes none of the
 result's bits.
 
 ::
@@ -62,7 +62,9 @@ def chart(table: pa.Table, document: Mapping[str, Any], *, name: str = "chart") 
     try:
         text = json.dumps(whole, default=str, allow_nan=False)
     except (TypeError, ValueError) as fault:
-        raise UsageError(f"Making the chart {name}: the document must be JSON without nan and infinity; {fault}.") from fault
+        raise UsageError(
+            f"Making the chart {name}: the document must be JSON without nan and infinity; {fault}."
+        ) from fault
     return table.replace_schema_metadata({**(table.schema.metadata or {}), name.encode() + _END: text.encode()})
 
 
