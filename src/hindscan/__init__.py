@@ -12,26 +12,49 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hindscan.api import history, load_snapshot, run, runs
+    from hindscan.api import events, history, load_snapshot, run, runs
+    from hindscan.backtesting import backtest
     from hindscan.data import Data
     from hindscan.events.cesql import cesql
     from hindscan.events.event import Event
     from hindscan.events.filters import Filter
+    from hindscan.jobs.chart import chart
     from hindscan.jobs.declare import Job, job, simulation
+    from hindscan.jobs.resampling import (
+        Empirical,
+        bootstrap,
+        bootstrap_groups,
+        bootstrap_indices,
+        fit,
+        hawkes_arrivals,
+        poisson_arrivals,
+    )
     from hindscan.jobs.simulation import Block
+    from hindscan.leaks import leaktest
     from hindscan.tasks.whole import Whole
 
 __all__ = [
     "Block",
     "Data",
+    "Empirical",
     "Event",
     "Filter",
     "Job",
     "Whole",
+    "backtest",
+    "bootstrap",
+    "bootstrap_groups",
+    "bootstrap_indices",
     "cesql",
+    "chart",
+    "events",
+    "fit",
+    "hawkes_arrivals",
     "history",
     "job",
+    "leaktest",
     "load_snapshot",
+    "poisson_arrivals",
     "run",
     "runs",
     "simulation",
@@ -43,20 +66,30 @@ __version__ = "0.1.0"
 _HOMES = {
     "Block": "hindscan.jobs.simulation",
     "Data": "hindscan.data",
+    "Empirical": "hindscan.jobs.resampling",
     "Event": "hindscan.events.event",
     "Filter": "hindscan.events.filters",
     "Job": "hindscan.jobs.declare",
     "Whole": "hindscan.tasks.whole",
+    "backtest": "hindscan.backtesting",
+    "bootstrap": "hindscan.jobs.resampling",
+    "bootstrap_groups": "hindscan.jobs.resampling",
+    "bootstrap_indices": "hindscan.jobs.resampling",
     "cesql": "hindscan.events.cesql",
+    "chart": "hindscan.jobs.chart",
+    "fit": "hindscan.jobs.resampling",
+    "hawkes_arrivals": "hindscan.jobs.resampling",
     "job": "hindscan.jobs.declare",
+    "leaktest": "hindscan.leaks",
     "load_snapshot": "hindscan.api",
+    "poisson_arrivals": "hindscan.jobs.resampling",
     "run": "hindscan.api",
     "simulation": "hindscan.jobs.declare",
 }
 
 
 #: Names that are a function for users and a folder inside: the folder's module answers to a call too.
-_CALLABLE_FOLDERS = ("history", "runs")
+_CALLABLE_FOLDERS = ("events", "history", "runs")
 
 
 class _Folder(types.ModuleType):
@@ -65,6 +98,10 @@ class _Folder(types.ModuleType):
 
 
 class _Root(types.ModuleType):
+    def __reduce__(self) -> tuple[object, ...]:
+        # A job in a notebook cell that says `hs.bootstrap` captures this module, and picklers know modules by their very class.
+        return importlib.import_module, (self.__name__,)
+
     def __setattr__(self, name: str, value: object) -> None:
         # The import system binds a folder here when it is first imported; without this it would hide the function of that name.
         if name in _CALLABLE_FOLDERS and isinstance(value, types.ModuleType):

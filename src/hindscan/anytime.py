@@ -89,6 +89,8 @@ def partial_result(project: Project, store: Store, partials: Partials, run: str)
     snapshot = snapshots.load_snapshot(store, run)
     if snapshot is None:
         raise _nothing(found, "its histories are not pinned yet")
+    if found.request.points:
+        raise _nothing(found, "it is a sweep, whose result is the table of all points")
     spec, code = codes.load_code(store, found.code, found.job)
     # Of a run that computes all anew, too, what is there has the very content it will have.
     request = msgspec.structs.replace(found.request, fresh=False)

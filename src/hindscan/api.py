@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from hindscan.anytime import PartialResult
+    from hindscan.backtesting import PastEvent
     from hindscan.explore import PinnedHistory, Time
     from hindscan.history.window import Offsets
     from hindscan.jobs.declare import Job
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from hindscan.runs.results import Manifest
     from hindscan.workshop import Workshop
 
-__all__ = ["HistoryHandle", "Result", "RunHandle", "RunList", "history", "load_snapshot", "run", "runs"]
+__all__ = ["HistoryHandle", "Result", "RunHandle", "RunList", "events", "history", "load_snapshot", "run", "runs"]
 
 
 def run(
@@ -59,6 +60,7 @@ def run(
     histories: Mapping[str, str] | None = None,
     fresh: bool = False,
     allow_failed: float | None = None,
+    sweep: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]] | None = None,
     project: str | os.PathLike[str] | None = None,
 ) -> RunHandle:
     """Start a run and come back at once.
@@ -85,6 +87,8 @@ def run(
         Compute everything, reuse nothing.
     allow_failed : int or float, optional
         Slices that may fail for good and are then left out of the result: a share of all (0.01) or a number. Default: the job's.
+    sweep : mapping or sequence of mappings, optional
+        Values of parameters, every combination of which is a point; or the points themselves. One run, whose result has the swept parameters as leading columns.
     project : path, optional
         Folder of the project file. Default: the nearest upwards.
 
@@ -97,6 +101,7 @@ def run(
     from hindscan.explore import window_values
     from hindscan.planning import ask
     from hindscan.runs import codes, register
+    from hindscan.sweeping import given_points
     from hindscan.workshop import open_workshop
 
     loaded = _load(project)
@@ -113,7 +118,7 @@ def run(
                 as_of=as_of, since=since, until=until, last=last, offsets=offsets, partitions=partitions, keys=keys
             ),
             seed=seed, draws=draws, workers=workers, histories=dict(histories or {}), fresh=fresh,
-            allow_failed=allow_failed,
+            allow_failed=allow_failed, points=None if sweep is None else given_points(sweep),
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
         opened = register.open_run(workshop.store, request, code=digest, requested_by=asker("python"))
@@ -147,6 +152,13 @@ def runs(
     loaded = _load(project)
     with open_store(loaded.store_url, loaded.root) as store:
         return RunList(loaded, list_runs(store, job=job, state=state, limit=limit))
+
+
+def events(*arguments: Any, **options: Any) -> list[PastEvent]:
+    """Give past events, oldest first; see `backtesting.events`."""
+    from hindscan import backtesting
+
+    return backtesting.events(*arguments, **options)
 
 
 def history(name: str, *, project: str | os.PathLike[str] | None = None) -> HistoryHandle:

@@ -23,9 +23,10 @@ from hindscan.history.snapshot import History, Position, Reader, Snapshot, Windo
 from hindscan.history.window import make_window
 from hindscan.jobs.job import is_allowance
 from hindscan.plans.cost import Cost, Limits, cost_of, refuse_over
-from hindscan.plans.make import make_plan
+from hindscan.plans.make import default_seed, make_plan
 from hindscan.plans.pace import Pace
 from hindscan.plans.plan import Plan
+from hindscan.plans.sweep import make_sweep
 from hindscan.runs.run import RunRequest
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def ask(
         A history is not declared.
     """
     from hindscan.jobs.parameters import validate
+    from hindscan.sweeping import check_points
 
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     faults: list[str] = []
@@ -86,7 +88,11 @@ def ask(
         given |= {name: getattr(window, name) for name in _WINDOW if name != "last"}
     except UsageError as fault:
         faults += cast(list[str], fault.details["faults"])
-    request = RunRequest(job=spec.name, parameters=validate(spec.parameters, parameters, from_text=from_text), **given)
+    points = tuple(given.pop("points", ()))
+    swept = set().union(*points) if points else set()
+    values = validate([p for p in spec.parameters if p.name not in swept], parameters, from_text=from_text)
+    checked = check_points(spec, points, from_text=from_text) if points else ()
+    request = RunRequest(job=spec.name, parameters=values, points=checked, **given)
     faults += _option_faults(spec, request)
     if faults:
         raise UsageError(f"Asking for job {spec.name}: " + "; ".join(faults) + ".", faults=faults)
@@ -114,6 +120,10 @@ def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
     elif allowed and (spec.kind == "simulation" or spec.order is not None):
         faults.append(
             f"allow_failed is for scans whose slices know nothing of each other, and {spec.name} is no such job"
+        )
+    if request.points and (spec.by or request.anew or request.allow_failed):
+        faults.append(
+            "a sweep is one table of whole results: it takes no job that is split by key, no slices anew and no allow_failed"
         )
     if request.draws is not None and request.draws < 1:
         faults.append(f"draws must be at least 1, found {request.draws}")
@@ -200,25 +210,35 @@ def make(
     """Make the plan of a pinned request, whatever it costs, and the readers by the name of the step's table."""
     histories = _histories(project, spec, request)
     readers = {table: history.reader(snapshot.pins[table]) for table, history in histories.items()}
-    plan = make_plan(
-        spec,
-        request.parameters,
-        snapshot,
-        identities={table: reader.identity() for table, reader in readers.items()},
-        slice_rows={table: project.slice_rows(history.name) for table, history in histories.items()},
-        existing=existing,
-        proofs=proofs,
-        seed=request.seed,
-        draws=request.draws,
-        fresh=request.fresh,
-        anew=request.anew,
-    )
-    return plan, readers
+    identities = {table: reader.identity() for table, reader in readers.items()}
+    seed = request.seed
+    if request.points and spec.kind == "simulation" and seed is None:
+        # One for all points: it leaves the swept parameters out.
+        seed = default_seed(spec, request.parameters, snapshot, identities)
+
+    def plan_of(parameters: Mapping[str, object]) -> Plan:
+        return make_plan(
+            spec,
+            parameters,
+            snapshot,
+            identities=identities,
+            slice_rows={table: project.slice_rows(history.name) for table, history in histories.items()},
+            existing=existing,
+            proofs=proofs,
+            seed=seed,
+            draws=request.draws,
+            fresh=request.fresh,
+            anew=request.anew,
+        )
+
+    if request.points:
+        return make_sweep(request.parameters, request.points, plan_of), readers
+    return plan_of(request.parameters), readers
 
 
 def tolerance_of(project: Project, spec: JobSpec, request: RunRequest) -> float:
     """Give the slices of a run that may fail: what was asked for, else the job's, else the project's; of no use where slices need each other."""
-    if spec.kind == "simulation" or spec.order is not None:
+    if spec.kind == "simulation" or spec.order is not None or request.points:
         return 0
     given = (request.allow_failed, spec.allow_failed)
     return next((allowed for allowed in given if allowed is not None), project.compute.allow_failed)

@@ -18,17 +18,21 @@ from typing import TYPE_CHECKING, Any, Final
 from hindscan import faults, times
 from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
+from hindscan.jobs.chart import charts_of
 from hindscan.plans.incomplete import coverage_document
+from hindscan.plans.sweep import finals, swept_table
 from hindscan.runs import inbox
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
 from hindscan.runs.partials import proof_of
 from hindscan.runs.results import SliceRecord, publish, read_manifest
-from hindscan.tasks.outcome import outcome
+from hindscan.tasks.outcome import Merged, outcome
 from hindscan.words import chosen_document
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from hindscan.planning import Prepared
-    from hindscan.plans.plan import Stage
+    from hindscan.plans.plan import Plan, Stage
     from hindscan.runs.partials import Partials
     from hindscan.runs.run import Run
     from hindscan.runs.store import Store
@@ -68,10 +72,11 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
         records += of_stage
     published = publish(
         workshop.project.artefacts,
-        table=outcome(workshop.partials, executed.results, plan.job.by),
+        table=_table(workshop.partials, plan, executed),
         manifest=_manifest(workshop.store, run, prepared, executed, records, started_at),
         snapshot=plan.snapshot,
         slices=records,
+        charts=_charts(workshop.partials, plan, executed),
     )
     faults.point("runner.published")
     folder = published.folder.resolve()
@@ -93,6 +98,21 @@ def published_summary(folder: Path) -> dict[str, Any]:
         "seconds": manifest.seconds,
         "incomplete": manifest.incomplete,
     }
+
+
+def _table(partials: Partials, plan: Plan, executed: Executed) -> pa.Table | Merged:
+    if not plan.points:
+        return outcome(partials, executed.results, plan.job.by)
+    ends = [executed.stages[position].finished for position in finals(plan)]
+    return swept_table(plan.points, [partials.read(key) for key in ends])
+
+
+def _charts(partials: Partials, plan: Plan, executed: Executed) -> dict[str, bytes]:
+    """Give the charts that `finish` made; of a sweep there is none, as each point's shows that point alone."""
+    if plan.points or plan.job.by:
+        return {}
+    said = partials.read_meta(executed.finished).metadata
+    return charts_of({name.encode(): text.encode() for name, text in said.items()})
 
 
 def _records(stage: Stage, done: StageDone, partials: Partials) -> list[SliceRecord]:
@@ -158,6 +178,8 @@ def _manifest(
         attempt=run.attempt,
         job=run.job,
         parameters=dict(request.parameters),
+        swept=tuple(request.points[0]) if request.points else (),
+        points=len(request.points),
         event=attributes,
         event_digest=digest,
         trigger=run.trigger or "",

@@ -37,6 +37,7 @@ def run_document(run: Run) -> dict[str, Any]:
         "job": run.job,
         "state": run.state,
         "parameters": request.parameters,
+        "sweep": list(request.points) or None,
         "as_of": _time(request.as_of),
         "since": _time(request.since),
         "until": _time(request.until),

@@ -63,6 +63,7 @@ HOMES = {
     "prometheus_client": {"web.metrics"},
     "polars": {"data", "api", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
+    "scipy": {"jobs.resampling"},
     "sqlalchemy": {"runs"},
     "starlette": {"web"},
     "uvicorn": {"web", "server"},

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "triggers": ("declared", "triggers", "Show the declared triggers."),
     "histories": ("declared", "histories", "Show the declared histories."),
     "check": ("work", "check", "Run a job cut in 1, 2 and 7 and compare the results."),
+    "leaktest": ("leaktest", "leaktest", "Poison all history from a time on; nothing of a run as of it may change."),
     "plan": ("work", "plan", "Show what would run: slices, rows, bytes, reuse, cost."),
     "run": ("work", "run", "Run a job and wait for its result."),
     "runs": ("history", "runs", "List runs."),

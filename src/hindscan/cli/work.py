@@ -40,6 +40,7 @@ def plan(
     workers: int | None = None,
     history: Histories = None,
     fresh: Flag = False,
+    sweep: Flag = False,
     slices: Flag = False,
     options: Options = DEFAULTS,
 ) -> None:
@@ -61,6 +62,8 @@ def plan(
         Workers to plan for.
     history : list of str
         NAME=OTHER reads another history in the place of one.
+    sweep : bool
+        Parameters given as 1..100, 0..1..0.25 or a,b,c take each of these values in turn: one run, one table.
     fresh : bool
         Reuse nothing.
     slices : bool
@@ -76,8 +79,8 @@ def plan(
     with open_workshop(project) as workshop:
         spec, _ = workshop.job(job)
         request = _typed(
-            project, spec, parameters, history, window, seed=seed, draws=draws, workers=workers, fresh=fresh
-        )
+            project, spec, parameters, history, window, seed=seed, draws=draws, workers=workers, fresh=fresh, sweep=sweep,
+        )  # fmt: skip
         snapshot = pin(project, spec, request)
         prepared = prepare(
             project,
@@ -149,6 +152,7 @@ def run(
     workers: int | None = None,
     history: Histories = None,
     fresh: Flag = False,
+    sweep: Flag = False,
     allow_failed: str | None = None,
     detach: Flag = False,
     options: Options = DEFAULTS,
@@ -171,6 +175,8 @@ def run(
         How many. Never shows in the result.
     history : list of str
         NAME=OTHER reads another history in the place of one.
+    sweep : bool
+        Parameters given as 1..100, 0..1..0.25 or a,b,c take each of these values in turn: one run, one table.
     fresh : bool
         Compute everything, reuse nothing.
     allow_failed : str
@@ -189,7 +195,7 @@ def run(
         spec, code = workshop.job(job)
         request = _typed(
             project, spec, parameters, history, window, seed=seed, draws=draws, workers=workers, fresh=fresh,
-            allow_failed=_allowance(allow_failed),
+            allow_failed=_allowance(allow_failed), sweep=sweep,
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
         opened = register.open_run(workshop.store, request, code=digest, requested_by=asker("cli"))
@@ -223,16 +229,20 @@ def _typed(
     parameters: list[str] | None,
     histories: list[str] | None,
     window: WindowOptions,
+    sweep: bool = False,
     **options: object,
 ) -> RunRequest:
     """Make what was typed a request."""
     from hindscan.planning import ask
+    from hindscan.sweeping import typed_points
 
+    fixed, points = typed_points(pairs(parameters, "-p")) if sweep else (pairs(parameters, "-p"), None)
     return ask(
         project,
         spec,
-        pairs(parameters, "-p"),
+        fixed,
         from_text=True,
+        points=points,
         **window.values(),
         histories=pairs(histories, "--history"),
         **options,

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from hindscan.errors import BadPartial
+from hindscan.jobs.chart import charts_of
 
 __all__ = ["stored_type", "to_model", "to_model_table", "to_table"]
 
@@ -41,7 +42,7 @@ def to_table(value: object, step: str) -> pa.Table:
     Returns
     -------
     pa.Table
-        Times in microseconds, UTC; naive ones are UTC. No metadata, no dictionary encoding, chunks as they came.
+        Times in microseconds, UTC; naive ones are UTC. No metadata but charts (`jobs.chart`), no dictionary encoding, chunks as they came.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def to_table(value: object, step: str) -> pa.Table:
             raise _bad(step, "columns of different names", f"{twice} twice", "Rename one of them")
         fields = [pa.field(field.name, stored_type(field.type)) for field in table.schema]
         stored: pa.Table = table.cast(pa.schema(fields))
-        return stored
+        return stored.replace_schema_metadata(charts_of(table.schema.metadata or {}) or None)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise _bad(
             step, _ALLOWED, f"a {_kind(value)} that does not become one ({error})", "Return plain columns"

@@ -87,6 +87,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     #: Of a job that is split by key: `levels` has the nodes of all parts, and nothing is stored under `combined` and `finished`, which stand for all of them.
     parts: tuple[Part, ...] = ()
 
+    #: Of a sweep: the point whose stage it is, by its position in `Plan.points`.
+    point: int | None = None
+    #: Of a sweep: key of the point's model; else the stage before is the calibration, if there is one.
+    model: str | None = None
+
     @property
     def empty(self) -> str:
         """Key of what the step gives for no rows, which is what is combined where there are no slices."""
@@ -138,6 +143,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fresh: bool = False
     #: Keys of what is computed again although it is there: the slices that were asked for anew, and all that is made of them.
     anew: frozenset[str] = frozenset()
+    #: Of a sweep: values of the swept parameters, which are in no `parameters`, point by point; see `plans.sweep`.
+    points: tuple[dict[str, object], ...] = ()
+
+    def parameters_of(self, stage: Stage) -> dict[str, object]:
+        """Give the parameters that a stage is computed with."""
+        return self.parameters if stage.point is None else {**self.parameters, **self.points[stage.point]}
 
     @property
     def rows(self) -> int:

@@ -109,8 +109,9 @@ def _changes(plan: Plan, stage: Stage, before: Plan, old: Stage) -> Iterator[str
         was = before.job.steps.get(name)
         if was is None or step.digest != was.digest:
             yield f"the code of its step ({name}) changed"
+    given, then_given = plan.parameters_of(stage), before.parameters_of(old)
     for name in dict.fromkeys(name for step in steps for name in step.parameters):
-        if name not in before.parameters or digest_of(plan.parameters[name]) != digest_of(before.parameters[name]):
+        if name not in then_given or digest_of(given[name]) != digest_of(then_given[name]):
             yield f"parameter {name} changed"
     for name in dict.fromkeys(name for step in steps for name in step.tables):
         then = before.snapshot.pins.get(name)
@@ -146,4 +147,4 @@ def _reading(pin: Pin) -> object:
 
 
 def _model(plan: Plan) -> str | None:
-    return plan.stages[0].finished if len(plan.stages) > 1 else None
+    return next((stage.finished for stage in plan.stages if stage.step == "calibrate"), None)

@@ -121,6 +121,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     parameters: dict[str, Any] = {}
     #: Context attributes of the event that asked for it; empty if none did.
+    #: Of a sweep: names of the swept parameters, whose values are columns of the result, and number of points; else empty and 0.
+    swept: tuple[str, ...] = ()
+    points: int = 0
     event: dict[str, Any] = {}
     event_digest: str = ""
     trigger: str = ""

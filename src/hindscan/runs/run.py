@@ -75,6 +75,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[bytes, ...] = ()
     #: Slices that may fail for good: a share of all (a float below 1) or a number; None: the job's.
     allow_failed: int | float | None = None
+    #: Of a sweep: values of the swept parameters, point by point; `parameters` has the others.
+    points: tuple[dict[str, object], ...] = ()
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

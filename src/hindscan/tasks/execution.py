@@ -169,7 +169,9 @@ def execute(
     tally = _Tally(run, observe)
     stages = []
     for index, stage in enumerate(plan.stages):
-        model = plan.stages[index - 1].finished if index else None
+        model = stage.model
+        if index and not plan.points:
+            model = plan.stages[index - 1].finished
         assignment = pack(assignment_of(plan, stage, run, code, readers, tables, partials, model))
         pace = (paces or {}).get(stage.step) or Pace()
         stages.append(
@@ -238,7 +240,7 @@ def assignment_of(
         reader=readers[stage.table] if stage.table is not None else None,
         draws=draws,
         tables=tables,
-        parameters=plan.parameters,
+        parameters=plan.parameters_of(stage),
         model=model,
         partials=partials,
     )
@@ -389,6 +391,8 @@ class _StageWork:
         missing = [
             s for s, key in zip(stage.slices, stage.keys, strict=True)
             if key not in self._there and s.position not in stage.left_out
+            # A point before this one of a sweep may have made it meanwhile.
+            and not (self._plan.points and self._has(key))
         ]  # fmt: skip
         groups = group(missing, workers=self._executor.workers, slices_per_task=self._slices_per_task, pace=self._pace)
         # Taken as there is room, so that tasks follow the pace, and no more pieces are there than are worked on.

@@ -158,7 +158,12 @@ class Process:
 
 
 def start(
-    inbox: Inbox, program: str, *arguments: str, python: str = sys.executable, paths: Sequence[str] = ()
+    inbox: Inbox,
+    program: str,
+    *arguments: str,
+    python: str = sys.executable,
+    paths: Sequence[str] = (),
+    folder: str | os.PathLike[str] | None = None,
 ) -> Process:
     """Start a worker; returns at once, while the worker imports.
 
@@ -174,6 +179,8 @@ def start(
         The interpreter. Default: this one.
     paths : sequence of str
         Folders of packages that it searches after its own.
+    folder : path, optional
+        Its working directory. Default: this process's.
     """
     reading, writing = os.pipe()
     errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
@@ -191,6 +198,7 @@ def start(
             stderr=errors,
             pass_fds=(reading,),
             env={**os.environ, **ENGINE_THREADS},
+            cwd=folder,
             start_new_session=True,
         )
     finally:

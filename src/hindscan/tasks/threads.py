@@ -49,10 +49,13 @@ class ThreadsExecutor:
         Threads.
     memory : int, optional
         Bytes each of them may take; the child may take so many times this. Default: no limit.
+    folder : path, optional
+        Working directory of the child. Default: this process's.
     """
 
-    def __init__(self, workers: int, memory: int | None = None) -> None:
+    def __init__(self, workers: int, memory: int | None = None, folder: str | os.PathLike[str] | None = None) -> None:
         self._workers = workers
+        self._folder = folder
         self._guard = Guard(memory)
         self._child: Process | None = None
         self._inbox: Inbox = queue.SimpleQueue()
@@ -120,7 +123,9 @@ class ThreadsExecutor:
         if self._child is None or not self._child.alive:
             self._end()
             self._inbox = queue.SimpleQueue()
-            self._child = start(self._inbox, "hindscan.tasks.threads:child_main", str(self._workers))
+            self._child = start(
+                self._inbox, "hindscan.tasks.threads:child_main", str(self._workers), folder=self._folder
+            )
         return self._child
 
     def _give(self, child: Process, tasks: list[Work], live: dict[str, Work]) -> None:

@@ -1,0 +1,181 @@
+"""A sweep is the single runs at its points, to the bit, in one table; nothing that points share is computed twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import hindscan as hs
+from hindscan import driver
+from hindscan.api import Result
+from hindscan.cli.app import run_app
+from hindscan.config import Project
+from hindscan.errors import ParameterError, UsageError
+from hindscan.sweeping import given_points, typed_points
+from hindscan.workshop import open_workshop
+
+JOBS = '''
+import hindscan as hs
+
+
+@hs.job(history="bids", combine="concat")
+def prices(bids: hs.Data, category: str = "a"):
+    """Prices of a category."""
+    return bids.sql("SELECT price FROM bids WHERE category = $category", category=category)
+
+
+@hs.simulation(calibrate=prices, draws=3000, block_size=500)
+def revenue(block: hs.Block, model, reserve: float = 0.0, twice: bool = False):
+    """Second price with a reserve, of two bidders."""
+    values = model["price"].to_numpy()
+    bids = values[block.rng.integers(values.size, size=(block.size, 2))]
+    high, low = bids.max(axis=1), bids.min(axis=1)
+    return {"revenue": (high >= reserve) * low.clip(min=reserve) * (2 if twice else 1), "sold": (high >= reserve) * 1.0}
+
+
+@hs.job(history="bids", combine="concat")
+def above(bids: hs.Data):
+    """Prices, all of them; how many are counted at the end."""
+    return bids.sql("SELECT price FROM bids")
+
+
+@above.finish
+def counted(combined: hs.Data, least: int):
+    return combined.sql("SELECT count(*) AS n FROM combined WHERE price >= $least", least=least)
+
+
+@hs.job(history="bids", combine="concat", by="category")
+def split(bids: hs.Data, least: int = 0):
+    """Split by key."""
+    return bids.sql("SELECT category, price FROM bids WHERE price >= $least", least=least)
+
+
+@hs.job(history="bids", combine="concat")
+def clash(bids: hs.Data, least: int = 0):
+    """Has a column of the name of its parameter."""
+    return bids.sql("SELECT $least AS least, count(*) AS n FROM bids", least=least)
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "hindscan.toml").write_text(
+        '[compute]\nworkers = 2\n[history.bids]\nparquet = "data"\nslice_rows = 100\n'
+    )
+    (folder / "jobs").mkdir()
+    (folder / "jobs" / "swept.py").write_text(JOBS)
+    (folder / "data").mkdir()
+    rng = np.random.default_rng(1)
+    table = pa.table({"price": rng.uniform(0, 1, 400), "category": rng.choice(["a", "b"], 400)})
+    pq.write_table(table, folder / "data" / "bids.parquet", row_group_size=100)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def driven_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are handed over to a workshop of this process: a process for each would take most of the time."""
+
+    def drive_it(project: Project, run: str) -> None:
+        with open_workshop(project) as workshop:
+            driver.drive(workshop, run)
+
+    monkeypatch.setattr(driver, "hand_over", drive_it)
+
+
+def done(folder: Path, job: str, parameters: dict[str, Any] | None = None, **options: Any) -> Result:
+    return hs.run(job, parameters or {}, project=folder, **options).wait(100, progress=False).result
+
+
+def test_points_of_a_sweep_are_single_runs_with_its_seed_to_the_bit(folder: Path) -> None:
+    sweep = {"category": ["a", "b"], "reserve": [0.0, 0.25, 0.5]}
+    result = done(folder, "revenue", sweep=sweep)
+    table, manifest = result.to_arrow(), result.manifest
+    assert table.column_names[:3] == ["category", "reserve", "name"]
+    assert table.num_rows == 2 * 3 * 2
+    assert (manifest.swept, manifest.points, manifest.parameters) == (("category", "reserve"), 6, {"twice": False})
+    seed = int(manifest.seed)
+    for category, reserve in (("a", 0.25), ("b", 0.5)):
+        alone = done(folder, "revenue", {"category": category, "reserve": reserve}, seed=seed)
+        assert alone.manifest.slices.computed == 0  # each point of a sweep can be used by any other run
+        of_point = table.filter((pa.compute.field("category") == category) & (pa.compute.field("reserve") == reserve))
+        assert of_point.drop_columns(["category", "reserve"]).equals(alone.to_arrow())
+    # Each category is calibrated once, over its four slices.
+    assert manifest.slices.total == 2 * 4 + 6
+    assert manifest.slices.computed == 2 * 4 + 6
+
+
+def test_all_points_draw_the_same_numbers_and_the_seed_leaves_the_swept_ones_out(folder: Path) -> None:
+    first = done(folder, "revenue", sweep={"reserve": [0.0, 0.3]})
+    other = done(folder, "revenue", sweep={"reserve": [0.3, 0.6, 0.9]})
+    assert first.manifest.seed == other.manifest.seed
+    assert other.manifest.slices.reused == 4 + 1  # the model, and the point they share
+    sold = [row for row in other.to_arrow().to_pylist() if row["name"] == "sold"]
+    # With common numbers a higher reserve can only sell less, in every draw: no noise between the points.
+    assert [row["mean"] for row in sold] == sorted((row["mean"] for row in sold), reverse=True)
+    assert done(folder, "revenue", {"twice": True}, sweep={"reserve": [0.3]}).manifest.seed != first.manifest.seed
+
+
+def test_what_does_not_depend_on_the_swept_parameter_is_computed_once(folder: Path) -> None:
+    result = done(folder, "above", sweep=[{"least": n} for n in (0, 1, 0)])
+    assert result.to_arrow().to_pydict() == {"least": [0, 1, 0], "n": [400, 0, 400]}
+    # Only `finish` takes it: the slices of the first point are those of all.
+    slices = result.manifest.slices
+    assert (slices.total, slices.computed, slices.reused) == (12, 4, 8)
+
+
+def test_the_command_takes_ranges_and_lists(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["revenue", "-p", "reserve=0..0.5..0.25", "-p", "category=a,b", "-p", "twice=true", "--sweep", "--project", str(folder), "--json"]  # fmt: skip
+    assert run_app(["plan", *typed]) == 0
+    assert json.loads(capsys.readouterr().out)["slices"] == 2 * 4 + 6
+    assert run_app(["run", *typed]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    table = pq.read_table(answer["result"]["path"])
+    points = [(row["reserve"], row["category"]) for row in table.select(["reserve", "category"]).to_pylist()][::2]
+    assert points == [(r, c) for r in (0.0, 0.25, 0.5) for c in ("a", "b")]
+    assert run_app(["show", answer["run"], "--project", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sweep"][0] == {"reserve": 0.0, "category": "a"}
+
+
+def test_a_rerun_sweeps_again_and_reuses_all(folder: Path) -> None:
+    first = hs.run("revenue", sweep={"reserve": [0.1, 0.2]}, project=folder).wait(100, progress=False)
+    again = first.rerun().wait(100, progress=False)
+    assert again.result.to_arrow().equals(first.result.to_arrow())
+    assert again.result.manifest.slices.computed == 0
+    more = first.extend(draws=5_000).wait(100, progress=False)
+    assert set(more.result.to_arrow()["draws"].to_pylist()) == {5_000}
+
+
+def test_what_cannot_be_swept_is_refused_before_anything_runs(folder: Path) -> None:
+    with pytest.raises(ParameterError, match="price must be parameters"):
+        hs.run("revenue", sweep={"price": [1]}, project=folder)
+    with pytest.raises(ParameterError, match="reserve"):
+        hs.run("revenue", sweep={"reserve": [0.1, "much"]}, project=folder)
+    with pytest.raises(ParameterError, match="reserve"):
+        hs.run("revenue", {"reserve": 1.0}, sweep={"reserve": [0.1]}, project=folder)
+    with pytest.raises(UsageError, match="split by key"):
+        hs.run("split", sweep={"least": [1]}, project=folder)
+    with pytest.raises(UsageError, match="at least one point"):
+        given_points({"reserve": []})
+    with pytest.raises(UsageError, match="the same parameters"):
+        given_points([{"a": 1}, {"b": 1}])
+    with pytest.raises(UsageError, match="between 1 and 100,000"):
+        typed_points({"reserve": "5..1"})
+    with pytest.raises(UsageError, match="must be a range"):
+        typed_points({"reserve": "5"})
+
+
+def test_a_result_with_a_column_of_the_swept_name_fails_the_run_by_name(folder: Path) -> None:
+    with pytest.raises(Exception, match="it has least"):
+        hs.run("clash", sweep={"least": [1, 2]}, project=folder).wait(100, progress=False)
+
+
+def test_numbers_of_numpy_and_decimals_stay_exact() -> None:
+    assert given_points({"n": np.arange(2), "x": np.array([0.5])}) == ({"n": 0, "x": 0.5}, {"n": 1, "x": 0.5})
+    assert typed_points({"x": "0..0.3..0.1"})[1] == tuple({"x": text} for text in ("0.0", "0.1", "0.2", "0.3"))
