@@ -94,7 +94,7 @@ def without(stage: Stage, positions: Collection[int], *, purpose: str) -> Stage 
         return None
     return msgspec.structs.replace(
         stage,
-        levels=tuple(levels),
+        levels=tuple(level for level in levels if level),
         combined=combined,
         finished=_finished(stage.finished, stage.combined, combined, purpose),
         parts=parts,
@@ -111,7 +111,7 @@ def _finished(finished: str, combined: str, left: str, purpose: str) -> str:
 
 
 def _left(node: Node, found: dict[str, str | None], purpose: str) -> Node | None:
-    """Give what is left of a node, and note under its key what takes its place."""
+    """Give what is left of a node, and note under its key what takes its place; None: nothing is left, or one child stands for it."""
     children = tuple(key for child in node.children if (key := found.get(child, child)) is not None)
     if children == node.children:
         return node
@@ -119,8 +119,10 @@ def _left(node: Node, found: dict[str, str | None], purpose: str) -> Node | None
         found[node.key] = None
         return None
     # Of a split partial a node takes one part, so it is never its only child.
-    key = children[0] if len(children) == 1 and node.part is None else _key(node.key, children, purpose)
-    found[node.key] = key
+    if len(children) == 1 and node.part is None:
+        found[node.key] = children[0]
+        return None
+    found[node.key] = key = _key(node.key, children, purpose)
     return msgspec.structs.replace(node, children=children, key=key)
 
 

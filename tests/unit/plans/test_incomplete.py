@@ -89,6 +89,17 @@ def test_a_share_is_rounded_down_and_a_number_is_taken_as_it_is():
     assert [allowed_failures(allowed, 250) for allowed in (0, 3, 0.0, 0.01, 0.999)] == [0, 3, 0, 2, 249]
 
 
+def test_no_node_is_its_own_child() -> None:
+    """One slice of 18 is left: nodes above it have one child, which stands for them."""
+    stage = a_stage(18)
+    levels, parts = tree_by_part(stage.keys, 3, key_of, finish=lambda combined: digest_of([combined]), concat=False)
+    left = without(replace(stage, levels=levels, parts=parts), set(range(18)) - {6}, purpose="test")
+    assert left is not None
+    nodes = [node for level in left.levels for node in level]
+    assert [node.children for node in nodes] == [(stage.keys[6],)] * 3
+    assert {part.combined for part in left.parts} == {node.key for node in nodes}
+
+
 @given(st.integers(1, 60), st.data(), st.booleans())
 def test_every_part_of_a_split_stage_lacks_the_same_slices_and_has_other_keys(count, data, concat):
     def finish(combined: str) -> str:
