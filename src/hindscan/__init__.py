@@ -18,15 +18,40 @@ if TYPE_CHECKING:
     from hindscan.events.event import Event
     from hindscan.events.filters import Filter
     from hindscan.jobs.declare import Job, job, simulation
+    from hindscan.jobs.estimators import (
+        Covariance,
+        Difference,
+        Histogram,
+        Mean,
+        Moments,
+        Probability,
+        Quantile,
+        Ratio,
+        Shortfall,
+    )
+    from hindscan.jobs.sampling import Antithetic, Halton, Sobol, Stratified
     from hindscan.jobs.simulation import Block
     from hindscan.tasks.whole import Whole
 
 __all__ = [
+    "Antithetic",
     "Block",
+    "Covariance",
     "Data",
+    "Difference",
     "Event",
     "Filter",
+    "Halton",
+    "Histogram",
     "Job",
+    "Mean",
+    "Moments",
+    "Probability",
+    "Quantile",
+    "Ratio",
+    "Shortfall",
+    "Sobol",
+    "Stratified",
     "Whole",
     "cesql",
     "history",
@@ -41,11 +66,24 @@ __version__ = "0.1.0"
 
 #: Where each public name lives.
 _HOMES = {
+    "Antithetic": "hindscan.jobs.sampling",
     "Block": "hindscan.jobs.simulation",
+    "Covariance": "hindscan.jobs.estimators",
     "Data": "hindscan.data",
+    "Difference": "hindscan.jobs.estimators",
     "Event": "hindscan.events.event",
     "Filter": "hindscan.events.filters",
+    "Halton": "hindscan.jobs.sampling",
+    "Histogram": "hindscan.jobs.estimators",
     "Job": "hindscan.jobs.declare",
+    "Mean": "hindscan.jobs.estimators",
+    "Moments": "hindscan.jobs.estimators",
+    "Probability": "hindscan.jobs.estimators",
+    "Quantile": "hindscan.jobs.estimators",
+    "Ratio": "hindscan.jobs.estimators",
+    "Shortfall": "hindscan.jobs.estimators",
+    "Sobol": "hindscan.jobs.sampling",
+    "Stratified": "hindscan.jobs.sampling",
     "Whole": "hindscan.tasks.whole",
     "cesql": "hindscan.events.cesql",
     "job": "hindscan.jobs.declare",
