@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hindscan.api import history, load_snapshot, run, runs
     from hindscan.data import Data
+    from hindscan.drawing import draw
     from hindscan.events.cesql import cesql
     from hindscan.events.event import Event
     from hindscan.events.filters import Filter
@@ -54,6 +55,7 @@ __all__ = [
     "Stratified",
     "Whole",
     "cesql",
+    "draw",
     "history",
     "job",
     "load_snapshot",
@@ -86,6 +88,7 @@ _HOMES = {
     "Stratified": "hindscan.jobs.sampling",
     "Whole": "hindscan.tasks.whole",
     "cesql": "hindscan.events.cesql",
+    "draw": "hindscan.drawing",
     "job": "hindscan.jobs.declare",
     "load_snapshot": "hindscan.api",
     "run": "hindscan.api",

@@ -43,6 +43,7 @@ _OPTIONS: Final[Mapping[str, Any]] = {
     "keys": list[str],
     "seed": int,
     "draws": int,
+    "stop": dict[str, Any],
     "workers": int,
     "fresh": bool,
     "allow_failed": int | float,

@@ -159,7 +159,7 @@ def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> _Row:
             if not np.abs(draws).max(initial=0.0) < 1e75:
                 check_finite(one.of, draws * draws)
             ends = {"least": float(draws.min()), "greatest": float(draws.max())}
-            return {"units": draws.size, "sums": _written(powers([draws], 4))} | ends
+            return {"units": draws.size if unit == 1 else 0, "sums": _written(powers([draws], 4))} | ends
         case Quantile() | Shortfall():
             draws = taken(one.of)
             check_finite(one.of, draws)
@@ -352,9 +352,22 @@ def _meant(one: Mean | Probability, row: _Row) -> _Row:
         # What a plain draw varies by: weighted back to the distribution that is meant.
         plain = float(more[0] / row["draws"]) - mean * mean
         found |= _gain(plain, row["draws"], variance, n)
+    if isinstance(one, Probability):
+        found |= _bounded(one, found, variance, n)
     if one.weight is not None:
         found["effective_draws"] = float(more[1] ** 2 / more[2]) if more[2] else 0.0
     return found
+
+
+def _bounded(one: Probability, found: _Row, variance: float, units: int) -> _Row:
+    """Keep the interval of a probability inside [0, 1], and open where no event, or nothing else, was seen."""
+    if variance > 0:
+        return {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])} if "low" in found else {}
+    if one.weight is not None:
+        return {"low": None, "high": None}  # what was not drawn may have any weight
+    # A mean of units is at most the probability that a unit has an event at all, and at least that it has nothing else.
+    low, high = exact_interval(units if found["value"] else 0, units, one.confidence)
+    return {"low": low, "high": high}
 
 
 def _counted(hits: int, draws: int, one: Probability | Histogram) -> _Row:
@@ -409,7 +422,11 @@ def _controlled(one: Mean, halves: list[_Row]) -> _Row:
         error += share * share * variance / half.n
         plain, left = plain + share * half.variance, left + share * variance
     found = _interval(value, error * n, n, one.confidence, n - 2 - 2 * len(known))
-    return found | _gain(plain, n, left, n)
+    draws = sum(row["draws"] for row in halves)
+    of_draws = [row["sums"][-1] for row in halves if draws != n]
+    if of_draws:
+        plain = float(sum(of_draws) / draws) - value * value
+    return found | _gain(plain, draws, left, n)
 
 
 class _Half:
@@ -451,12 +468,13 @@ def _covaried(one: Covariance, row: _Row) -> Iterator[_Row]:
 
 
 def _moments(one: Moments, row: _Row) -> Iterator[_Row]:
-    n, (s1, s2, s3, s4) = row["units"], row["sums"]
+    n, (s1, s2, s3, s4) = row["draws"], row["sums"]
     mean = s1 / n
     m2 = s2 / n - mean**2
     variance = _variance(n, s1, s2)
     yield {"statistic": "count", "value": float(n), "units": n}
-    yield {"statistic": "mean"} | _interval(float(mean), variance, n, one.confidence, n - 1)
+    # Without an interval where draws depend on each other: hs.Mean knows their units.
+    yield {"statistic": "mean"} | _interval(float(mean), variance, n, one.confidence, n - 1 if row["units"] else 0)
     if n > 1:
         yield {"statistic": "variance", "units": n, "value": variance}
     if m2 > 0:

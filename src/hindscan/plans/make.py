@@ -22,7 +22,7 @@ from hindscan.history.snapshot import DrawSlice, KafkaSlice, Pin, Slice, Snapsho
 from hindscan.jobs.job import JobSpec, Step
 from hindscan.plans.chains import in_order, leaves_of, link, needed
 from hindscan.plans.combine import flat, tree, tree_by_part
-from hindscan.plans.cut import DRAWS_PER_SLICE, Known, cut
+from hindscan.plans.cut import Known, cut
 from hindscan.plans.draws import check_draws, draw_pin, finishing, whole_draws
 from hindscan.plans.keys import (
     close_key,
@@ -158,7 +158,7 @@ def make_plan(
         draws = whole_draws(job, job.draws) if draws is None else draws
         pin = draw_pin(job, draws=draws, seed=seed)
         model = stages[0].finished if stages else None
-        slices = cut(pin, DRAWS_PER_SLICE)
+        slices = cut(pin, SLICE_ROWS)
         stages.append(_stage(job, given, _draw_steps(job), slices, pin, table=None, reader={}, model=model))
     renewed = _renewed(job, stages[-1], anew)
     stages[-1] = msgspec.structs.replace(stages[-1], reused=stages[-1].reused - set(anew))
