@@ -28,6 +28,9 @@ MOST = 1e150
 #: Lanes that are summed side by side, each in order.
 _LANES = 256
 
+#: The least float is two to the power of minus this.
+_LEAST = 1074
+
 #: Numbers that are worked on at a time: what is made of them stays in the nearest cache of a core.
 _CHUNK = 16384
 
@@ -82,6 +85,9 @@ def powers(columns: Sequence[Floats], highest: int = 2) -> list[Fraction]:
     totals = [size * Fraction(a) + Fraction(rest) for a, rest in zip(about, left, strict=True)]
     moved = list(totals)
     for (i, j), value in zip(_pairs(len(columns)), central, strict=False):
+        if not about[i] and not about[j]:
+            moved.append(Fraction(value))
+            continue
         a, b = Fraction(about[i]), Fraction(about[j])
         moved.append(Fraction(value) + a * totals[j] + b * totals[i] - size * a * b)
     if highest == 4:
@@ -156,7 +162,15 @@ def parts(number: Fraction, most: int = 64) -> list[float]:
 
 def exact(written: Iterable[float]) -> Fraction:
     """Read what `parts` wrote."""
-    return sum(map(Fraction, written), Fraction(0))
+    # In units of the least float there is, whole numbers: adding fractions would look for common divisors each time.
+    total = 0
+    for part in written:
+        numerator, denominator = part.as_integer_ratio()
+        total += numerator << (_LEAST - denominator.bit_length() + 1)
+    if not total:
+        return Fraction(0)
+    zeros = min((total & -total).bit_length() - 1, _LEAST)
+    return Fraction(total >> zeros, 1 << (_LEAST - zeros))
 
 
 def added(rows: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
