@@ -139,12 +139,17 @@ def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> _Row:
         case Mean():
             return _mean(one, taken, taken(one.of), index, unit)
         case Probability():
+            check_finite(
+                one.of, taken(one.of)
+            )  # what is no number is above and below nothing, and would count as no event
             hits = _event(one, taken(one.of))
             if unit * one.batch == 1 and one.weight is None:
                 return {"units": taken.size, "counts": [int(np.count_nonzero(hits))]}
             return _mean(one, taken, hits.astype(np.float64), index, unit)
         case Difference():
             a, b = taken(one.of), taken(one.minus)
+            check_finite(one.of, a)
+            check_finite(one.minus, b)
             units = _units([a - b], one, unit)
             plain = [_plain(a), _plain(b), Fraction(fixed_sum(a)), Fraction(fixed_sum(b))]
             return _sums(units, plain, (one.of, a), (one.minus, b))
@@ -156,8 +161,7 @@ def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> _Row:
             return _sums(columns, [], *zip(one.of, columns, strict=True))
         case Moments():
             draws = taken(one.of)
-            if not np.abs(draws).max(initial=0.0) < 1e75:
-                check_finite(one.of, draws * draws)
+            check_finite(one.of, draws, MOST**0.5)
             ends = {"least": float(draws.min()), "greatest": float(draws.max())}
             return {"units": draws.size if unit == 1 else 0, "sums": _written(powers([draws], 4))} | ends
         case Quantile() | Shortfall():
@@ -188,7 +192,10 @@ def _mean(one: Mean | Probability, taken: _Taken, draws: Floats, index: int, uni
     controls = one.controls if isinstance(one, Mean) else {}
     columns = [weighed, *(taken(name) for name in controls)]
     more = []
+    if weights is not None:
+        check_finite(str(one.weight), weights)
     if weights is not None or unit * one.batch > 1:
+        check_finite(one.of, draws)
         more = [_plain(draws) if weights is None else Fraction(fixed_sum(draws * weighed))]
     if weights is not None:
         more += [Fraction(fixed_sum(weights)), _plain(weights)]

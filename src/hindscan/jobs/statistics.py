@@ -71,19 +71,28 @@ def partial(values: Mapping[str, Any]) -> pa.Table:
     return _table(rows)
 
 
-def check_finite(name: str, draws: Floats) -> None:
-    """Refuse draws that are no numbers, or whose squares are not.
+def check_finite(name: str, draws: Floats, most: float = MOST) -> None:
+    """Refuse draws that are no numbers, or whose powers are not.
+
+    Parameters
+    ----------
+    name : str
+        Of the quantity.
+    draws : array
+        Of one block.
+    most : float
+        Every draw must be smaller. Default: the greatest that has a square.
 
     Raises
     ------
     hindscan.errors.BadPartial
         With how many, and where the first is.
     """
-    bad = ~(np.abs(draws) < MOST)
+    bad = ~(np.abs(draws) < most)
     if bad.any():
         where = int(np.flatnonzero(bad)[0])
         raise BadPartial(
-            f"Taking statistics of {name!r}: every draw must be a finite number below {MOST:g}, and {np.count_nonzero(bad):,} of "
+            f"Taking statistics of {name!r}: every draw must be a finite number below {most:g}, and {np.count_nonzero(bad):,} of "
             f"{draws.size:,} are not (the first is {draws[where]} at {where} of its block). Return finite numbers, or combine on your own.",
             quantity=name,
         )
