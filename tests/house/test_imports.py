@@ -61,6 +61,7 @@ HOMES = {
     "pandas": {"data", "api", "explore"},
     "polars": {"data", "api", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
+    "scipy": {"jobs.sampling"},
     "sqlalchemy": {"runs"},
     "starlette": {"web"},
     "uvicorn": {"web", "server"},
