@@ -45,7 +45,7 @@ from hindscan.jobs.intervals import (
 from hindscan.jobs.statistics import check_finite
 from hindscan.jobs.sums import MOST, Floats, added, exact, fixed_sum, parts, powers, unit_means
 
-__all__ = ["finish", "merge", "partial"]
+__all__ = ["block_sums", "finish", "merge", "partial"]
 
 _PARTIAL_TYPES: dict[str, pa.DataType] = {
     "name": pa.string(),
@@ -81,9 +81,20 @@ _Row = dict[str, Any]
 # Summing a block ---------------------------------------------------------------------------------------------------
 
 
-def partial(
+def partial(blocks: Sequence[Sequence[Mapping[str, Any]]]) -> pa.Table:
+    """Put the sums of blocks together, as `merge` does; a table for each block would cost as much as summing it.
+
+    Parameters
+    ----------
+    blocks : sequence
+        What `block_sums` gave.
+    """
+    return _together([dict(row) for rows in blocks for row in rows])
+
+
+def block_sums(
     statistics: Mapping[str, Statistic], values: Mapping[str, Floats], *, index: int, unit: int, name: str
-) -> pa.Table:
+) -> list[dict[str, Any]]:
     """Sum one block.
 
     Parameters
@@ -112,7 +123,7 @@ def partial(
             "least": math.inf, "greatest": -math.inf,
         }  # fmt: skip
         rows.append(row | _summed(one, taken, index, unit))
-    return _table(rows)
+    return rows
 
 
 class _Taken:
@@ -244,10 +255,13 @@ def merge(tables: Sequence[pa.Table]) -> pa.Table:
     tables : sequence of pa.Table
         What `partial` or `merge` gave.
     """
+    return _together([row for table in tables for row in _rows(table)])
+
+
+def _together(found: Sequence[_Row]) -> pa.Table:
     rows: dict[tuple[str, int], list[_Row]] = {}
-    for table in tables:
-        for row in _rows(table):
-            rows.setdefault((row["name"], row["half"]), []).append(row)
+    for row in found:
+        rows.setdefault((row["name"], row["half"]), []).append(row)
     names = list(dict.fromkeys(name for name, _ in rows))
     return _table([_merged(rows[key]) for key in sorted(rows, key=lambda key: (names.index(key[0]), key[1]))])
 

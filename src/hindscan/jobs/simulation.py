@@ -168,17 +168,18 @@ def simulate(
     if piece.start == 0 and piece.end > 0:
         _try_out(each, block, min(piece.end, draws.block_size, max(_TRIAL, unit)), name)
     partials: list[pa.Table] = []
+    sums: list[list[dict[str, Any]]] = []
     for index in range(piece.start // draws.block_size, -(-piece.end // draws.block_size)):
         one = block(index, min(draws.block_size, piece.end - index * draws.block_size))
         value = each(one)
         if not built_in:
             partials.append(_as_table(value, name))
         elif wanted:
-            partials.append(estimates.partial(wanted, quantities(value, one, name), index=index, unit=unit, name=name))
+            sums.append(estimates.block_sums(wanted, quantities(value, one, name), index=index, unit=unit, name=name))
         else:
             partials.append(statistics.partial(quantities(value, one, name)))
     if built_in:
-        return estimates.merge(partials) if wanted else statistics.merge(partials)
+        return estimates.partial(sums) if wanted else statistics.merge(partials)
     return pa.concat_tables(partials) if partials else pa.table({})
 
 

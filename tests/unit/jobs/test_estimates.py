@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from hindscan.errors import BadPartial
 from hindscan.jobs.bins import RELATIVE_ERROR
-from hindscan.jobs.estimates import finish, merge, partial
+from hindscan.jobs.estimates import block_sums, finish, merge
+from hindscan.jobs.estimates import partial as partial_of
 from hindscan.jobs.estimators import (
     Covariance,
     Difference,
@@ -43,6 +44,10 @@ WANTED: dict[str, Statistic] = {
     "shortfall": Shortfall("x", 0.9),
     "shares": Histogram("x", (0.5, 1.0, 4.0)),
 }
+
+
+def partial(*arguments: Any, **options: Any) -> pa.Table:
+    return partial_of([block_sums(*arguments, **options)])
 
 
 def blocks(sizes: list[int], wanted: dict[str, Statistic] = WANTED, unit: int = 1) -> tuple[list[pa.Table], Any, Any]:
