@@ -15,11 +15,23 @@ if TYPE_CHECKING:
     from hindscan.api import events, history, load_snapshot, run, runs
     from hindscan.backtesting import backtest
     from hindscan.data import Data
+    from hindscan.drawing import draw
     from hindscan.events.cesql import cesql
     from hindscan.events.event import Event
     from hindscan.events.filters import Filter
     from hindscan.jobs.chart import chart
     from hindscan.jobs.declare import Job, job, simulation
+    from hindscan.jobs.estimators import (
+        Covariance,
+        Difference,
+        Histogram,
+        Mean,
+        Moments,
+        Probability,
+        Quantile,
+        Ratio,
+        Shortfall,
+    )
     from hindscan.jobs.resampling import (
         Empirical,
         bootstrap,
@@ -29,17 +41,31 @@ if TYPE_CHECKING:
         hawkes_arrivals,
         poisson_arrivals,
     )
+    from hindscan.jobs.sampling import Antithetic, Halton, Sobol, Stratified
     from hindscan.jobs.simulation import Block
     from hindscan.leaks import leaktest
     from hindscan.tasks.whole import Whole
 
 __all__ = [
+    "Antithetic",
     "Block",
+    "Covariance",
     "Data",
+    "Difference",
     "Empirical",
     "Event",
     "Filter",
+    "Halton",
+    "Histogram",
     "Job",
+    "Mean",
+    "Moments",
+    "Probability",
+    "Quantile",
+    "Ratio",
+    "Shortfall",
+    "Sobol",
+    "Stratified",
     "Whole",
     "backtest",
     "bootstrap",
@@ -47,6 +73,7 @@ __all__ = [
     "bootstrap_indices",
     "cesql",
     "chart",
+    "draw",
     "events",
     "fit",
     "hawkes_arrivals",
@@ -64,12 +91,25 @@ __version__ = "0.1.0"
 
 #: Where each public name lives.
 _HOMES = {
+    "Antithetic": "hindscan.jobs.sampling",
     "Block": "hindscan.jobs.simulation",
+    "Covariance": "hindscan.jobs.estimators",
     "Data": "hindscan.data",
+    "Difference": "hindscan.jobs.estimators",
     "Empirical": "hindscan.jobs.resampling",
     "Event": "hindscan.events.event",
     "Filter": "hindscan.events.filters",
+    "Halton": "hindscan.jobs.sampling",
+    "Histogram": "hindscan.jobs.estimators",
     "Job": "hindscan.jobs.declare",
+    "Mean": "hindscan.jobs.estimators",
+    "Moments": "hindscan.jobs.estimators",
+    "Probability": "hindscan.jobs.estimators",
+    "Quantile": "hindscan.jobs.estimators",
+    "Ratio": "hindscan.jobs.estimators",
+    "Shortfall": "hindscan.jobs.estimators",
+    "Sobol": "hindscan.jobs.sampling",
+    "Stratified": "hindscan.jobs.sampling",
     "Whole": "hindscan.tasks.whole",
     "backtest": "hindscan.backtesting",
     "bootstrap": "hindscan.jobs.resampling",
@@ -79,6 +119,7 @@ _HOMES = {
     "chart": "hindscan.jobs.chart",
     "fit": "hindscan.jobs.resampling",
     "hawkes_arrivals": "hindscan.jobs.resampling",
+    "draw": "hindscan.drawing",
     "job": "hindscan.jobs.declare",
     "leaktest": "hindscan.leaks",
     "load_snapshot": "hindscan.api",

@@ -19,10 +19,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from hindscan.config import Project, find_root, load_project
-from hindscan.errors import ExecutionError, NotFound, UsageError
+from hindscan.errors import ExecutionError, NotFound
 from hindscan.runs.run import FINAL, Run, State
 from hindscan.words import asker
 
@@ -56,6 +54,7 @@ def run(
     keys: Sequence[str | bytes] | None = None,
     seed: int | None = None,
     draws: int | None = None,
+    stop: Mapping[str, Any] | None = None,
     workers: int | None = None,
     histories: Mapping[str, str] | None = None,
     fresh: bool = False,
@@ -79,6 +78,9 @@ def run(
         What is read of a topic; see `HistoryHandle.snapshot`.
     seed, draws : int, optional
         Of a simulation.
+    stop : mapping, optional
+        Draw until intervals are narrow enough: ``{"price": {"half_width": 0.01}}`` or ``{"relative": 0.01}``, with ``confidence``; and ``max_draws`` and
+        ``max_seconds`` beside the names. `draws` are then the most there may be.
     workers : int, optional
         How many; never shows in the result.
     histories : mapping, optional
@@ -117,8 +119,9 @@ def run(
             **window_values(
                 as_of=as_of, since=since, until=until, last=last, offsets=offsets, partitions=partitions, keys=keys
             ),
-            seed=seed, draws=draws, workers=workers, histories=dict(histories or {}), fresh=fresh,
-            allow_failed=allow_failed, points=None if sweep is None else given_points(sweep),
+            seed=seed, draws=draws, stop=None if stop is None else dict(stop), workers=workers,
+            histories=dict(histories or {}), fresh=fresh, allow_failed=allow_failed,
+            points=None if sweep is None else given_points(sweep),
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
         opened = register.open_run(workshop.store, request, code=digest, requested_by=asker("python"))
@@ -300,22 +303,18 @@ class RunHandle:
             It is no finished simulation, or has as many draws already.
         """
         from hindscan.driver import hand_over
-        from hindscan.runs import register, snapshots
+        from hindscan.rerunning import extend
 
         manifest = self.result.manifest
-        if not manifest.draws:
-            raise UsageError(f"Extending run {self.id}: it must be a simulation; {manifest.job} draws nothing.")
-        if draws <= manifest.draws:
-            raise UsageError(
-                f"Extending run {self.id}: it must get more draws than its {manifest.draws:,}; asked for {draws:,}."
-            )
-        original = self._run()
         with self._workshop() as workshop:
-            request = msgspec.structs.replace(original.request, draws=draws, seed=int(manifest.seed))
-            opened = register.open_run(
-                workshop.store, request, code=original.code, requested_by=asker("python"), parent=self.id,
-                snapshot=snapshots.load_snapshot(workshop.store, self.id),
-            )  # fmt: skip
+            opened = extend(
+                workshop.store,
+                self.id,
+                draws=draws,
+                seed=manifest.seed,
+                drawn=manifest.draws,
+                requested_by=asker("python"),
+            )
         hand_over(self._project, opened.id)
         return RunHandle(self._project, opened.id)
 

@@ -44,6 +44,7 @@ _OPTIONS: Final[Mapping[str, Any]] = {
     "keys": list[str],
     "seed": _Int,
     "draws": _Int,
+    "stop": dict[str, Any],
     "workers": _Int,
     "fresh": bool,
     "allow_failed": _Int | float,

@@ -35,6 +35,7 @@ what was required, what was found (value and ids), what to do next. The docstrin
     ├── ExecutionError                  1   the work itself failed
     │   ├── JobFailed                       the user's function raised; its traceback comes first
     │   ├── CodeLoadError                   the job's code cannot be loaded where it runs
+    │   ├── NotReproducible                 a simulation drew other numbers when the same block was drawn again
     │   ├── BadPartial                      a step returned what cannot be a partial or a result
     │   ├── WorkerDied                      the process was killed or crashed (retryable)
     │   ├── OutOfMemory                     a worker took more memory than it may, alone on the machine too
@@ -82,6 +83,7 @@ __all__ = [
     "JobFailed",
     "MappingError",
     "NotFound",
+    "NotReproducible",
     "OutOfMemory",
     "OutOfOrder",
     "ParameterError",
@@ -266,6 +268,10 @@ class CodeLoadError(ExecutionError):
 
 class BadPartial(ExecutionError):
     """A step returned what cannot be a partial or a result."""
+
+
+class NotReproducible(ExecutionError):
+    """A block of a simulation, drawn again, has other numbers: the function does not take them from its block alone."""
 
 
 class WorkerDied(ExecutionError):

@@ -26,6 +26,7 @@ from hindscan.plans.cost import Cost, Limits, cost_of, refuse_over
 from hindscan.plans.make import default_seed, make_plan
 from hindscan.plans.pace import Pace
 from hindscan.plans.plan import Plan
+from hindscan.plans.stopping import read_stop
 from hindscan.plans.sweep import make_sweep
 from hindscan.runs.run import RunRequest
 
@@ -111,7 +112,7 @@ def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
     if spec.kind != "simulation":
         faults += [
             f"{name} is for simulations, and {spec.name} scans a history"
-            for name in ("seed", "draws")
+            for name in ("seed", "draws", "stop")
             if getattr(request, name) is not None
         ]
     allowed = request.allow_failed
@@ -121,13 +122,15 @@ def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
         faults.append(
             f"allow_failed is for scans whose slices know nothing of each other, and {spec.name} is no such job"
         )
-    if request.points and (spec.by or request.anew or request.allow_failed):
+    if request.points and (spec.by or request.anew or request.allow_failed or request.stop):
         faults.append(
-            "a sweep is one table of whole results: it takes no job that is split by key, no slices anew and no allow_failed"
+            "a sweep is one table of whole results: it takes no job that is split by key, no slices anew, no allow_failed and no stop"
         )
     if request.draws is not None and request.draws < 1:
         faults.append(f"draws must be at least 1, found {request.draws}")
     faults += [f"a slice that is computed anew has a position from 0 on, found {n}" for n in request.anew if n < 0]
+    if request.stop is not None and spec.kind == "simulation":
+        faults += _stop_faults(spec, request.stop)
     if request.workers is not None and request.workers < 1:
         faults.append(f"workers must be at least 1, found {request.workers}")
     known = {*spec.tables, *spec.tables.values(), *(name for name in (spec.table, spec.history) if name)}
@@ -137,6 +140,16 @@ def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
         if name not in known
     ]
     return faults
+
+
+def _stop_faults(spec: JobSpec, stop: Mapping[str, object]) -> list[str]:
+    if spec.combine != "statistics":
+        return [f"stop is for simulations with statistics, and {spec.name} combines on its own"]
+    try:
+        read_stop(stop, tuple(spec.statistics))
+    except UsageError as fault:
+        return [str(one) for one in cast(list[str], fault.details["faults"])]
+    return []
 
 
 def pin(project: Project, spec: JobSpec, request: RunRequest) -> Snapshot:
@@ -226,7 +239,7 @@ def make(
             existing=existing,
             proofs=proofs,
             seed=seed,
-            draws=request.draws,
+            draws=request.draws if request.settled is None else request.settled.draws,
             fresh=request.fresh,
             anew=request.anew,
         )

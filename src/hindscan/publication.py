@@ -21,6 +21,7 @@ from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
 from hindscan.jobs.chart import charts_of
 from hindscan.plans.incomplete import coverage_document
 from hindscan.plans.sweep import finals, swept_table
+from hindscan.rounds import drawn_document
 from hindscan.runs import inbox
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
 from hindscan.runs.partials import proof_of
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from hindscan.plans.plan import Plan, Stage
     from hindscan.runs.partials import Partials
     from hindscan.runs.run import Run
-    from hindscan.runs.store import Store
     from hindscan.tasks.execution import Executed, StageDone
     from hindscan.workshop import Workshop
 
@@ -73,7 +73,7 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
     published = publish(
         workshop.project.artefacts,
         table=_table(workshop.partials, plan, executed),
-        manifest=_manifest(workshop.store, run, prepared, executed, records, started_at),
+        manifest=_manifest(workshop, run, prepared, executed, records, started_at),
         snapshot=plan.snapshot,
         slices=records,
         charts=_charts(workshop.partials, plan, executed),
@@ -165,11 +165,11 @@ def _records(stage: Stage, done: StageDone, partials: Partials) -> list[SliceRec
 
 
 def _manifest(
-    store: Store, run: Run, prepared: Prepared, executed: Executed, records: list[SliceRecord], started_at: int
+    workshop: Workshop, run: Run, prepared: Prepared, executed: Executed, records: list[SliceRecord], started_at: int
 ) -> Manifest:
     plan, request, now = prepared.plan, run.request, times.now()
     proofs = [record.proof for record in records if record.proof is not None]
-    attributes, digest = inbox.event_attributes(store, run.event_source, run.event_id)
+    attributes, digest = inbox.event_attributes(workshop.store, run.event_source, run.event_id)
     until, caveats = _repeatable(plan.snapshot)
     caveats += _appeared(prepared, records)
     unverified = sorted({proof.unverified for proof in proofs if proof.unverified})
@@ -192,6 +192,15 @@ def _manifest(
         pinned_at=plan.snapshot.pinned_at,
         seed="" if plan.seed is None else str(plan.seed),
         draws=plan.draws or 0,
+        simulation=dict(
+            drawn_document(
+                plan.job,
+                request.settled,
+                plan.draws or 0,
+                executed,
+                request.workers or workshop.project.compute.workers,
+            )
+        ),
         code=run.code,
         started_at=started_at,
         finished_at=now,

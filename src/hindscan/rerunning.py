@@ -18,6 +18,7 @@ import msgspec
 
 from hindscan.errors import Conflict, UsageError
 from hindscan.planning import ask, make
+from hindscan.plans.draws import check_draws
 from hindscan.runs import codes, register, snapshots
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from hindscan.runs.run import Run, RunRequest
     from hindscan.runs.store import Store
 
-__all__ = ["rerun"]
+__all__ = ["extend", "rerun"]
 
 #: Options that say what is read: a stored snapshot has answered them.
 _READ: Final = ("as_of", "since", "until", "last", "offsets", "partitions", "keys", "histories")
@@ -98,12 +99,50 @@ def rerun(
                 f"Running {run} again: it must have a snapshot, and it never got so far. Use retry, or ask for the latest data (--latest).",
                 run=run,
             )
-    request = _request(project, spec, original.request, parameters or {}, from_text, {"anew": tuple(slices), **given})
+    first = original.request
+    if parameters or latest or "stop" in given or "draws" in given:
+        first = msgspec.structs.replace(first, settled=None)  # other numbers stop elsewhere
+    request = _request(project, spec, first, parameters or {}, from_text, {"anew": tuple(slices), **given})
     if slices and snapshot is not None:
         make(project, spec, request, snapshot, ())  # a slice that is not there is refused before there is a run
     return register.open_run(
         store, request, code=original.code, requested_by=requested_by, parent=run, snapshot=snapshot
     )
+
+
+def extend(store: Store, run: str, *, draws: int, seed: str, drawn: int, requested_by: str) -> Run:
+    """Open a run of the same simulation with more draws: the same seed, snapshot and code, so only what is new is computed.
+
+    Parameters
+    ----------
+    run : str
+        Id of the first one, which has a result.
+    draws : int
+        In all.
+    seed : str
+        Of the first run, as its manifest has it.
+    drawn : int
+        Draws of the first run, as its manifest has them.
+    requested_by : str
+        "cli", "api" or "http".
+
+    Raises
+    ------
+    hindscan.errors.UsageError
+        It is no simulation, or has as many draws already.
+    """
+    original = register.get_run(store, run)
+    if not drawn:
+        raise UsageError(f"Extending run {run}: it must be a simulation; {original.job} draws nothing. Extend another.")
+    if draws <= drawn:
+        raise UsageError(f"Extending run {run}: it must get more draws than its {drawn:,}; asked for {draws:,}.")
+    spec, _ = codes.load_code(store, original.code, original.job)
+    check_draws(spec, draws)
+    request = msgspec.structs.replace(original.request, draws=draws, seed=int(seed), stop=None, settled=None)
+    return register.open_run(
+        store, request, code=original.code, requested_by=requested_by, parent=run,
+        snapshot=snapshots.load_snapshot(store, run),
+    )  # fmt: skip
 
 
 def _request(

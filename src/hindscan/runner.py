@@ -19,6 +19,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import msgspec
+
 from hindscan import faults, times
 from hindscan.errors import (
     Fenced,
@@ -41,8 +43,10 @@ from hindscan.progress import (
     TaskLost,
 )
 from hindscan.publication import publish_run, published_summary
+from hindscan.rounds import carry_out_in_rounds
 from hindscan.runs import codes, leases, log, register, snapshots
 from hindscan.runs.run import Run, State
+from hindscan.runs.settled import settle
 from hindscan.workshop import kind_of_executor
 
 if TYPE_CHECKING:
@@ -155,7 +159,16 @@ def _work(workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observ
     if snapshot is None:
         snapshot = snapshots.save_snapshot(workshop.store, run.id, pin(project, spec, run.request))
     faults.point("runner.pinned")
-    prepared, outcome = _carried_out(workshop, run, spec, code, snapshot, keeper, observe)
+    prepared, outcome = carry_out_in_rounds(
+        spec,
+        run.request,
+        workshop.partials,
+        lambda request: _carried_out(
+            workshop, msgspec.structs.replace(run, request=request), spec, code, snapshot, keeper, observe
+        ),
+        lambda settled: settle(workshop.store, run.id, claimed.token, settled),
+    )
+    run = register.get_run(workshop.store, run.id)  # with what was settled
     faults.point("runner.executed")
     keeper.check()
     # The last look at the claim before the result can be seen; whoever lost it publishes nothing.

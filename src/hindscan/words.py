@@ -44,6 +44,7 @@ def run_document(run: Run) -> dict[str, Any]:
         **chosen_document(request),
         "seed": request.seed,
         "draws": request.draws,
+        "stop": request.stop,
         "event": event,
         "attempt": run.attempt,
         "created_at": times.to_text(run.created_at),

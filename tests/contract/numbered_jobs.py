@@ -164,6 +164,38 @@ def draw(block, model, scale: float = 2.0):
     return block.rng.normal(model["mean"], scale * (model["grid"].sum() / 15), block.size)
 
 
+@hs.simulation(
+    history="numbers",
+    calibrate=fit,
+    block_size=100,
+    draws=60_000,
+    generator="SFC64",
+    statistics={
+        "mean": hs.Mean("x", controls={"z": 0.0}),
+        "far": hs.Probability("z", above=3.0),
+        "quantile": hs.Quantile("x", 0.99),
+        "batches": hs.Mean("x", batch=50),
+    },
+)
+def estimated(block, model, folder: str = ""):
+    """Kills its worker in the middle, once, if it has a folder to remember that in."""
+    if folder and block.index == 77 and not Path(folder, "killed").exists():
+        Path(folder, "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    z = block.rng.standard_normal(block.size)
+    return {"x": np.exp(z) * model["mean"] / 3, "z": z}
+
+
+@hs.simulation(block_size=100, draws=2_000, statistics={"x": hs.Mean()})
+def of_the_world(block):
+    return np.random.default_rng().normal(size=block.size)
+
+
+@hs.simulation(block_size=100, draws=2_000, statistics={"x": hs.Mean()})
+def of_its_own(block):
+    return np.random.default_rng(7).normal(size=block.size)
+
+
 def nothing_yet():
     return pa.table(
         {"last": pa.array([], pa.int64()), "total": pa.array([], pa.float64()), "rows": pa.array([], pa.int64())}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,7 +27,7 @@ from hindscan.plans.plan import Plan
 from hindscan.progress import Fact
 from hindscan.runs.partials import Partials
 from hindscan.tasks.execution import Executed, assignment_of, execute
-from hindscan.tasks.executor import Executor, Finished, Lost, Outcome, Work
+from hindscan.tasks.executor import Executor, Finished, InlineExecutor, Lost, Outcome, Work
 from hindscan.tasks.task import Receipt, Task, pack
 
 ROWS = 10
@@ -83,6 +84,7 @@ class Site:
         *,
         fresh: bool = False,
         seed: int | None = None,
+        draws: int | None = None,
         slice_rows: int = ROWS,
         **parameters: object,
     ) -> Plan:
@@ -99,6 +101,7 @@ class Site:
             existing=self.partials.has,
             fresh=fresh,
             seed=seed,
+            draws=draws,
         )
 
     def run(
@@ -171,3 +174,36 @@ def alive(pid: int) -> bool:
 def pids(folder: Path) -> list[int]:
     """Give the processes that left a file ``PID`` there."""
     return [int(file.name) for file in folder.iterdir()]
+
+
+class Unreliable:
+    """An executor that loses and repeats as real ones may: for schedules no real one gives on demand."""
+
+    workers = 3
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._inline = InlineExecutor()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        return None
+
+    def run(self, tasks: Iterator[Work], stop: threading.Event, *, alone: bool = False) -> Iterator[Outcome]:
+        live: list[Work] = []
+        tasks = iter(tasks)
+        while True:
+            live += [task for _, task in zip(range(4 - len(live)), tasks, strict=False)]
+            if not live:
+                return
+            task = live.pop(self._random.integers(len(live)))
+            if not alone and self._random.random() < 0.3:
+                if self._random.random() < 0.5:
+                    list(self._inline.run(iter([task]), stop))  # it was done, and nobody heard of it
+                yield Lost(id=task.id, reason="it was lost")
+                continue
+            (outcome,) = self._inline.run(iter([task]), stop)
+            assert isinstance(outcome, Finished)
+            yield outcome

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from contract.running import ROWS, Site, make_site, pids, until
+from contract.running import ROWS, Site, Unreliable, make_site, pids, until
 from hindscan.errors import BadPartial, CorruptPartial, JobFailed, RunCancelled, WorkerDied
 from hindscan.progress import SliceFailed, SliceFinished, StageFinished, TaskLost
 from hindscan.runs.partials import Partials
 from hindscan.tasks.dask import DaskExecutor
-from hindscan.tasks.executor import Executor, Finished, InlineExecutor, Lost, Outcome, Work
+from hindscan.tasks.executor import Executor, InlineExecutor
 from hindscan.tasks.threads import ThreadsExecutor
 
 SLICES = 40
@@ -250,39 +248,6 @@ def test_a_simulation_draws_the_same_numbers_on_any_executor_and_its_mean_is_the
     assert row["std"] == pytest.approx(2.0, rel=0.01)
     longer = one_slice.plan("draw", seed=7)
     assert longer.reused_count == longer.slice_count
-
-
-class Unreliable:
-    """An executor that loses and repeats as real ones may: for schedules no real one gives on demand."""
-
-    workers = 3
-
-    def __init__(self, seed: int) -> None:
-        self._random = np.random.default_rng(seed)
-        self._inline = InlineExecutor()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        return None
-
-    def run(self, tasks: Iterator[Work], stop: threading.Event, *, alone: bool = False) -> Iterator[Outcome]:
-        live: list[Work] = []
-        tasks = iter(tasks)
-        while True:
-            live += [task for _, task in zip(range(4 - len(live)), tasks, strict=False)]
-            if not live:
-                return
-            task = live.pop(self._random.integers(len(live)))
-            if not alone and self._random.random() < 0.3:
-                if self._random.random() < 0.5:
-                    list(self._inline.run(iter([task]), stop))  # it was done, and nobody heard of it
-                yield Lost(id=task.id, reason="it was lost")
-                continue
-            (outcome,) = self._inline.run(iter([task]), stop)
-            assert isinstance(outcome, Finished)
-            yield outcome
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -14,7 +15,8 @@ from hindscan.jobs.job import Code, JobSpec, Step
 from hindscan.progress import RunPlanned, StateChanged
 from hindscan.runs import codes, leases, log, register, snapshots
 from hindscan.runs.ledger import Decision, Entry, record
-from hindscan.runs.run import FINAL, MOVES, Run, RunRequest, State
+from hindscan.runs.run import FINAL, MOVES, Run, RunRequest, Settled, State
+from hindscan.runs.settled import settle
 from hindscan.runs.store import Store
 
 REQUEST = RunRequest(
@@ -320,6 +322,15 @@ class TestCodes:
         name="j", kind="scan", table="bids", history="bids", steps={"slice": Step(digest="d")}, combine="none", code="c"
     )
     code = Code(digest="c", modules={"m": "x = 1"}, payload=b"\x80\x00")
+
+    def test_where_a_simulation_stopped_is_kept_under_the_token_and_only_under_it(self, store: Store) -> None:
+        taken = claimed(store, opened(store).id)
+        settled = Settled(draws=4096, why="max_seconds", looks=1)
+        settle(store, taken.run.id, taken.token, settled)
+        assert register.get_run(store, taken.run.id).request == msgspec.structs.replace(REQUEST, settled=settled)
+        with pytest.raises(Fenced, match="its claim must be held"):
+            settle(store, taken.run.id, taken.token + 1, msgspec.structs.replace(settled, draws=1))
+        assert register.get_run(store, taken.run.id).request.settled == settled
 
     def test_code_is_found_as_it_was_stored(self, store: Store) -> None:
         for _ in range(2):

@@ -63,7 +63,7 @@ HOMES = {
     "prometheus_client": {"web.metrics"},
     "polars": {"data", "api", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
-    "scipy": {"jobs.resampling"},
+    "scipy": {"jobs.resampling", "jobs.sampling"},
     "sqlalchemy": {"runs"},
     "starlette": {"web"},
     "uvicorn": {"web", "server"},

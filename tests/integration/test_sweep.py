@@ -106,16 +106,16 @@ def test_points_of_a_sweep_are_single_runs_with_its_seed_to_the_bit(folder: Path
         assert alone.manifest.slices.computed == 0  # each point of a sweep can be used by any other run
         of_point = table.filter((pa.compute.field("category") == category) & (pa.compute.field("reserve") == reserve))
         assert of_point.drop_columns(["category", "reserve"]).equals(alone.to_arrow())
-    # Each category is calibrated once, over its four slices.
-    assert manifest.slices.total == 2 * 4 + 6
-    assert manifest.slices.computed == 2 * 4 + 6
+    # Each category is calibrated once, over its four slices; each point draws in two.
+    assert manifest.slices.total == 2 * 4 + 6 * 2
+    assert manifest.slices.computed == 2 * 4 + 6 * 2
 
 
 def test_all_points_draw_the_same_numbers_and_the_seed_leaves_the_swept_ones_out(folder: Path) -> None:
     first = done(folder, "revenue", sweep={"reserve": [0.0, 0.3]})
     other = done(folder, "revenue", sweep={"reserve": [0.3, 0.6, 0.9]})
     assert first.manifest.seed == other.manifest.seed
-    assert other.manifest.slices.reused == 4 + 1  # the model, and the point they share
+    assert other.manifest.slices.reused == 4 + 2  # the model, and the two slices of the point they share
     sold = [row for row in other.to_arrow().to_pylist() if row["name"] == "sold"]
     # With common numbers a higher reserve can only sell less, in every draw: no noise between the points.
     assert [row["mean"] for row in sold] == sorted((row["mean"] for row in sold), reverse=True)
@@ -133,7 +133,7 @@ def test_what_does_not_depend_on_the_swept_parameter_is_computed_once(folder: Pa
 def test_the_command_takes_ranges_and_lists(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     typed = ["revenue", "-p", "reserve=0..0.5..0.25", "-p", "category=a,b", "-p", "twice=true", "--sweep", "--project", str(folder), "--json"]  # fmt: skip
     assert run_app(["plan", *typed]) == 0
-    assert json.loads(capsys.readouterr().out)["slices"] == 2 * 4 + 6
+    assert json.loads(capsys.readouterr().out)["slices"] == 2 * 4 + 6 * 2
     assert run_app(["run", *typed]) == 0
     answer = json.loads(capsys.readouterr().out)
     table = pq.read_table(answer["result"]["path"])

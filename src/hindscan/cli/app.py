@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "cancel": ("history", "cancel", "Stop a run."),
     "retry": ("history", "retry", "Try the slices again that failed or are missing."),
     "rerun": ("rerun", "rerun", "Run a run again, with the same or edited parameters, as a new run."),
+    "extend": ("rerun", "extend", "Give a simulation more draws; only what is new is computed."),
     "result": ("history", "result", "Print or save the result of a run."),
     "serve": ("service", "serve", "Run the dispatcher and the HTTP API."),
     "emit": ("service", "emit", "Send a CloudEvent by HTTP or to a topic."),

@@ -14,7 +14,7 @@ from hindscan.errors import UsageError
 if TYPE_CHECKING:
     from hindscan.config import Project
 
-__all__ = ["DEFAULTS", "WHOLE", "Options", "Parameters", "WindowOptions", "pairs"]
+__all__ = ["DEFAULTS", "WHOLE", "Options", "Parameters", "WindowOptions", "pairs", "stop_rule"]
 
 
 @Parameter(name="*")
@@ -109,6 +109,27 @@ class WindowOptions:
 
 
 WHOLE = WindowOptions()
+
+
+def stop_rule(typed: list[str] | None, max_seconds: float | None) -> dict[str, Any] | None:
+    """Read when to stop, as `plans.stopping` has it; None where nothing was typed.
+
+    Raises
+    ------
+    hindscan.errors.UsageError
+        A width is no number.
+    """
+    rule: dict[str, Any] = {}
+    for name, width in pairs(typed, "--stop").items():
+        try:
+            relative = width.endswith("%")
+            number = float(width.removesuffix("%")) / (100 if relative else 1)
+        except ValueError:
+            raise UsageError(
+                f"Reading --stop: it must be NAME=WIDTH such as price=0.01 or price=1%, found {width!r}."
+            ) from None
+        rule[name] = {"relative" if relative else "half_width": number}
+    return (rule | ({} if max_seconds is None else {"max_seconds": max_seconds})) or None
 
 
 def _offsets(typed: str) -> dict[int, tuple[int | None, int | None]]:

@@ -1,4 +1,4 @@
-"""The command that does a run's work again: `rerun`."""
+"""Commands that go on from a run: `rerun` does its work again, `extend` gives it more draws."""
 
 from __future__ import annotations
 
@@ -8,10 +8,41 @@ from cyclopts import Parameter
 
 from hindscan.cli.options import DEFAULTS, Options, Parameters, pairs
 
-__all__ = ["rerun"]
+__all__ = ["extend", "rerun"]
 
 Flag = Annotated[bool, Parameter(negative="")]
 Slices = Annotated[list[int] | None, Parameter(name=["--slice"], negative="")]
+
+
+def extend(run: str, /, *, draws: int, options: Options = DEFAULTS) -> int:
+    """Give a simulation more draws as a new run, with the seed, snapshot and code of the first, and wait.
+
+    Parameters
+    ----------
+    run : str
+        Id of the first, which has succeeded.
+    draws : int
+        In all. What the first has drawn is not drawn again.
+    """
+    from hindscan import rerunning
+    from hindscan.cli.work import finish
+    from hindscan.errors import Conflict
+    from hindscan.runs.register import get_run
+    from hindscan.runs.results import read_manifest
+    from hindscan.workshop import open_workshop
+
+    project = options.load()
+    with open_workshop(project) as workshop:
+        first = get_run(workshop.store, run)
+        if first.result is None:
+            raise Conflict(
+                f"Extending run {run}: it must have a result, and it is {first.state}. Wait for it, or retry it."
+            )
+        manifest = read_manifest(project.root / first.result)
+        opened = rerunning.extend(
+            workshop.store, run, draws=draws, seed=manifest.seed, drawn=manifest.draws, requested_by="cli"
+        )
+        return finish(workshop, opened.id, options)
 
 
 def rerun(

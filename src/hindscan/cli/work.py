@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from hindscan.cli.options import DEFAULTS, WHOLE, Options, Parameters, WindowOptions, pairs
+from hindscan.cli.options import DEFAULTS, WHOLE, Options, Parameters, WindowOptions, pairs, stop_rule
 from hindscan.cli.output import Progress, human_bytes, human_count, print_arrow, print_document, print_table
 from hindscan.errors import HindscanError, UsageError
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "finish", "plan", "run", "run_answer"]
 
 Histories = Annotated[list[str] | None, Parameter(name=["--history"], negative="")]
+Stops = Annotated[list[str] | None, Parameter(name=["--stop"], negative="")]
 Flag = Annotated[bool, Parameter(negative="")]
 
 
@@ -149,6 +150,8 @@ def run(
     window: WindowOptions = WHOLE,
     seed: int | None = None,
     draws: int | None = None,
+    stop: Stops = None,
+    max_seconds: float | None = None,
     workers: int | None = None,
     history: Histories = None,
     fresh: Flag = False,
@@ -170,7 +173,11 @@ def run(
     seed : int
         Seed of a simulation. Default: a digest of job, parameters and data.
     draws : int
-        Draws of a simulation.
+        Draws of a simulation; with a rule to stop, at most.
+    stop : list of str
+        NAME=WIDTH draws until half of the interval of a statistic is as narrow (0.01, or 1% of its value), any number of times.
+    max_seconds : float
+        Draws no further when so long has been drawn.
     workers : int
         How many. Never shows in the result.
     history : list of str
@@ -194,8 +201,8 @@ def run(
             workshop.warm("threads", workers or project.compute.workers)
         spec, code = workshop.job(job)
         request = _typed(
-            project, spec, parameters, history, window, seed=seed, draws=draws, workers=workers, fresh=fresh,
-            allow_failed=_allowance(allow_failed), sweep=sweep,
+            project, spec, parameters, history, window, seed=seed, draws=draws, stop=stop_rule(stop, max_seconds),
+            workers=workers, fresh=fresh, allow_failed=_allowance(allow_failed), sweep=sweep,
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
         opened = register.open_run(workshop.store, request, code=digest, requested_by=asker("cli"))

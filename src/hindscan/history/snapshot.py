@@ -200,6 +200,9 @@ class DrawPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     draws: int
     seed: int
     block_size: int
+    #: Name of the generator, and how its numbers are made points (JSON of `jobs.sampling`); None: they are taken as they come.
+    generator: str = "PCG64DXSM"
+    sampling: dict[str, object] | None = None
 
 
 Pin = ParquetPin | KafkaPin | DrawPin

@@ -31,9 +31,11 @@ from hindscan.errors import CodeLoadError, JobDefinitionError
 from hindscan.jobs import command, isolated
 from hindscan.jobs.declare import Job
 from hindscan.jobs.digest import Digester, Token, digest_of
+from hindscan.jobs.estimators import summed
 from hindscan.jobs.job import Code, JobSpec, StepName
 from hindscan.jobs.modules import Module, Modules, closure
 from hindscan.jobs.program import Program
+from hindscan.jobs.sampling import Halton, Sobol, Stratified
 from hindscan.jobs.statement import FORM, unpack
 from hindscan.jobs.world import CACHED, World, resolve, version_of
 
@@ -103,7 +105,8 @@ def bundle(job: Job, root: Path, *, file: str = "") -> tuple[JobSpec, Code]:
 def _meaning(spec: JobSpec, step: str) -> Token:
     """Say what of hindscan and its engines a step's result depends on, whatever its code imports."""
     if spec.kind == "simulation" and step == "slice":
-        return [MEANING, spec.combine, version_of("numpy")]
+        of_points = [version_of("scipy")] if isinstance(spec.sampling, Halton | Sobol | Stratified) else []
+        return [MEANING, spec.combine, summed(spec.statistics), version_of("numpy"), *of_points]
     if spec.whole:
         return [MEANING, *(version_of(name) for name in ("duckdb", "pyarrow", "dask", "pandas"))]
     # `hs.Data` answers SQL by DuckDB over Arrow: another version may round, sort or sum in another way.

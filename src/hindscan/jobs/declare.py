@@ -24,9 +24,12 @@ from typing import Any, Literal
 import msgspec
 
 from hindscan.errors import JobDefinitionError, ParameterError
+from hindscan.jobs.estimators import Statistic
+from hindscan.jobs.estimators import faults_of as statistics_faults
 from hindscan.jobs.job import JobSpec, Parameter, Step, StepName, is_allowance
 from hindscan.jobs.language import describe
 from hindscan.jobs.parameters import NAMED_OPTIONS, evaluated, validate
+from hindscan.jobs.sampling import GeneratorName, Sampling, sampling_faults
 
 __all__ = ["NAME", "Function", "Job", "job", "simulation"]
 
@@ -213,6 +216,9 @@ def simulation(
     name: str | None = None,
     block_size: int = 65_536,
     draws: int = 1_000_000,
+    statistics: Mapping[str, Statistic] | None = None,
+    generator: GeneratorName = "PCG64DXSM",
+    sampling: Sampling | None = None,
     max_bytes: int | None = None,
     max_slices: int | None = None,
     max_seconds: float | None = None,
@@ -237,6 +243,12 @@ def simulation(
         Draws of one stream; another value gives other numbers.
     draws : int
         Draws of a run that names none.
+    statistics : mapping, optional
+        What is estimated of the quantities a block returns, by name: ``{"price": hs.Mean("payoff")}``. Default: a summary of each quantity.
+    generator : str
+        "PCG64DXSM", "Philox" or "SFC64"; another one gives other numbers.
+    sampling : Sampling, optional
+        How `block.uniforms` and `block.normals` choose their points: `hs.Antithetic`, `hs.Stratified`, `hs.Sobol` or `hs.Halton`. Default: at random.
     max_bytes, max_slices : int, optional
         A plan over these is refused. Default: the project's.
     max_seconds : float, optional
@@ -251,6 +263,7 @@ def simulation(
     """
     options = {
         "history": history, "tables": tables, "combine": combine, "name": name, "block_size": block_size, "draws": draws,
+        "statistics": {} if statistics is None else statistics, "generator": generator, "sampling": sampling,
         "max_bytes": max_bytes, "max_slices": max_slices, "max_seconds": max_seconds, "time_limit": time_limit,
     }  # fmt: skip
     return lambda function: Job(kind="simulation", function=function, options=options, calibrate=calibrate)
@@ -293,6 +306,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
     faults += _faulty_keys(declared)
     faults += _faulty_order(declared, leading.get("slice", ()))
     faults += _faulty_whole(declared)
+    faults += _faulty_statistics(declared)
     if faults:
         raise JobDefinitionError(
             f"Declaring the job {declared.name!r}: {'; '.join(faults)}. Change the declaration, then load it again.",
@@ -317,7 +331,11 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         by=_keys_of(options),
         parts=options.get("parts", 16),
         whole=bool(options.get("whole")),
-        **{key: options[key] for key in ("block_size", "draws") if key in options},
+        **{
+            key: options[key]
+            for key in ("block_size", "draws", "statistics", "generator", "sampling")
+            if key in options
+        },
         max_bytes=options["max_bytes"],
         max_slices=options["max_slices"],
         max_seconds=options["max_seconds"],
@@ -430,6 +448,18 @@ def _faulty_whole(declared: Job) -> Iterator[str]:
         yield "with whole=True what the function returns is the result, so it has neither combine nor finish"
     if options.get("by") is not None or options.get("allow_failed"):
         yield "with whole=True there are no partials that could be split or left out, so it takes neither by= nor allow_failed="
+
+
+def _faulty_statistics(declared: Job) -> Iterator[str]:
+    options, size = declared.options, declared.options.get("block_size")
+    if declared.kind != "simulation" or type(size) is not int or size < 1:
+        return
+    yield from sampling_faults(options["generator"], options["sampling"], size)
+    yield from statistics_faults(options["statistics"], size)
+    if options["statistics"] and (options["combine"] or "combine" in declared.steps):
+        yield "it has both statistics= and a combine; leave one out"
+    if options["sampling"] is not None and not options["statistics"]:
+        yield "with sampling= draws depend on each other, and the built-in summary takes them for independent; declare statistics="
 
 
 class _Signature:

@@ -18,6 +18,9 @@ from typing import Literal
 
 import msgspec
 
+from hindscan.jobs.estimators import Statistic
+from hindscan.jobs.sampling import GeneratorName, Sampling
+
 __all__ = ["Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance"]
 
 #: What can be called: once per slice, per node of the tree, once at the end; the same three for a simulation's model; at the two ends of a
@@ -78,6 +81,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int = 65_536
     #: Draws if the run names none.
     draws: int = 1_000_000
+    #: What blocks draw with, how numbers are made points, and what is estimated; none: a summary of each quantity.
+    generator: GeneratorName = "PCG64DXSM"
+    sampling: Sampling | None = None
+    statistics: dict[str, Statistic] = {}
     #: Limits of the plan; None: the project's.
     max_bytes: int | None = None
     max_slices: int | None = None

@@ -1,28 +1,36 @@
 """A simulation: blocks of draws, each with a stream of its own.
 
 Keeps promise 8 (deterministic): the numbers of a block depend on the seed and the block's index alone, so workers, grouping and retries
-change none of them, and more draws later leave the first ones as they are.
+change none of them, and more draws later leave the first ones as they are. That a function takes its randomness from its block, and from nowhere else, is tried
+out before the first block: what it gives twice for the same block must be the same to the bit.
 
 ::
 
-    DrawSlice -> Block, Block, ... -> the user's function -> statistics.partial -> one partial table
+    DrawSlice -> Block, Block, ... -> the user's function -> statistics or estimates -> one partial table
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hindscan.errors import BadPartial
-from hindscan.history.snapshot import DrawSlice
-from hindscan.jobs import statistics
+from hindscan.errors import BadPartial, NotReproducible
+from hindscan.history.snapshot import DrawPin, DrawSlice
+from hindscan.jobs import estimates, statistics
+from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.returned import to_table
+from hindscan.jobs.sampling import Sampling, generator_of, normals, uniforms, unit_of
 
 __all__ = ["Block", "quantities", "simulate"]
+
+#: Draws of a block that is only drawn to be compared.
+_TRIAL: Final = 256
 
 
 class Block:
@@ -38,6 +46,16 @@ class Block:
         Index of its first draw.
     seed : int
         Seed of the run; not negative.
+    generator : str
+        "PCG64DXSM", "Philox" or "SFC64".
+    sampling : Sampling, optional
+        How numbers are made points. Default: as they come.
+    unit : int
+        Draws of a set of points.
+    model : table or dict, optional
+        What the calibration gave.
+    parameters : mapping, optional
+        Values of the parameters that the function names.
 
     Examples
     --------
@@ -46,13 +64,30 @@ class Block:
     (5,)
     """
 
-    __slots__ = ("_rng", "index", "seed", "size", "start")
+    __slots__ = ("_rng", "_sampling", "_unit", "generator", "index", "model", "parameters", "seed", "size", "start")
 
-    def __init__(self, *, index: int, size: int, start: int, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        index: int,
+        size: int,
+        start: int,
+        seed: int,
+        generator: Any = "PCG64DXSM",
+        sampling: Sampling | None = None,
+        unit: int = 1,
+        model: Any = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
         self.index = index
         self.size = size
         self.start = start
         self.seed = seed
+        self.generator = generator
+        self.model = model
+        self.parameters = MappingProxyType(dict(parameters or {}))
+        self._sampling = sampling
+        self._unit = unit
         self._rng: np.random.Generator | None = None
 
     def __repr__(self) -> str:
@@ -60,20 +95,35 @@ class Block:
 
     @property
     def rng(self) -> np.random.Generator:
-        """The block's generator: PCG64DXSM, keyed by seed and index; the same object at each use."""
+        """The block's generator, keyed by seed and index; the same object at each use."""
         if self._rng is None:
-            self._rng = np.random.Generator(
-                np.random.PCG64DXSM(np.random.SeedSequence(self.seed, spawn_key=(self.index,)))
-            )
+            self._rng = generator_of(self.generator, self.seed, self.index)
         return self._rng
 
+    @property
+    def drawn(self) -> bool:
+        """Whether any randomness was asked for."""
+        return self._rng is not None
+
     def uniforms(self, dimensions: int) -> npt.NDArray[np.float64]:
-        """Draw uniform numbers in [0, 1), shape ``(size, dimensions)``."""
-        return self.rng.random((self.size, dimensions))
+        """Draw uniform numbers in [0, 1), shape ``(size, dimensions)``: points of the job's sampling, if it has one."""
+        return uniforms(self.rng, self._sampling, self.size, dimensions, self._unit)
+
+    def normals(self, dimensions: int) -> npt.NDArray[np.float64]:
+        """Draw standard normal numbers, shape ``(size, dimensions)``: from points of the job's sampling, if it has one."""
+        return normals(self.rng, self._sampling, self.size, dimensions, self._unit)
 
 
 def simulate(
-    each: Callable[[Block], object], piece: DrawSlice, *, seed: int, block_size: int, built_in: bool, name: str
+    each: Callable[[Block], object],
+    piece: DrawSlice,
+    draws: DrawPin,
+    *,
+    built_in: bool,
+    name: str,
+    wanted: Mapping[str, Statistic] | None = None,
+    model: Any = None,
+    parameters: Mapping[str, Any] | None = None,
 ) -> pa.Table:
     """Compute one slice of draws, block by block.
 
@@ -83,14 +133,16 @@ def simulate(
         Computes one block: the user's function with model and parameters already given.
     piece : DrawSlice
         Whole blocks, but for the last one of the run.
-    seed : int
-        Seed of the run.
-    block_size : int
-        Draws of a block.
+    draws : DrawPin
+        Seed, block size and generator of the run.
     built_in : bool
-        The partial is the built-in statistics; else the blocks' tables one after the other.
+        The partial is statistics; else the blocks' tables one after the other.
     name : str
         Name of the job: what a quantity without a name is called.
+    wanted : mapping, optional
+        The statistics that are declared. Default: the built-in summary of each quantity.
+    model, parameters : optional
+        What the blocks carry.
 
     Returns
     -------
@@ -101,20 +153,69 @@ def simulate(
     ------
     hindscan.errors.BadPartial
         A block returned no such thing, or another number of draws.
+    hindscan.errors.NotReproducible
+        The first block of the run, drawn again, is another.
     """
+    sampling: Sampling | None = msgspec.convert(draws.sampling, Sampling | None)
+    unit = unit_of(sampling, draws.block_size)
+
+    def block(index: int, size: int) -> Block:
+        return Block(
+            index=index, size=size, start=index * draws.block_size, seed=draws.seed, generator=draws.generator,
+            sampling=sampling, unit=unit, model=model, parameters=parameters,
+        )  # fmt: skip
+
+    if piece.start == 0 and piece.end > 0:
+        _try_out(each, block, min(piece.end, draws.block_size, max(_TRIAL, unit)), name)
     partials: list[pa.Table] = []
-    for index in range(piece.start // block_size, -(-piece.end // block_size)):
-        start = index * block_size
-        block = Block(index=index, size=min(block_size, piece.end - start), start=start, seed=seed)
-        value = each(block)
-        if built_in:
-            partials.append(statistics.partial(quantities(value, block, name)))
+    sums: list[list[dict[str, Any]]] = []
+    for index in range(piece.start // draws.block_size, -(-piece.end // draws.block_size)):
+        one = block(index, min(draws.block_size, piece.end - index * draws.block_size))
+        value = each(one)
+        if not built_in:
+            partials.append(_as_table(value, name))
+        elif wanted:
+            sums.append(estimates.block_sums(wanted, quantities(value, one, name), index=index, unit=unit, name=name))
         else:
-            named = {name: value} if isinstance(value, np.ndarray) else value
-            partials.append(to_table(named, "slice"))
+            partials.append(statistics.partial(quantities(value, one, name)))
     if built_in:
-        return statistics.merge(partials)
+        return estimates.partial(sums) if wanted else statistics.merge(partials)
     return pa.concat_tables(partials) if partials else pa.table({})
+
+
+def _as_table(value: Any, name: str) -> pa.Table:
+    return to_table({name: value} if isinstance(value, np.ndarray) else value, "slice")
+
+
+def _try_out(each: Callable[[Block], object], block: Callable[[int, int], Block], size: int, name: str) -> None:
+    """Draw a small block twice, and another: refuse a function whose numbers are not those of its block."""
+    blocks = [block(0, size), block(0, size), block(1, size)]
+    first, again, other = (_bytes(_as_table(each(one), name)) for one in blocks)
+    if first != again:
+        raise NotReproducible(
+            f"Drawing the first block of job {name} a second time: it must give the same numbers to the bit, and it gave others. The function takes randomness "
+            "from somewhere else (np.random, random, a generator of its own, the clock); take all of it from block.rng, block.uniforms or block.normals.",
+            job=name,
+        )
+    if first == other and not blocks[0].drawn and _varies(each(block(0, size)), name):
+        raise NotReproducible(
+            f"Drawing two blocks of job {name}: they must have numbers of their own, and they have the same, although draws differ; the function never asked its "
+            "block for any. It seeds a generator of its own; take all randomness from block.rng, block.uniforms or block.normals.",
+            job=name,
+        )
+
+
+def _bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+def _varies(value: Any, name: str) -> bool:
+    """Tell whether draws of one block differ from each other."""
+    return any(len(column.unique()) > 1 for column in _as_table(value, name).columns)
 
 
 def quantities(value: Any, block: Block, name: str) -> dict[str, npt.NDArray[np.float64]]:
@@ -143,7 +244,7 @@ def quantities(value: Any, block: Block, name: str) -> dict[str, npt.NDArray[np.
     for quantity, given in value.items():
         try:
             draws = np.asarray(given)
-            numbers = draws.astype(np.float64) if draws.dtype.kind in "biuf" else None
+            numbers = np.ascontiguousarray(draws, np.float64) if draws.dtype.kind in "biuf" else None
         except (TypeError, ValueError):
             numbers = None
         if numbers is None or numbers.shape != (block.size,):

@@ -34,10 +34,14 @@ from hindscan.history.snapshot import (
     Slice,
 )
 
-__all__ = ["DRAWS_PER_SLICE", "Known", "cut", "cut_whole"]
+__all__ = ["Known", "cut", "cut_whole"]
 
-#: Draws a slice has about: four blocks of the default size, so that a million draws still occupy four cores and a slice takes some 10 ms or more.
-DRAWS_PER_SLICE: Final = 262_144
+#: Blocks of the first slices of draws: of the default size a million draws still occupy four cores.
+BLOCKS_PER_SLICE: Final = 4
+#: A later slice has a sixteenth of the draws before it, in a power of two of these: what is lost with a worker stays small, and so does what slices cost in all.
+SHARE_OF_SLICE: Final = 16
+#: Draws of a slice at most.
+DRAWS_PER_SLICE_MOST: Final = 1 << 22
 
 #: More rows than a file or a partition has: one slice for each.
 _WHOLE: Final = 1 << 62
@@ -57,7 +61,8 @@ def cut(pin: Pin, slice_rows: int, *, known: Known | None = None) -> tuple[Slice
         Files are taken in the order of the pin (which lists them by path), partitions in the order of their numbers.
     slice_rows : int
         Parquet: row groups of one file are taken until this many rows are reached, so a slice never spans files and never splits a row group. Kafka: slices
-        end at absolute multiples of this offset, so a full slice never changes when the topic grows. Draws: rounded to whole blocks.
+        end at absolute multiples of this offset, so a full slice never changes when the topic grows. Draws: of no use, where a slice ends follows from the block
+        and the draws before it.
     known : mapping, optional
         Greatest times of offset ranges from earlier proofs. Default: none are known.
 
@@ -77,7 +82,7 @@ def cut(pin: Pin, slice_rows: int, *, known: Known | None = None) -> tuple[Slice
                 [s for partition in order for s in _cut_partition(partition, pin, slice_rows, known or {})]
             )
         case DrawPin():
-            return _numbered(list(_cut_draws(pin, slice_rows)))
+            return _numbered(list(_cut_draws(pin)))
 
 
 def cut_whole(pin: Pin, *, known: Known | None = None) -> tuple[Slice, ...]:
@@ -157,7 +162,10 @@ def _cut_partition(partition: PartitionPin, pin: KafkaPin, slice_rows: int, know
         start = end
 
 
-def _cut_draws(pin: DrawPin, slice_rows: int) -> Iterator[DrawSlice]:
-    step = max(1, round(slice_rows / pin.block_size)) * pin.block_size
-    for start in range(0, pin.draws, step):
+def _cut_draws(pin: DrawPin) -> Iterator[DrawSlice]:
+    start, step = 0, BLOCKS_PER_SLICE * pin.block_size
+    while start < pin.draws:
+        while step * 2 <= min(start // SHARE_OF_SLICE, DRAWS_PER_SLICE_MOST):
+            step *= 2
         yield DrawSlice(position=0, start=start, end=min(pin.draws, start + step))
+        start += step

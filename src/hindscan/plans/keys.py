@@ -217,7 +217,7 @@ def _source(pin: Pin) -> list[object]:
         case KafkaPin():
             return ["kafka", pin.cluster_id, pin.topic, pin.topic_id]
         case DrawPin():
-            return ["draws", pin.seed, pin.block_size]
+            return ["draws", pin.seed, pin.block_size, pin.generator, pin.sampling]
         case _:
             return ["parquet"]  # each file carries its own identity, relative to a root that may move
 

@@ -18,11 +18,12 @@ import msgspec
 
 from hindscan.data import Proof
 from hindscan.errors import JobDefinitionError, ParameterError
-from hindscan.history.snapshot import DrawPin, DrawSlice, KafkaSlice, Pin, Slice, Snapshot
+from hindscan.history.snapshot import DrawSlice, KafkaSlice, Pin, Slice, Snapshot
 from hindscan.jobs.job import JobSpec, Step
 from hindscan.plans.chains import in_order, leaves_of, link, needed
 from hindscan.plans.combine import flat, tree, tree_by_part
-from hindscan.plans.cut import DRAWS_PER_SLICE, Known, cut
+from hindscan.plans.cut import Known, cut
+from hindscan.plans.draws import check_draws, draw_pin, finishing, whole_draws
 from hindscan.plans.keys import (
     close_key,
     digest_of,
@@ -154,10 +155,10 @@ def make_plan(
         stages.append(_stage(job, given, scan, slices, pin, table=name, reader=identities[name], model=None))
     if job.kind == "simulation":
         seed = default_seed(job, parameters, snapshot, identities, known=known) if seed is None else seed
-        draws = job.draws if draws is None else draws
-        pin = DrawPin(draws=draws, seed=seed, block_size=job.block_size)
+        draws = whole_draws(job, job.draws) if draws is None else draws
+        pin = draw_pin(job, draws=draws, seed=seed)
         model = stages[0].finished if stages else None
-        slices = cut(pin, DRAWS_PER_SLICE)
+        slices = cut(pin, SLICE_ROWS)
         stages.append(_stage(job, given, _draw_steps(job), slices, pin, table=None, reader={}, model=model))
     renewed = _renewed(job, stages[-1], anew)
     stages[-1] = msgspec.structs.replace(stages[-1], reused=stages[-1].reused - set(anew))
@@ -224,10 +225,8 @@ def _check(job: JobSpec, snapshot: Snapshot, seed: int | None, draws: int | None
             f"Planning job {job.name}: seed and draws are options of a simulation, and this job scans a history. Leave them out.",
             job=job.name,
         )
-    if draws is not None and draws < 1:
-        raise ParameterError(
-            f"Planning job {job.name}: draws must be at least 1, not {draws}. Ask for one draw or more.", job=job.name
-        )
+    if draws is not None:
+        check_draws(job, draws)
 
 
 def _scan_steps(job: JobSpec) -> _Steps | None:
@@ -251,6 +250,8 @@ def _draw_steps(job: JobSpec) -> _Steps:
     finish = job.steps.get("finish")
     if finish is None and job.combine == "statistics":
         finish = _STATISTICS_FINISH
+    if finish is not None and job.statistics:
+        finish = msgspec.structs.replace(finish, digest=digest_of([finish.digest, finishing(job)]))
     return _Steps(
         name="slice",
         each=job.steps["slice"],

@@ -127,6 +127,8 @@ def _changes(plan: Plan, stage: Stage, before: Plan, old: Stage) -> Iterator[str
             yield "the seed changed"
         if plan.job.block_size != before.job.block_size:
             yield "the size of a block changed"
+        if (plan.job.generator, plan.job.sampling) != (before.job.generator, before.job.sampling):
+            yield "the generator or the sampling changed"
         if _model(plan) != _model(before):
             yield "the model changed"
 

@@ -55,7 +55,7 @@ _TIMES: Final = {
     "finished_at": _EARLIEST,
     "repeatable_until": _LATEST,
 }
-_TEXTS: Final = ("parameters", "event", "chosen", "coverage")
+_TEXTS: Final = ("parameters", "event", "chosen", "coverage", "simulation")
 _LIBRARIES: Final = ("dask", "distributed", "duckdb", "msgspec", "numpy", "pandas", "polars", "pyarrow", "scipy")
 
 
@@ -139,6 +139,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     #: A text, because a seed may have more digits than SQL's integers; empty if nothing is random.
     seed: str = ""
     draws: int = 0
+    #: Of a simulation: generator, block size and sampling, why it stopped, and the draws and seconds that ten times the precision would take.
+    simulation: dict[str, Any] = {}
     #: Digest of the code bundle.
     code: str = ""
     python: str = ""

@@ -20,7 +20,7 @@ import msgspec
 from hindscan.errors import Conflict
 from hindscan.history.snapshot import OffsetRange
 
-__all__ = ["FINAL", "MOVES", "Run", "RunRequest", "State", "check_move"]
+__all__ = ["FINAL", "MOVES", "Run", "RunRequest", "Settled", "State", "check_move"]
 
 State = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 
@@ -51,6 +51,16 @@ def check_move(run: str, before: State, after: State) -> None:
         )
 
 
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a simulation with a stopping rule has stopped."""
+
+    draws: int
+    #: "precision", "max_draws" or "max_seconds".
+    why: str
+    #: How often the rule was judged.
+    looks: int
+
+
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for: a job with parameters and the options of a run. Times are microseconds since the epoch."""
 
@@ -61,6 +71,9 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     until: int | None = None
     seed: int | None = None
     draws: int | None = None
+    #: When a simulation has drawn enough (see `plans.stopping`), and where it was found to have.
+    stop: dict[str, object] | None = None
+    settled: Settled | None = None
     workers: int | None = None
     fresh: bool = False
     #: Positions of slices that are computed again although their partials exist.

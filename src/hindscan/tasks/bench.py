@@ -22,9 +22,9 @@ import pyarrow as pa
 from hindscan.data import Data, Proof, Source, TableSource
 from hindscan.errors import BadPartial
 from hindscan.history.snapshot import DrawSlice, Slice
-from hindscan.jobs import statistics
+from hindscan.jobs import estimates, statistics
 from hindscan.jobs.code import load
-from hindscan.jobs.job import StepName
+from hindscan.jobs.job import JobSpec, StepName
 from hindscan.jobs.parameters import python_values
 from hindscan.jobs.returned import to_model, to_model_table, to_table
 from hindscan.jobs.simulation import simulate
@@ -36,7 +36,7 @@ from hindscan.tasks.broadcast import BroadcastTable
 from hindscan.tasks.task import Assignment, Broadcast, Done
 from hindscan.tasks.whole import Whole, computed
 
-__all__ = ["Bench"]
+__all__ = ["Bench", "finished"]
 
 #: Broadcast tables this process has open, by their digests: the stages of a run, and its next run, share them.
 _tables: dict[str, BroadcastTable] = {}
@@ -133,7 +133,7 @@ class Bench:
             case "concat":
                 made = table
             case "statistics":
-                made = statistics.merge(given)
+                made = (estimates if self._assignment.job.statistics else statistics).merge(given)
             case _:
                 made = self._call(self._assignment.combine, table)
                 check_same(table.schema, made.schema, step=self._assignment.combine)
@@ -144,7 +144,7 @@ class Bench:
         table = self._assignment.partials.read(combined)
         if self._assignment.how == "statistics":
             # What a finish of the job's own gets, too: the form in which statistics are merged is nobody else's.
-            table = statistics.finish(table)
+            table = finished(self._assignment.job, table)
         step = self._assignment.finish
         made = self._call(step, table) if step in self._functions else table
         by = self._assignment.job.by
@@ -168,10 +168,12 @@ class Bench:
         return simulate(
             lambda block: self._functions["slice"](block, *leading, **named),
             piece,
-            seed=assignment.draws.seed,
-            block_size=assignment.draws.block_size,
+            assignment.draws,
             built_in=assignment.how == "statistics",
             name=assignment.job.name,
+            wanted=assignment.job.statistics,
+            model=leading[0] if leading else None,
+            parameters={name: named[name] for name in assignment.job.steps["slice"].parameters},
         )
 
     def _model(self, key: str) -> Any:
@@ -240,6 +242,11 @@ class Bench:
         # Metadata is no content, so what a model's table says of itself is kept beside it.
         said = {name.decode(): text.decode() for name, text in (table.schema.metadata or {}).items()}
         return _done(position, key, table, self._assignment.partials.write(key, table, proof, metadata=said), proof)
+
+
+def finished(job: JobSpec, table: pa.Table) -> pa.Table:
+    """Make estimates out of the merged statistics of a simulation."""
+    return estimates.finish(job.statistics, table) if job.statistics else statistics.finish(table)
 
 
 def _done(position: int, key: str, table: pa.Table, stored: tuple[str, int], proof: Proof | None) -> Done:

@@ -25,11 +25,12 @@ import msgspec
 
 from hindscan import errors
 from hindscan.errors import CorruptPartial, ExecutionError, HindscanError, RunCancelled
-from hindscan.history.snapshot import DrawPin, Reader, Slice
+from hindscan.history.snapshot import Reader, Slice
 from hindscan.jobs.job import Code
 from hindscan.plans.chains import needed
 from hindscan.plans.cost import group, group_in_order
 from hindscan.plans.cut import cut_whole
+from hindscan.plans.draws import draw_pin
 from hindscan.plans.incomplete import Coverage, allowed_failures, coverage_of, without
 from hindscan.plans.keys import table_digest
 from hindscan.plans.make import holds
@@ -228,7 +229,7 @@ def assignment_of(
     if stage.table is None:
         assert plan.seed is not None
         assert plan.draws is not None
-        draws = DrawPin(draws=plan.draws, seed=plan.seed, block_size=plan.job.block_size)
+        draws = draw_pin(plan.job, draws=plan.draws, seed=plan.seed)
     return Assignment(
         run=run,
         job=plan.job,

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from hindscan.data import Data, TableSource
-from hindscan.history.snapshot import DrawSlice
+from hindscan.history.snapshot import DrawPin, DrawSlice
 from hindscan.jobs import statistics
 from hindscan.jobs.code import load
 from hindscan.jobs.registry import Registered, load_folder
@@ -152,7 +152,7 @@ def test_closing_price_draws_from_the_auctions_with_nearest_bidders(
     each: Callable[..., Any] = steps["slice"]
     partial = simulate(
         lambda block: each(block, model, bidders=30), DrawSlice(position=0, start=0, end=200_000),
-        seed=3, block_size=spec.block_size, built_in=True, name="closing_price",
+        DrawPin(draws=200_000, seed=3, block_size=spec.block_size), built_in=True, name="closing_price",
     )  # fmt: skip
     (row,) = statistics.finish(partial).to_pylist()
     prices = expected["price"].to_numpy()  # fewer than a hundred auctions: all of them are comparable

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from hindscan.errors import BadPartial
-from hindscan.history.snapshot import DrawSlice
+from hindscan.history.snapshot import DrawPin, DrawSlice
 from hindscan.jobs.simulation import Block, quantities, simulate
 from hindscan.jobs.statistics import finish, merge
 
@@ -23,7 +23,8 @@ def run(*pieces: DrawSlice, seed: int = 7, built_in: bool = True, block_size: in
     def each(block: Block) -> Any:
         return block.rng.normal(size=block.size)
 
-    return [simulate(each, p, seed=seed, block_size=block_size, built_in=built_in, name="z") for p in pieces]
+    pin = DrawPin(draws=10_000, seed=seed, block_size=block_size)
+    return [simulate(each, p, pin, built_in=built_in, name="z") for p in pieces]
 
 
 def test_a_block_draws_the_documented_stream() -> None:

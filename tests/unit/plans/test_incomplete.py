@@ -115,7 +115,8 @@ def test_every_part_of_a_split_stage_lacks_the_same_slices_and_has_other_keys(co
         assert left is None
         return
     assert left is not None
-    nodes = {node.key: node for level in left.levels for node in level}
+    # A node with a single child has its key: the lowest is the one that has something below it.
+    nodes = {node.key: node for level in reversed(left.levels) for node in level}
 
     def below(key: str) -> list[str]:
         node = nodes.get(key)

@@ -144,7 +144,8 @@ def test_a_plan_without_slices_still_has_a_result():
 def test_a_simulation_calibrates_first_and_its_draws_depend_on_the_model():
     calibrate, draws = plan(SIMULATION, parameters={}).stages
     assert (calibrate.step, calibrate.table, len(calibrate.slices)) == ("calibrate", "bids", 3)
-    assert (draws.step, draws.table, [s.rows for s in draws.slices]) == ("slice", None, [262_000, 262_000, 76_000])
+    assert (draws.step, draws.table, sum(s.rows for s in draws.slices)) == ("slice", None, 600_000)
+    assert [s.rows for s in draws.slices[:33]] == [4000] * 32 + [8000]
     other = plan(
         replace(SIMULATION, steps={**SIMULATION.steps, "calibrate_combine": Step(digest="kc2")}), parameters={}
     )
@@ -175,7 +176,8 @@ def test_longer_simulations_reuse_the_shorter_ones():
     short = plan(SIMULATION, parameters={}, seed=7)
     stored = {key for stage in short.stages for key in stage.keys}
     longer = plan(SIMULATION, parameters={}, seed=7, draws=1_000_000, existing=stored)
-    assert longer.stages[1].reused == {0, 1}
+    whole = len(short.stages[1].slices) - (600_000 % 32_000 != 0)
+    assert longer.stages[1].reused >= set(range(whole - 1))
 
 
 def test_options_of_simulations_are_refused_elsewhere():

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from hindscan.history.snapshot import FilePin, ParquetPin, RowGroup, Snapshot, Window
+from hindscan.jobs.estimators import Mean
 from hindscan.jobs.job import JobSpec, Step
 from hindscan.plans.make import make_plan
 from hindscan.plans.plan import Plan
@@ -52,6 +53,9 @@ def plan(job: JobSpec = JOB, bids: ParquetPin | None = None, tables: ParquetPin 
 BASE = plan()
 KEYS = frozenset(key for stage in BASE.stages for key in stage.keys)
 DRAWS = len(BASE.stages[1].keys)
+#: All slices but the last one of the shorter plan, which was cut short, are in the longer one.
+LONGER = plan(draws=1_000_000)
+HALVES = plan(replace(JOB, block_size=500))
 
 
 def steps(**changed: Step) -> JobSpec:
@@ -76,8 +80,15 @@ def steps(**changed: Step) -> JobSpec:
             {"how bids is read changed": 2, "the model changed": DRAWS},
         ),
         (plan(seed=2, existing=KEYS), {"the seed changed": DRAWS}),
-        (plan(draws=1_000_000, existing=KEYS), {"new data": 2}),
-        (plan(replace(JOB, block_size=500), existing=KEYS), {"the size of a block changed": DRAWS}),
+        (plan(draws=1_000_000, existing=KEYS), {"new data": len(LONGER.stages[1].keys) - (DRAWS - 1)}),
+        (
+            plan(replace(JOB, block_size=500), existing=KEYS),
+            {"the size of a block changed": len(HALVES.stages[1].keys)},
+        ),
+        (
+            plan(replace(JOB, generator="Philox", statistics={"x": Mean(batch=10)}), existing=KEYS),
+            {"the generator or the sampling changed": DRAWS},
+        ),
         (plan(steps(slice=Step(digest="s2")), existing=KEYS), {"the code of its step (slice) changed": DRAWS}),
         (
             plan(steps(calibrate=replace(JOB.steps["calibrate"], digest="k2")), parameters={"year": 1}, existing=KEYS),

@@ -1,0 +1,208 @@
+"""What a simulation is asked to estimate, as data: one declaration for each statistic.
+
+Keeps promise 12: a declaration goes through JSON with the job, so that a run is planned, stopped and explained without user code. Each says which quantities of a
+block it takes; how it is summed and what its interval is stands in `jobs.estimates`. What a declaration changes in the sums is in the keys of slices; a
+confidence, a level and a kind of interval are applied to finished sums, and recompute none (promise 7).
+
+::
+
+    @hs.simulation(statistics={"price": hs.Mean("payoff")}) -> JobSpec.statistics -> estimates
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = [
+    "Covariance",
+    "Difference",
+    "Histogram",
+    "Mean",
+    "Moments",
+    "Probability",
+    "Quantile",
+    "Ratio",
+    "Shortfall",
+    "Statistic",
+    "faults_of",
+    "quantities_of",
+    "summed",
+]
+
+
+class _Estimator(msgspec.Struct, frozen=True, tag_field="statistic", tag=str.lower):
+    """What all declarations are."""
+
+
+class Mean(_Estimator, frozen=True):
+    """The mean of a quantity.
+
+    Parameters
+    ----------
+    of : str
+        The quantity; empty: the only one there is.
+    weight : str, optional
+        Quantity with the importance weight of each draw: its probability over that with which it was drawn.
+    controls : dict, optional
+        Quantities whose means are known, and these means: what they miss by is taken out of the estimate.
+    batch : int
+        So many consecutive draws depend on each other, as those of one path do; the interval is made of means of such batches. Must divide the block.
+    confidence : float
+        Of the interval.
+    """
+
+    of: str = ""
+    weight: str | None = None
+    controls: dict[str, float] = {}
+    batch: int = 1
+    confidence: float = 0.95
+
+
+class Difference(_Estimator, frozen=True):
+    """The mean of one quantity less another over the same draws: a comparison under common random numbers."""
+
+    of: str
+    minus: str
+    batch: int = 1
+    confidence: float = 0.95
+
+
+class Ratio(_Estimator, frozen=True):
+    """The mean of one quantity over the mean of another."""
+
+    of: str
+    per: str
+    batch: int = 1
+    confidence: float = 0.95
+
+
+class Probability(_Estimator, frozen=True):
+    """How likely an event is: that a quantity is not zero, or above or below a bound.
+
+    Parameters
+    ----------
+    of : str
+        The quantity; empty: the only one there is.
+    above, below : float, optional
+        The event is that the quantity is greater, or less. Default: that it is not zero.
+    weight : str, optional
+        As of `Mean`.
+    interval : "exact" or "wilson"
+        Clopper and Pearson's, which covers at least as often as it says, or the narrower one of Wilson. Draws that depend on each other or are weighted
+        have Student's.
+    batch : int
+        As of `Mean`.
+    confidence : float
+        Of the interval.
+    """
+
+    of: str = ""
+    above: float | None = None
+    below: float | None = None
+    weight: str | None = None
+    interval: Literal["exact", "wilson"] = "exact"
+    batch: int = 1
+    confidence: float = 0.95
+
+
+class Moments(_Estimator, frozen=True):
+    """Count, mean, variance, skewness, excess kurtosis, least and greatest draw of a quantity."""
+
+    of: str = ""
+    confidence: float = 0.95
+
+
+class Covariance(_Estimator, frozen=True):
+    """Covariance and correlation of each pair of quantities."""
+
+    of: tuple[str, ...]
+
+
+class Quantile(_Estimator, frozen=True):
+    """The quantile of a level, within 0.1 % of its value."""
+
+    of: str = ""
+    level: float = 0.5
+    confidence: float = 0.95
+
+
+class Shortfall(_Estimator, frozen=True):
+    """The expected shortfall of a loss: the mean of the draws beyond the quantile of a level, within 0.1 % of its value."""
+
+    of: str = ""
+    level: float = 0.975
+    confidence: float = 0.95
+
+
+class Histogram(_Estimator, frozen=True):
+    """The shares of draws between edges, `[a, b)`, and outside of all."""
+
+    of: str
+    edges: tuple[float, ...]
+    confidence: float = 0.95
+
+
+Statistic = Mean | Difference | Ratio | Probability | Moments | Covariance | Quantile | Shortfall | Histogram
+
+#: Applied to finished sums: no partial depends on them.
+_LATE = ("confidence", "interval", "level")
+
+
+def quantities_of(one: Statistic) -> tuple[str, ...]:
+    """Name the quantities that a statistic takes; an empty name is the only one there is."""
+    if isinstance(one, Covariance):
+        return one.of
+    named = [
+        one.of,
+        *(getattr(one, field, None) for field in ("minus", "per", "weight")),
+        *getattr(one, "controls", ()),
+    ]
+    return tuple(name for name in named if name is not None)
+
+
+def summed(statistics: Mapping[str, Statistic]) -> dict[str, Any]:
+    """Give the statistics without what is applied to finished sums."""
+    documents = {name: msgspec.to_builtins(one) for name, one in statistics.items()}
+    return {
+        name: {field: value for field, value in document.items() if field not in _LATE}
+        for name, document in documents.items()
+    }
+
+
+def faults_of(statistics: object, block_size: int) -> Iterator[str]:
+    """Tell all that is wrong with declared statistics."""
+    if not isinstance(statistics, Mapping) or not all(isinstance(name, str) and name for name in statistics):
+        yield f"statistics= must be a dict of names and statistics, and is {statistics!r}"
+        return
+    for name, one in statistics.items():
+        if not isinstance(one, Statistic):
+            yield f"statistics= has {one!r} as {name!r}, which is none; hs.Mean('quantity') is one"
+            continue
+        try:
+            msgspec.convert(msgspec.to_builtins(one), type(one))
+        except msgspec.ValidationError as error:
+            yield f"the statistic {name!r} is none: {error}"
+            continue
+        yield from (f"the statistic {name!r} {fault}" for fault in _faults(one, block_size))
+
+
+def _faults(one: Statistic, block_size: int) -> Iterator[str]:
+    for field in ("confidence", "level"):
+        value = getattr(one, field, 0.5)
+        if not 0 < value < 1:
+            yield f"has a {field} that must lie between 0 and 1, and is {value!r}"
+    batch = getattr(one, "batch", 1)
+    if batch < 1 or block_size % batch:
+        yield f"has batches of {batch} draws, which must divide the block of {block_size}"
+    if isinstance(one, Probability) and one.above is not None and one.below is not None:
+        yield "has both above= and below=; leave one out"
+    if isinstance(one, Mean) and one.controls and one.weight:
+        yield "has both controls and a weight; put the weight into the quantities"
+    if isinstance(one, Covariance) and len(set(one.of)) < 2:
+        yield f"needs two quantities or more, and has {one.of}"
+    if isinstance(one, Histogram) and (len(one.edges) < 2 or any(not a < b for a, b in itertools.pairwise(one.edges))):
+        yield f"must have two edges or more, each greater than the one before, and has {one.edges}"

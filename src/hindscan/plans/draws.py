@@ -1,0 +1,71 @@
+"""The draws of a simulation as something pinned: how many there can be, and what finishes them.
+
+Keeps promises 7 and 8: what a draw is (seed, block size, generator, sampling) is in the keys of slices, how many there are is not; and a run has whole
+units only, sets of draws that belong together, so that no estimate rests on half of one.
+
+::
+
+    JobSpec + draws asked for -> check_draws, whole_draws -> DrawPin -> cut
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from hindscan.errors import ParameterError
+from hindscan.history.snapshot import DrawPin
+from hindscan.jobs.job import JobSpec
+from hindscan.jobs.sampling import unit_of
+
+__all__ = ["check_draws", "draw_pin", "finishing", "unit_draws", "whole_draws"]
+
+
+def draw_pin(job: JobSpec, *, draws: int, seed: int) -> DrawPin:
+    """Pin the draws of a run."""
+    return DrawPin(
+        draws=draws,
+        seed=seed,
+        block_size=job.block_size,
+        generator=job.generator,
+        sampling=None if job.sampling is None else msgspec.to_builtins(job.sampling),
+    )
+
+
+def unit_draws(job: JobSpec) -> int:
+    """Give how many consecutive draws belong together in the job's sampling and its statistics."""
+    batches = [getattr(one, "batch", 1) for one in job.statistics.values()]
+    return math.lcm(unit_of(job.sampling, job.block_size), *batches)
+
+
+def whole_draws(job: JobSpec, draws: int) -> int:
+    """Give the least number of draws from this one on that has whole units only."""
+    unit = unit_draws(job)
+    return -(-draws // unit) * unit
+
+
+def check_draws(job: JobSpec, draws: int) -> None:
+    """Refuse a number of draws that a job cannot have.
+
+    Raises
+    ------
+    hindscan.errors.ParameterError
+        Fewer than one, or not of whole units.
+    """
+    if draws < 1:
+        raise ParameterError(
+            f"Planning job {job.name}: draws must be at least 1, not {draws}. Ask for one draw or more.", job=job.name
+        )
+    if draws != whole_draws(job, draws):
+        raise ParameterError(
+            f"Planning job {job.name}: its draws belong together in sets of {unit_draws(job):,}, so there must be a multiple of these, and {draws:,} is none. "
+            f"Ask for {whole_draws(job, draws):,}.",
+            job=job.name,
+        )
+
+
+def finishing(job: JobSpec) -> dict[str, Any]:
+    """Give all that finishing estimates depends on beside their sums."""
+    return {name: msgspec.to_builtins(one) for name, one in job.statistics.items()}

@@ -1,0 +1,155 @@
+"""Drawing in rounds: a simulation is carried out up to a look, judged, and carried on, until its rule says that it is enough.
+
+Keeps promises 6 and 8. Each round is an ordinary plan over the draws up to its look, so what earlier rounds (or an earlier, killed attempt) have stored
+is reused, and the last one is the plan of a run that asked for so many draws at once. What is judged are the combined statistics of all draws so far.
+
+::
+
+    RunRequest.stop -> looks -> plan, execute -> estimates -> reached? -> Settled (stored) -> publication
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from hindscan.plans.draws import check_draws, draw_pin, unit_draws, whole_draws
+from hindscan.plans.stopping import looks, reached, read_stop
+from hindscan.runs.run import Settled
+from hindscan.tasks.bench import finished
+from hindscan.tasks.execution import OUTPUT_MOST
+
+if TYPE_CHECKING:
+    from hindscan.jobs.job import JobSpec
+    from hindscan.planning import Prepared
+    from hindscan.plans.stopping import StopRule
+    from hindscan.runs.partials import Partials
+    from hindscan.runs.run import RunRequest
+    from hindscan.tasks.execution import Executed
+
+__all__ = ["carry_out_in_rounds", "drawn_document"]
+
+#: Draws at most where nothing says so, in draws the job has by default.
+MOST_TIMES: Final = 100
+
+
+def carry_out_in_rounds(
+    spec: JobSpec,
+    request: RunRequest,
+    partials: Partials,
+    carry: Callable[[RunRequest], tuple[Prepared, Executed]],
+    keep: Callable[[Settled], None],
+) -> tuple[Prepared, Executed]:
+    """Carry a request out, in rounds if it has a rule that has not been settled.
+
+    Parameters
+    ----------
+    spec : JobSpec
+        The job.
+    request : RunRequest
+        As it was asked for.
+    partials : Partials
+        Where the combined statistics are.
+    carry : callable
+        Plans and executes a request.
+    keep : callable
+        Stores where it stopped.
+
+    Returns
+    -------
+    (Prepared, Executed)
+        Of all rounds together; the plan is that of the last.
+    """
+    if request.stop is None or request.settled is not None:
+        return carry(request)
+    rule = read_stop(request.stop, tuple(spec.statistics))
+    most = _most(spec, request, rule)
+    began, done = time.monotonic(), []
+    for count, draws in enumerate(looks(draw_pin(spec, draws=most, seed=0), unit_draws(spec), most), start=1):
+        done.append(carry(msgspec.structs.replace(request, draws=draws)))
+        why = _why(spec, rule, partials, done[-1][1], draws, most, time.monotonic() - began)
+        if why:
+            keep(Settled(draws=draws, why=why, looks=count))
+            break
+    prepared = done[-1][0]
+    return prepared, _together(prepared, [executed for _, executed in done])
+
+
+def _most(spec: JobSpec, request: RunRequest, rule: StopRule) -> int:
+    asked = [draws for draws in (request.draws, rule.max_draws) if draws is not None]
+    for draws in asked:
+        check_draws(spec, draws)
+    return min(asked) if asked else whole_draws(spec, spec.draws * MOST_TIMES)
+
+
+def _why(
+    spec: JobSpec, rule: StopRule, partials: Partials, executed: Executed, draws: int, most: int, seconds: float
+) -> str:
+    """Say why it is enough; empty if it is not."""
+    combined = partials.read(executed.stages[-1].combined)
+    if reached(rule, finished(spec, combined).to_pylist()):
+        return "precision"
+    if draws >= most:
+        return "max_draws"
+    return "max_seconds" if rule.max_seconds is not None and seconds >= rule.max_seconds else ""
+
+
+def _together(prepared: Prepared, rounds: list[Executed]) -> Executed:
+    """Add up what rounds did; slices of earlier ones that the last plan has are its own."""
+    last = rounds[-1]
+    total = last.computed + last.reused
+    stages = []
+    for at, stage in enumerate(last.stages):
+        keys = prepared.plan.stages[at].keys
+        # A slice that the last look has cut short, or had whole, was another before: only what the last plan has is told.
+        made = [
+            one
+            for each in rounds
+            for one in each.stages[at].slices
+            if keys[one.position : one.position + 1] == (one.key,)
+        ]
+        kept = {one.position: one for one in made}
+        stages.append(
+            msgspec.structs.replace(
+                stage,
+                slices=tuple(kept[position] for position in sorted(kept)),
+                seconds=sum(each.stages[at].seconds for each in rounds),
+            )
+        )
+    computed = sum(len(stage.slices) for stage in stages)
+    return msgspec.structs.replace(
+        last,
+        stages=tuple(stages),
+        computed=computed,
+        reused=total - computed,
+        retried=sum(each.retried for each in rounds),
+        cpu_seconds=sum(each.cpu_seconds for each in rounds),
+        bytes_read=sum(each.bytes_read for each in rounds),
+        seconds=sum(each.seconds for each in rounds),
+        output="".join(each.output for each in rounds)[-OUTPUT_MOST:],
+    )
+
+
+def drawn_document(
+    spec: JobSpec, settled: Settled | None, draws: int, executed: Executed, workers: int
+) -> Mapping[str, Any]:
+    """Describe for the manifest how a simulation was drawn, why it stopped, and what ten times the precision would take; empty for other jobs."""
+    if spec.kind != "simulation":
+        return {}
+    slices = executed.stages[-1].slices
+    computed = sum(one.seconds for one in slices)
+    share = len(slices) / max(executed.stages[-1].coverage.slices_done, 1)
+    document: dict[str, Any] = {
+        "generator": spec.generator,
+        "block_size": spec.block_size,
+        "sampling": None if spec.sampling is None else msgspec.to_builtins(spec.sampling),
+        "stopped": {"why": "draws"} if settled is None else msgspec.to_builtins(settled),
+        # The error falls with the square root of the draws.
+        "ten_times": {"draws": 100 * draws, "seconds": None},
+    }
+    if share:
+        document["ten_times"]["seconds"] = round(100 * computed / share / max(workers, 1), 3)
+    return document

@@ -1,0 +1,201 @@
+"""Declared statistics against numpy and scipy on all draws; any grouping gives the same table; intervals at the edges."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hindscan.errors import BadPartial
+from hindscan.jobs.bins import RELATIVE_ERROR
+from hindscan.jobs.estimates import block_sums, finish, merge
+from hindscan.jobs.estimates import partial as partial_of
+from hindscan.jobs.estimators import (
+    Covariance,
+    Difference,
+    Histogram,
+    Mean,
+    Moments,
+    Probability,
+    Quantile,
+    Ratio,
+    Shortfall,
+    Statistic,
+    summed,
+)
+from hindscan.jobs.intervals import exact_interval, student_quantile, wilson_interval
+
+WANTED: dict[str, Statistic] = {
+    "mean": Mean("x"),
+    "batches": Mean("x", batch=10),
+    "ratio": Ratio("x", per="y"),
+    "difference": Difference("x", minus="y"),
+    "event": Probability("x", above=2.0),
+    "narrow": Probability("x", below=0.1, interval="wilson"),
+    "shape": Moments("x"),
+    "both": Covariance(("x", "y")),
+    "quantile": Quantile("x", 0.9),
+    "shortfall": Shortfall("x", 0.9),
+    "shares": Histogram("x", (0.5, 1.0, 4.0)),
+}
+
+
+def partial(*arguments: Any, **options: Any) -> pa.Table:
+    return partial_of([block_sums(*arguments, **options)])
+
+
+def blocks(sizes: list[int], wanted: dict[str, Statistic] = WANTED, unit: int = 1) -> tuple[list[pa.Table], Any, Any]:
+    rng = np.random.default_rng(5)
+    made, xs, ys = [], [], []
+    for index, size in enumerate(sizes):
+        x = rng.lognormal(sigma=1.0, size=size)
+        y = 1e6 + 0.5 * x + rng.normal(size=size)
+        made.append(partial(wanted, {"x": x, "y": y}, index=index, unit=unit, name="job"))
+        xs.append(x)
+        ys.append(y)
+    return made, np.concatenate(xs), np.concatenate(ys)
+
+
+def rows(table: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["name"], row["statistic"]): row for row in table.to_pylist()}
+
+
+def test_they_are_what_numpy_and_scipy_say_of_all_draws() -> None:
+    made, x, y = blocks([700, 20, 3000, 5000])
+    found = rows(finish(WANTED, merge(made)))
+    mean = found["mean", "mean"]
+    low, high = scipy.stats.t.interval(0.95, x.size - 1, x.mean(), scipy.stats.sem(x))
+    assert (mean["value"], mean["low"], mean["high"]) == pytest.approx((x.mean(), low, high), rel=1e-12)
+    batches = x.reshape(-1, 10).mean(axis=1)
+    assert found["batches", "mean"]["units"] == batches.size
+    assert found["batches", "mean"]["standard_error"] == pytest.approx(scipy.stats.sem(batches), rel=1e-12)
+    assert found["difference", "difference"]["value"] == pytest.approx((x - y).mean(), rel=1e-12)
+    assert found["ratio", "ratio"]["value"] == pytest.approx(x.mean() / y.mean(), rel=1e-12)
+    residual = x - x.mean() / y.mean() * y
+    error = residual.std(ddof=1) / math.sqrt(x.size) / y.mean()
+    assert found["ratio", "ratio"]["standard_error"] == pytest.approx(error, rel=1e-6)
+    for name, value in {
+        "count": x.size, "variance": x.var(ddof=1), "skewness": scipy.stats.skew(x), "kurtosis": scipy.stats.kurtosis(x),
+        "min": x.min(), "max": x.max(), "mean": x.mean(),
+    }.items():  # fmt: skip
+        assert found["shape", name]["value"] == pytest.approx(value, rel=1e-9), name
+    cov = np.cov(x, y)
+    assert found["both", "covariance of x, y"]["value"] == pytest.approx(cov[0, 1], rel=1e-9)
+    assert found["both", "covariance of y, y"]["value"] == pytest.approx(cov[1, 1], rel=1e-9)
+    assert found["both", "correlation of x, y"]["value"] == pytest.approx(np.corrcoef(x, y)[0, 1], rel=1e-9)
+
+
+def test_counts_and_ranks_are_those_of_all_draws() -> None:
+    made, x, _ = blocks([700, 20, 3000, 5000])
+    found = rows(finish(WANTED, merge(made)))
+    event = found["event", "probability"]
+    exact = scipy.stats.binomtest(int((x > 2).sum()), x.size).proportion_ci(0.95, "exact")
+    assert (event["value"], event["low"], event["high"]) == pytest.approx((np.mean(x > 2), *exact), rel=1e-9)
+    wilson = scipy.stats.binomtest(int((x < 0.1).sum()), x.size).proportion_ci(0.95, "wilson")
+    narrow = found["narrow", "probability"]
+    assert (narrow["low"], narrow["high"]) == pytest.approx(tuple(wilson), rel=1e-9)
+    slack = 2 * RELATIVE_ERROR
+    quantile = found["quantile", "quantile"]
+    assert quantile["value"] == pytest.approx(np.quantile(x, 0.9), rel=slack)
+    ordered = np.sort(x)
+    half = 1.96 * math.sqrt(x.size * 0.09)
+    assert quantile["low"] == pytest.approx(ordered[math.floor(x.size * 0.9 - half) - 1], rel=slack)
+    assert quantile["high"] == pytest.approx(ordered[math.ceil(x.size * 0.9 + half)], rel=slack)
+    tail = ordered[-round(x.size * 0.1) :]
+    assert found["shortfall", "shortfall"]["value"] == pytest.approx(tail.mean(), rel=slack)
+    assert [row["value"] for (name, _), row in found.items() if name == "shares"] == pytest.approx(
+        np.diff([0, *(np.sum(x < edge) for edge in (0.5, 1.0, 4.0)), x.size]) / x.size
+    )
+
+
+@given(st.lists(st.integers(1, 60), min_size=2, max_size=6), st.randoms())
+@settings(max_examples=25, deadline=None)
+def test_grouping_and_order_change_no_bit(sizes: list[int], random: Any) -> None:
+    wanted = WANTED | {"controlled": Mean("x", controls={"y": 1e6})}
+    partials, _, _ = blocks(sizes, wanted)
+    at_once = merge(partials)
+    shuffled = random.sample(partials, len(partials))
+    while len(shuffled) > 1:
+        cut = random.randint(2, len(shuffled))
+        shuffled = [*shuffled[cut:], merge(shuffled[:cut])]
+    assert finish(wanted, merge(shuffled)).equals(finish(wanted, at_once))
+
+
+@pytest.mark.parametrize("unit", [1, 4])
+def test_an_event_that_never_came_is_bounded_and_one_that_always_came_too(unit: int) -> None:
+    wanted: dict[str, Statistic] = {"never": Probability("x", above=9.0), "always": Probability("x", below=9.0)}
+    table = merge([partial(wanted, {"x": np.zeros(400)}, index=i, unit=unit, name="j") for i in range(3)])
+    found = rows(finish(wanted, table))
+    units = 1200 // unit
+    never, always = found["never", "probability"], found["always", "probability"]
+    assert (never["value"], never["low"]) == (0.0, 0.0)
+    assert never["high"] == pytest.approx(1 - 0.025 ** (1 / units))
+    assert (always["value"], always["high"]) == (1.0, 1.0)
+    assert always["low"] == pytest.approx(0.025 ** (1 / units))
+
+
+@pytest.mark.parametrize(("hits", "draws"), [(0, 7), (7, 7), (1, 2), (3, 1000), (999, 1000), (40, 10**9)])
+@pytest.mark.parametrize("confidence", [0.9, 0.999])
+def test_intervals_of_probabilities_are_those_of_scipy(hits: int, draws: int, confidence: float) -> None:
+    test = scipy.stats.binomtest(hits, draws)
+    for own, kind in ((exact_interval, "exact"), (wilson_interval, "wilson")):
+        assert own(hits, draws, confidence) == pytest.approx(
+            tuple(test.proportion_ci(confidence, kind)), rel=1e-3 if draws > 10**6 else 1e-9
+        )
+
+
+@given(st.integers(1, 10**6), st.floats(0.5, 0.9999))
+@settings(max_examples=40, deadline=None)
+def test_students_quantile_is_that_of_scipy(freedom: int, confidence: float) -> None:
+    assert student_quantile(confidence, freedom) == pytest.approx(
+        scipy.stats.t.ppf(0.5 + confidence / 2, freedom), rel=1e-5
+    )
+
+
+def test_what_draws_that_depend_on_each_other_do_not_bound_has_no_interval() -> None:
+    wanted: dict[str, Statistic] = {
+        "q": Quantile("x"),
+        "s": Shortfall("x"),
+        "m": Moments("x"),
+        "h": Histogram("x", (0, 1)),
+    }
+    table = merge([partial(wanted, {"x": np.arange(64.0)}, index=0, unit=8, name="j")])
+    assert {row["low"] for row in finish(wanted, table).to_pylist()} == {None}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        Mean("x"),
+        Moments("x"),
+        Quantile("x"),
+        Histogram("x", (0.0, 1.0)),
+        Probability("x"),
+        Mean("x", batch=3),
+        Mean("y", weight="x"),
+        Difference("y", minus="x"),
+        Ratio("x", per="y"),
+    ],
+)
+def test_a_draw_that_is_no_number_is_refused_by_name_and_place(bad: float, statistic: Statistic) -> None:
+    with pytest.raises(BadPartial, match=r"'x'.*1 of 3 are not \(the first is .* at 1 of its block\)"):
+        partial({"s": statistic}, {"x": np.array([1.0, bad, 2.0]), "y": np.ones(3)}, index=0, unit=1, name="j")
+
+
+def test_a_quantity_that_is_not_there_is_named() -> None:
+    with pytest.raises(BadPartial, match=r"'z' is required, and the function gave 'x', 'y'"):
+        partial({"s": Mean("z")}, {"x": np.ones(3), "y": np.ones(3)}, index=0, unit=1, name="j")
+
+
+def test_a_confidence_a_level_and_a_kind_of_interval_recompute_no_slice() -> None:
+    assert summed({"q": Quantile("x", 0.5), "p": Probability("x")}) == summed(
+        {"q": Quantile("x", 0.9, confidence=0.9), "p": Probability("x", interval="wilson")}
+    )
+    assert summed({"p": Probability("x")}) != summed({"p": Probability("x", above=1.0)})
