@@ -105,6 +105,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     registries: dict[str, ClusterSettings] = {}
     #: How buckets of object stores are reached, by name of the bucket; with secrets, as above.
     object_stores: dict[str, ClusterSettings] = {}
+    #: Properties of Iceberg catalogs, by name of the catalog; with secrets, as above.
+    iceberg_catalogs: dict[str, ClusterSettings] = {}
     #: The `[history.NAME]` and `[triggers.NAME]` tables as written.
     history_tables: dict[str, dict[str, Any]] = {}
     trigger_tables: dict[str, dict[str, Any]] = {}
@@ -138,6 +140,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 clusters=self.clusters,
                 registries=self.registries,
                 object_stores=self.object_stores,
+                catalogs=self.iceberg_catalogs,
                 root=self.root,
                 artefacts=self.artefacts,
             )
@@ -240,11 +243,12 @@ _STORE_PROPERTIES: dict[str, type] = {
 }
 #: librdkafka's properties whose values are secrets: passwords, the secret of an OAuth client, keys written out.
 _SECRET_PROPERTY = re.compile(
-    r"(password|passphrase|secret|\.key\.pem|auth\.user\.info|auth\.token|secret_key|session_token)$"
+    r"(password|passphrase|secret|\.key\.pem|auth\.user\.info|auth\.token|secret_key|session_token"
+    r"|^token|^credential|secret-access-key|session-token)$"
 )
 #: The password of a database URL.
 _URL_PASSWORD = re.compile(r"://[^/@:]*:([^/@]+)@")
-_SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "s3", "history", "triggers")
+_SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "s3", "iceberg", "history", "triggers")
 
 
 class _Reading:
@@ -281,6 +285,7 @@ class _Reading:
             clusters=self._properties("kafka", "bootstrap.servers", tables["kafka"]),
             registries=self._properties("registry", "url", tables["registry"]),
             object_stores=self._properties("s3", None, tables["s3"]),
+            iceberg_catalogs=self._properties("iceberg", None, tables["iceberg"]),
             history_tables=self._named("history", tables["history"]),
             trigger_tables=self._named("triggers", tables["triggers"]),
         )
@@ -363,6 +368,8 @@ class _Reading:
                 if _SECRET_PROPERTY.search(key):
                     # Of `USER:PASSWORD` the user may be written out.
                     self._demand_reference((section, name, key), str(value).rpartition(":")[2])
+                elif section == "iceberg" and (password := _URL_PASSWORD.search(str(value))):
+                    self._demand_reference((section, name, key), password[1], "its password ")
             if required is not None and required not in flat:
                 self.fault((section, name), f'needs "{required}"')
             if section == "kafka":
@@ -416,6 +423,7 @@ class _Reading:
             file=self.file,
             clusters={name: {"bootstrap.servers": "unknown"} for name in self._declared("kafka")},
             registries={name: {"url": "mock://"} for name in self._declared("registry")},
+            iceberg_catalogs={name: {} for name in self._declared("iceberg")},
             history_tables={name: table} if section == "history" else {},
             trigger_tables={name: table} if section == "triggers" else {},
         )

@@ -45,6 +45,7 @@ HOMES = {
     },
     "cyclopts": {"cli"},
     "dask": {"tasks", "explore"},
+    "deltalake": {"history.delta"},
     "distributed": {"tasks"},
     # A worker loads it before its first task; the demo reads a result as any user would.
     "duckdb": {"query", "demo", "tasks.perform"},
@@ -59,6 +60,7 @@ HOMES = {
     "numba": {"kafka_drain", "history.json_scan"},
     "packaging": {"jobs.isolated"},
     "pandas": {"data", "api", "explore"},
+    "pyiceberg": {"history.iceberg"},
     "polars": {"data", "api", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
     "sqlalchemy": {"runs"},
