@@ -29,7 +29,7 @@ from hindscan.history.parquet import ParquetHistory
 from hindscan.history.snapshot import History
 from hindscan.history.unify import DRIFTS
 
-__all__ = ["KEYS", "history_from_toml"]
+__all__ = ["KEYS", "KINDS", "history_from_toml"]
 
 #: Settings of a history.
 KEYS: Final = (
@@ -59,7 +59,7 @@ KEYS: Final = (
     "record",
 )
 #: What a history can be: exactly one of these says where it lies.
-_KINDS: Final = ("parquet", "topic", *LAKE_KINDS)
+KINDS: Final = ("parquet", "topic", *LAKE_KINDS)
 _FILES_ONLY: Final = frozenset({"verify", "drift", "rename"})
 _TOPIC_ONLY: Final = frozenset(
     {"format", "on_bad_record", "partitions", "isolation", "lateness", "materialise", "archive", *SCHEMA_KEYS, "record"}
@@ -111,7 +111,7 @@ def history_from_toml(
         faults += column_faults(columns)
     schema = None if columns is None or faults else schema_from_columns(columns)
     history: History | None = None
-    kinds = [kind for kind in _KINDS if kind in table]
+    kinds = [kind for kind in KINDS if kind in table]
     if kinds == ["topic"]:
         archive, archive_faults = _archive(table, root)
         faults += [*_topic_faults(table, clusters, schema), *archive_faults]
@@ -146,7 +146,7 @@ def history_from_toml(
         )
         faults += lake_faults
     else:
-        faults.append(("parquet", f"exactly one of {', '.join(_KINDS)} must say where the history lies"))
+        faults.append(("parquet", f"exactly one of {', '.join(KINDS)} must say where the history lies"))
     if faults or history is None:
         listed = "; ".join(f"history.{name}.{place}: {message}" for place, message in faults)
         raise ConfigError(

@@ -159,7 +159,13 @@ def _faults(table: Opened) -> Iterator[str]:
     if mode != "none":
         yield f"its columns have other names in files (delta.columnMapping.mode = {mode!r})"
     if "deletionVectors" in features:
-        vectors: Any = pa.table(table.deletion_vectors())
+        from deltalake.exceptions import DeltaError
+
+        try:
+            vectors: Any = pa.table(table.deletion_vectors())
+        except DeltaError as fault:
+            yield f"some rows are deleted, by vectors that cannot be read: {fault}"
+            return
         for uri in vectors["filepath"].to_pylist():
             yield f"{inside(table.table_uri, unquote(uri)) or uri}: some of its rows are deleted (deletion vector)"
 

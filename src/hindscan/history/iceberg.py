@@ -130,7 +130,7 @@ class IcebergTable:
             ) from fault
         except Exception as fault:  # a catalog's client raises whatever its transport does
             raise ServiceUnavailable(
-                f"While loading {self.declared}: the catalog must answer; {type(fault).__name__}: {fault}. "
+                f"While loading {self.declared}: the catalog must answer; {type(fault).__name__}: {str(fault).partition(chr(10))[0]}. "
                 f"Check [iceberg.{catalog}].",
                 table=self.declared,
             ) from fault
