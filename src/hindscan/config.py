@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from hindscan.errors import ConfigError, HindscanError, NotFound
+from hindscan.errors import ConfigError, HindscanError, NotFound, UsageError
 from hindscan.jobs.job import is_allowance
 
 if TYPE_CHECKING:
     from hindscan.events.trigger import Trigger
+    from hindscan.files import Place
     from hindscan.history.snapshot import History
 
 __all__ = ["ComputeSettings", "JobsSettings", "Project", "ServeSettings", "StoreSettings", "find_root", "load_project"]
@@ -107,6 +108,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     object_stores: dict[str, ClusterSettings] = {}
     #: Properties of Iceberg catalogs, by name of the catalog; with secrets, as above.
     iceberg_catalogs: dict[str, ClusterSettings] = {}
+    #: Where copies of results go, by name of the job: the `[publish]` table.
+    publish: dict[str, str] = {}
     #: The `[history.NAME]` and `[triggers.NAME]` tables as written.
     history_tables: dict[str, dict[str, Any]] = {}
     trigger_tables: dict[str, dict[str, Any]] = {}
@@ -153,6 +156,12 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         from hindscan.events.declared import trigger_from_toml
 
         return {name: trigger_from_toml(name, table) for name, table in self.trigger_tables.items()}
+
+    def published_to(self, job: str) -> Place | None:
+        """Give the place that a job's results are copied to; None: they stay among the artefacts."""
+        from hindscan import files
+
+        return files.place(self.publish[job], self.root, self.object_stores) if job in self.publish else None
 
     def slice_rows(self, history: str) -> int:
         """Give the rows per slice that the history asks for; the default is in `plans.make`."""
@@ -248,7 +257,19 @@ _SECRET_PROPERTY = re.compile(
 )
 #: The password of a database URL.
 _URL_PASSWORD = re.compile(r"://[^/@:]*:([^/@]+)@")
-_SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "s3", "iceberg", "history", "triggers")
+_SECTIONS = (
+    "store",
+    "compute",
+    "serve",
+    "jobs",
+    "kafka",
+    "registry",
+    "s3",
+    "iceberg",
+    "publish",
+    "history",
+    "triggers",
+)
 
 
 class _Reading:
@@ -286,6 +307,7 @@ class _Reading:
             registries=self._properties("registry", "url", tables["registry"]),
             object_stores=self._properties("s3", None, tables["s3"]),
             iceberg_catalogs=self._properties("iceberg", None, tables["iceberg"]),
+            publish=self._places(tables["publish"]),
             history_tables=self._named("history", tables["history"]),
             trigger_tables=self._named("triggers", tables["triggers"]),
         )
@@ -398,6 +420,23 @@ class _Reading:
                 self.fault(
                     ("s3", bucket, key), f"must be {'true or false' if kind is bool else 'a text'}, found {value!r}"
                 )
+
+    def _places(self, table: dict[str, Any]) -> dict[str, str]:
+        """Read where copies of results go."""
+        from hindscan import files
+
+        good: dict[str, str] = {}
+        for job, location in table.items():
+            if not isinstance(location, str) or not location:
+                self.fault(("publish", job), f"must be a folder or URL, found {location!r}")
+                continue
+            try:
+                files.place(location, self.root)
+            except UsageError as error:
+                self.fault(("publish", job), str(error))
+                continue
+            good[job] = location
+        return good
 
     def _named(self, section: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
         named: dict[str, dict[str, Any]] = {}

@@ -19,6 +19,7 @@ from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
 from hindscan.plans.incomplete import coverage_document
 from hindscan.runs import inbox
+from hindscan.runs.copies import copy_result
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
 from hindscan.runs.partials import proof_of
 from hindscan.runs.results import SliceRecord, publish
@@ -41,7 +42,7 @@ MESSAGE_MOST: Final = 4_000
 
 
 def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Executed, started_at: int) -> str:
-    """Publish the result of a run; give its folder, relative to the project's root.
+    """Publish the result of a run, and where `[publish]` says so a copy; give its folder, relative to the project's root.
 
     Parameters
     ----------
@@ -54,6 +55,8 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
     ------
     hindscan.errors.OutOfOrder
         What was read breaks the lateness that offsets were left out on.
+    hindscan.errors.ServiceUnavailable
+        The place of the copy cannot be written to.
     """
     plan = prepared.plan
     records = []
@@ -73,6 +76,9 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
         slices=records,
     )
     faults.point("runner.published")
+    wanted = workshop.project.published_to(run.job)
+    if wanted is not None:
+        copy_result(published.folder, wanted)
     folder = published.folder.resolve()
     root = workshop.project.root.resolve()
     return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)

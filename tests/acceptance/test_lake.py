@@ -1,4 +1,4 @@
-"""A job over a lake table, as a user types it: the second run computes what the table got since, and its manifest names the version."""
+"""A job over a lake table, as a user types it: the second run computes what the table got since, its manifest names the version, its result is published."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ SETTINGS = """
 [iceberg.shop]
 type = "sql"
 uri = "${SHOP}"
+
+[publish]
+totals = "reports/totals"
 
 [history.bids]
 iceberg = "shop.auctions.bids"
@@ -73,5 +76,10 @@ def test_a_table_that_grew_computes_its_new_files_only(tmp_path: Path) -> None:
     assert snapshot is not None
     assert pin["source"] == "shop.auctions.bids"
     assert pin["source_id"] == f"iceberg snapshot {snapshot.snapshot_id} of {table.metadata.table_uuid}"
+    # Each run's result lies where it is published to, and the newest is named.
+    latest = json.loads((tmp_path / "reports/totals/latest.json").read_text())
+    assert latest["run"] == grown["run"]
+    same_rows(pq.read_table(tmp_path / "reports/totals" / latest["result"]), oracle)
+    assert (tmp_path / "reports/totals" / first["run"] / "manifest.json").is_file()
     listed = hindscan("histories", project=tmp_path, **where).out
     assert "iceberg" in listed
