@@ -307,7 +307,7 @@ class _Reading:
             registries=self._properties("registry", "url", tables["registry"]),
             object_stores=self._properties("s3", None, tables["s3"]),
             iceberg_catalogs=self._properties("iceberg", None, tables["iceberg"]),
-            publish=self._places(tables["publish"]),
+            publish=self._places(tables["publish"], tables["s3"]),
             history_tables=self._named("history", tables["history"]),
             trigger_tables=self._named("triggers", tables["triggers"]),
         )
@@ -421,14 +421,18 @@ class _Reading:
                     ("s3", bucket, key), f"must be {'true or false' if kind is bool else 'a text'}, found {value!r}"
                 )
 
-    def _places(self, table: dict[str, Any]) -> dict[str, str]:
-        """Read where copies of results go."""
+    def _places(self, table: dict[str, Any], stores: dict[str, Any]) -> dict[str, str]:
+        """Read where copies of results go: a URL must be of a known kind, and a bucket that is declared is not asked for."""
         from hindscan import files
 
         good: dict[str, str] = {}
         for job, location in table.items():
             if not isinstance(location, str) or not location:
                 self.fault(("publish", job), f"must be a folder or URL, found {location!r}")
+                continue
+            bucket = location.removeprefix("s3://").split("/", 1)[0]
+            if location.startswith("s3://") and (bucket in stores or "default" in stores):
+                good[job] = location
                 continue
             try:
                 files.place(location, self.root)

@@ -198,3 +198,13 @@ def test_an_unknown_history_names_those_there_are(tmp_path: Path) -> None:
     (tmp_path / "hindscan.toml").write_text(GOOD)
     with pytest.raises(NotFound, match="bids"):
         load_project(tmp_path, {"SECRET": ""}).history("bets")
+
+
+def test_the_places_of_published_results_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text('[publish]\nscan = 7\nother = "nowhere://x"\n')
+    with pytest.raises(ConfigError) as raised:
+        load_project(tmp_path, {})
+    assert "hindscan.toml:2: publish.scan: must be a folder or URL, found 7" in str(raised.value)
+    assert "hindscan.toml:3: publish.other: While resolving nowhere://x" in str(raised.value)
+    (tmp_path / "hindscan.toml").write_text('[publish]\nscan = "reports"\n')
+    assert str(load_project(tmp_path, {}).published_to("scan")) == str(tmp_path / "reports")

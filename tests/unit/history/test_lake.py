@@ -14,6 +14,7 @@ import deltalake
 import duckdb
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
@@ -23,7 +24,15 @@ from pyroaring import BitMap
 
 from hindscan.config import load_project
 from hindscan.data import Data
-from hindscan.errors import ConfigError, HistoryError, ServiceUnavailable, SourceChanged, SourceMissing, UsageError
+from hindscan.errors import (
+    ConfigError,
+    HistoryError,
+    SchemaMismatch,
+    ServiceUnavailable,
+    SourceChanged,
+    SourceMissing,
+    UsageError,
+)
 from hindscan.history.columns import schema_from_text
 from hindscan.history.declared import history_from_toml
 from hindscan.history.snapshot import History, ParquetPin, ParquetSlice, Window
@@ -327,6 +336,24 @@ def test_a_column_that_a_delta_table_got_later_is_null_before(tmp_path: Path) ->
     found = read(delta_history(tmp_path))
     assert rows(found) == rows(table.to_pyarrow_table().select(found.schema.names))
     assert found["channel"].null_count == 5
+
+
+def test_times_that_spark_wrote_as_int96_are_read_where_columns_say_so(tmp_path: Path) -> None:
+    delta(tmp_path, bids(0, 4))
+    log = tmp_path / "bids/_delta_log/00000000000000000000.json"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    [added] = [line["add"] for line in lines if "add" in line]
+    file = tmp_path / "bids" / added["path"]
+    pq.write_table(bids(0, 4), file, use_deprecated_int96_timestamps=True)
+    added["size"] = file.stat().st_size
+    log.write_text("\n".join(json.dumps(line) for line in lines))
+    with pytest.raises(
+        SchemaMismatch, match=r"column 'date_time' is timestamp\[ns\].*, declared as timestamp\[us, tz=UTC\]"
+    ):
+        delta_history(tmp_path).pin(Window())
+    columns = {"auction": "string", "date_time": "timestamp[ns, UTC]"}
+    found = read_bounded(delta_history(tmp_path, columns=columns), Window(as_of=2 * SECOND))
+    assert found["date_time"].cast(US).to_pylist() == bids(0, 2)["date_time"].to_pylist()
 
 
 def test_as_of_a_delta_version_goes_by_when_it_was_committed(tmp_path: Path) -> None:
