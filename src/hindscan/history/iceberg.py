@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from hindscan import files
 from hindscan.errors import ServiceUnavailable, SourceMissing
@@ -91,8 +93,9 @@ class IcebergTable:
             _entries(table, snapshot), key=lambda entry: (entry.sequence_number or 0, entry.data_file.file_path)
         )
         names = _Names(table.metadata, schema)
+        root = files.place(unqualified(table.location()), stores=self.stores)
         keys = _constant_columns(table.metadata, schema, {entry.data_file.spec_id for entry in entries})
-        faults = [fault for entry in entries for fault in _faults(entry.data_file, table, names, keys)]
+        faults = [fault for entry in entries for fault in _faults(entry.data_file, table, schema, names, keys, root)]
         faults += [f"column {one.name!r} has a default for older files" for one in schema.fields if one.initial_default]
         if faults:
             todo = "Rewrite the table's data files (compaction), or pin a snapshot without them by `version`."
@@ -220,7 +223,7 @@ class _Names:
         for number, paths in names.items():
             if number not in top and len({path.rpartition(".")[2] for path in paths}) > 1:
                 self.unclear[number] = f"a field inside a column was renamed: {', '.join(sorted(paths))}"
-        # Files count only the values of leaves: what is unclear about a struct is so about what it holds.
+        # What is unclear about a struct is so about what it holds.
         for one in schemas:
             for outer in [number for number in one if number in self.unclear]:
                 inner = [number for number, path in one.items() if path.startswith(f"{one[outer]}.")]
@@ -263,7 +266,9 @@ def _identities(metadata: TableMetadata, spec: int) -> dict[int, int]:
     return {one.source_id: place for place, one in enumerate(fields) if isinstance(one.transform, IdentityTransform)}
 
 
-def _faults(file: DataFile, table: Table, names: _Names, keys: Mapping[str, object]) -> Iterator[str]:
+def _faults(
+    file: DataFile, table: Table, schema: Schema, names: _Names, keys: Mapping[str, object], root: files.Place
+) -> Iterator[str]:
     from pyiceberg.manifest import DataFileContent, FileFormat
 
     shown = inside(table.location(), file.file_path)
@@ -274,13 +279,37 @@ def _faults(file: DataFile, table: Table, names: _Names, keys: Mapping[str, obje
         yield f"{shown or file.file_path}: it is {file.file_format.value}, not Parquet"
     if shown is None:
         yield f"{file.file_path}: it lies outside the table's folder {table.location()}"
-    counted = dict(file.value_counts or {})
+    # What a file has is asked of the file: counts of values in the manifest may leave columns out.
+    present = {one.field_id: one.name for one in schema.fields}
+    absent = [
+        number for number in _identities(table.metadata, file.spec_id) if present.get(number) not in {None, *keys}
+    ]
+    if shown is None or not (names.unclear or absent):
+        return
+    ids = _field_ids(root / shown)
+    if ids is None:
+        return
     for number, why in names.unclear.items():
-        # A table's writer may leave the counts out: then what the file has is not known.
-        if number in counted or not counted:
+        # A file without ids was not written for this table: names are all there is.
+        if number in ids or not ids:
             yield f"{shown}: {why}, and the file may hold another than the present one"
-    present = {one.field_id: one.name for one in table.schema().fields}
-    for number in _identities(table.metadata, file.spec_id):
-        name = present.get(number)
-        if name is not None and name not in keys and number not in counted:
-            yield f"{shown}: the value of its partition column {name!r} is only in the table's metadata"
+    for number in absent:
+        if number not in ids:
+            yield f"{shown}: the value of its partition column {present[number]!r} is only in the table's metadata"
+
+
+def _field_ids(file: files.Place) -> set[int] | None:
+    """Give the ids of all columns of a file, those inside others included; None if it cannot be read: the pin reads it too, and says so."""
+    try:
+        schema = pq.read_schema(file.path, filesystem=file.filesystem)
+    except (pa.ArrowException, OSError):
+        return None
+
+    def ids(column: Any) -> Iterator[int]:
+        said = (column.metadata or {}).get(b"PARQUET:field_id")
+        if said is not None:
+            yield int(said)
+        for place in range(column.type.num_fields):
+            yield from ids(column.type.field(place))
+
+    return {number for column in schema for number in ids(column)}

@@ -203,6 +203,22 @@ def test_a_name_that_was_two_columns_is_refused_where_a_file_has_the_other(tmp_p
     assert rows(read(by_name(tmp_path))) == rows(table.scan().to_arrow())
 
 
+def test_fields_inside_a_column_may_be_added_and_not_renamed(tmp_path: Path) -> None:
+    seller = pa.array(
+        [{"name": "ann", "tags": ["a"]}, None], pa.struct({"name": pa.string(), "tags": pa.list_(pa.string())})
+    )
+    rows_of = pa.table({"date_time": pa.array([1, 2], US), "seller": seller})
+    table = catalog(tmp_path).create_table("auctions.bids", schema=rows_of.schema)
+    table.append(rows_of)
+    with table.update_schema() as change:
+        change.add_column(("seller", "rank"), LongType())
+    assert rows(read(by_name(tmp_path))) == rows(table.scan().to_arrow())
+    with table.update_schema() as change:
+        change.rename_column("seller.name", "called")
+    with pytest.raises(HistoryError, match=r"a field inside a column was renamed: seller.called, seller.name"):
+        by_name(tmp_path).pin(Window())
+
+
 def test_a_partitioning_that_changed_reads_right(tmp_path: Path) -> None:
     table = iceberg(tmp_path, bids(0, 10), by=("auction",))
     with table.update_spec() as spec:
@@ -439,6 +455,14 @@ def test_a_vacuumed_version_fails_by_the_names_of_its_files(tmp_path: Path) -> N
         of.reader(pin).open(cut(pin, 1000))
     with pytest.raises(SourceChanged, match=f"{gone.path}: it has gone"):
         delta_history(tmp_path, version=0).pin(Window())
+
+
+def test_a_file_of_another_size_than_the_table_says_is_named(tmp_path: Path) -> None:
+    [path] = [Path(uri) for uri in delta(tmp_path, bids(0, 4)).file_uris()]
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(SourceChanged, match=rf"{path.name}: it has {size + 4} bytes, the table says {size}"):
+        delta_history(tmp_path).pin(Window())
 
 
 def test_a_folder_without_a_delta_table_is_named(tmp_path: Path) -> None:
