@@ -23,13 +23,14 @@ from urllib.parse import quote
 import msgspec
 
 from hindscan import times
-from hindscan.errors import ConfigError, HindscanError, NotFound
+from hindscan.errors import ConfigError, HindscanError, NotFound, UsageError
 from hindscan.jobs.job import is_allowance
 from hindscan.logs import LEVELS
 
 if TYPE_CHECKING:
     from hindscan.events.outlet import Outlet
     from hindscan.events.trigger import Trigger
+    from hindscan.files import Place
     from hindscan.history.snapshot import History
     from hindscan.web.webhook import Webhooks
 
@@ -133,6 +134,10 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     registries: dict[str, ClusterSettings] = {}
     #: How buckets of object stores are reached, by name of the bucket; with secrets, as above.
     object_stores: dict[str, ClusterSettings] = {}
+    #: Properties of Iceberg catalogs, by name of the catalog; with secrets, as above.
+    iceberg_catalogs: dict[str, ClusterSettings] = {}
+    #: Where copies of results go, by name of the job: the `[copies]` table.
+    copies: dict[str, str] = {}
     #: The `[history.NAME]` and `[triggers.NAME]` tables as written.
     history_tables: dict[str, dict[str, Any]] = {}
     trigger_tables: dict[str, dict[str, Any]] = {}
@@ -174,6 +179,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 clusters=self.clusters,
                 registries=self.registries,
                 object_stores=self.object_stores,
+                catalogs=self.iceberg_catalogs,
                 root=self.root,
                 artefacts=self.artefacts,
             )
@@ -194,6 +200,12 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
         source = f"/hindscan/{quote(self.root.name)}"
         return {name: outlet_from_toml(name, table, source=source) for name, table in self.publish_tables.items()}
+
+    def copied_to(self, job: str) -> Place | None:
+        """Give the place that a job's results are copied to; None: they stay among the artefacts."""
+        from hindscan import files
+
+        return files.place(self.copies[job], self.root, self.object_stores) if job in self.copies else None
 
     def slice_rows(self, history: str) -> int:
         """Give the rows per slice that the history asks for; the default is in `plans.make`."""
@@ -284,11 +296,25 @@ _STORE_PROPERTIES: dict[str, type] = {
 }
 #: librdkafka's properties whose values are secrets: passwords, the secret of an OAuth client, keys written out.
 _SECRET_PROPERTY = re.compile(
-    r"(password|passphrase|secret|\.key\.pem|auth\.user\.info|auth\.token|secret_key|session_token)$"
+    r"(password|passphrase|secret|\.key\.pem|auth\.user\.info|auth\.token|secret_key|session_token"
+    r"|^token|^credential|secret-access-key|session-token)$"
 )
 #: The password of a database URL.
 _URL_PASSWORD = re.compile(r"://[^/@:]*:([^/@]+)@")
-_SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "s3", "history", "triggers", "publish")
+_SECTIONS = (
+    "store",
+    "compute",
+    "serve",
+    "jobs",
+    "kafka",
+    "registry",
+    "s3",
+    "iceberg",
+    "history",
+    "triggers",
+    "publish",
+    "copies",
+)
 
 
 class _Reading:
@@ -325,6 +351,8 @@ class _Reading:
             clusters=self._properties("kafka", "bootstrap.servers", tables["kafka"]),
             registries=self._properties("registry", "url", tables["registry"]),
             object_stores=self._properties("s3", None, tables["s3"]),
+            iceberg_catalogs=self._properties("iceberg", None, tables["iceberg"]),
+            copies=self._places(tables["copies"], tables["s3"]),
             history_tables=self._named("history", tables["history"]),
             trigger_tables=self._named("triggers", tables["triggers"]),
             publish_tables=self._named("publish", tables["publish"]),
@@ -436,6 +464,8 @@ class _Reading:
                 if _SECRET_PROPERTY.search(key):
                     # Of `USER:PASSWORD` the user may be written out.
                     self._demand_reference((section, name, key), str(value).rpartition(":")[2])
+                elif section == "iceberg" and (password := _URL_PASSWORD.search(str(value))):
+                    self._demand_reference((section, name, key), password[1], "its password ")
             if required is not None and required not in flat:
                 self.fault((section, name), f'needs "{required}"')
             if section == "kafka":
@@ -465,6 +495,27 @@ class _Reading:
                     ("s3", bucket, key), f"must be {'true or false' if kind is bool else 'a text'}, found {value!r}"
                 )
 
+    def _places(self, table: dict[str, Any], stores: dict[str, Any]) -> dict[str, str]:
+        """Read where copies of results go: a URL must be of a known kind, and a bucket that is declared is not asked for."""
+        from hindscan import files
+
+        good: dict[str, str] = {}
+        for job, location in table.items():
+            if not isinstance(location, str) or not location:
+                self.fault(("copies", job), f"must be a folder or URL, found {location!r}")
+                continue
+            bucket = location.removeprefix("s3://").split("/", 1)[0]
+            if location.startswith("s3://") and (bucket in stores or "default" in stores):
+                good[job] = location
+                continue
+            try:
+                files.place(location, self.root)
+            except UsageError as error:
+                self.fault(("copies", job), str(error))
+                continue
+            good[job] = location
+        return good
+
     def _named(self, section: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
         named: dict[str, dict[str, Any]] = {}
         for name, body in table.items():
@@ -489,6 +540,7 @@ class _Reading:
             file=self.file,
             clusters={name: {"bootstrap.servers": "unknown"} for name in self._declared("kafka")},
             registries={name: {"url": "mock://"} for name in self._declared("registry")},
+            iceberg_catalogs={name: {} for name in self._declared("iceberg")},
             history_tables={name: table} if section == "history" else {},
             trigger_tables={name: table} if section == "triggers" else {},
             publish_tables={name: table} if section == "publish" else {},

@@ -104,6 +104,9 @@ def _jobs(project: Project) -> Iterator[Finding]:
         yield Finding(
             what=f"job file {fault.file}", ok=False, found=fault.message, todo="Correct the file; the other jobs work."
         )
+    for job in project.copies:
+        if job not in registered.jobs:
+            yield Finding(what=f"copies {job}", ok=False, found="is no job", todo="Correct the name in [copies].")
     for name, trigger in project.triggers.items():
         if trigger.job not in registered.jobs:
             yield Finding(

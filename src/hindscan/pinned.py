@@ -26,6 +26,7 @@ from hindscan.errors import HistoryError, UsageError
 from hindscan.history.bounds import micros_of
 from hindscan.history.columns import schema_from_text
 from hindscan.history.kafka_window import check_lateness
+from hindscan.history.lake import LakeHistory
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.snapshot import (
     History,
@@ -311,7 +312,7 @@ def _is_of(pin: Pin, of: History) -> bool:
         from hindscan.history.kafka import KafkaHistory
 
         return isinstance(of, KafkaHistory) and (of.cluster, of.topic) == (pin.cluster, pin.topic)
-    return isinstance(pin, ParquetPin) and isinstance(of, ParquetHistory) and of.root == pin.root
+    return isinstance(pin, ParquetPin) and isinstance(of, LakeHistory | ParquetHistory) and of.root == pin.root
 
 
 def _holds(pin: Pin, rows: Sequence[dict[str, Any]]) -> bool:

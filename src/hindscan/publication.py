@@ -23,6 +23,7 @@ from hindscan.plans.incomplete import coverage_document
 from hindscan.plans.sweep import finals, swept_table
 from hindscan.rounds import drawn_document
 from hindscan.runs import inbox
+from hindscan.runs.copies import copy_result
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
 from hindscan.runs.partials import proof_of
 from hindscan.runs.results import SliceRecord, publish, read_manifest
@@ -46,7 +47,7 @@ MESSAGE_MOST: Final = 4_000
 
 
 def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Executed, started_at: int) -> str:
-    """Publish the result of a run; give its folder, relative to the project's root.
+    """Publish the result of a run, and where `[copies]` says so a copy; give its folder, relative to the project's root.
 
     Parameters
     ----------
@@ -59,6 +60,8 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
     ------
     hindscan.errors.OutOfOrder
         What was read breaks the lateness that offsets were left out on.
+    hindscan.errors.ServiceUnavailable
+        The place of the copy cannot be written to.
     """
     plan = prepared.plan
     records = []
@@ -79,6 +82,9 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
         charts=_charts(workshop.partials, plan, executed),
     )
     faults.point("runner.published")
+    wanted = workshop.project.copied_to(run.job)
+    if wanted is not None:
+        copy_result(published.folder, wanted)
     folder = published.folder.resolve()
     root = workshop.project.root.resolve()
     return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import re
 import signal
@@ -29,9 +30,11 @@ KEYS = ["a" * 32, "b" * 32]
 PROGRAM = """
 import sys
 import pyarrow as pa
+from hindscan import files
 from hindscan.events.event import Event
 from hindscan.history.snapshot import DrawPin, DrawSlice, Position, Snapshot, Window
 from hindscan.runs import leases, register, snapshots
+from hindscan.runs.copies import copy_result
 from hindscan.runs.ledger import Decision, Entry, record
 from hindscan.runs.manifest import Manifest
 from hindscan.runs.partials import Partials
@@ -65,6 +68,7 @@ with open_store("sqlite:///store.db", root, lambda: 1_700_000_000_000_000 + life
         manifest = Manifest(run=run, job="scan", attempt=claimed.run.attempt, draws=snapshot.pins["d"].draws)
         leases.heartbeat(store, claimed, 10)
         done = publish(root, table=table, manifest=manifest, snapshot=snapshot, slices=slices, charts={"chart.vl.json": b"{}"})
+        copy_result(done.folder, files.place("copies", root))
         register.move(store, run, "succeeded", token=claimed.token, result=str(done.folder.relative_to(root)))
 """
 
@@ -73,7 +77,7 @@ NURSERY = """
 import os, sys, traceback
 import pyarrow.parquet, sqlalchemy.dialects.sqlite, numpy
 from hindscan import faults
-from hindscan.runs import ledger, leases, manifest, register, results, snapshots
+from hindscan.runs import copies, ledger, leases, manifest, register, results, snapshots
 program = compile(sys.argv[1], "program", "exec")
 for line in sys.stdin:
     root, life, name, count = line.split()
@@ -136,6 +140,11 @@ def check_whole(root: Path) -> None:
         assert [
             path.parent for path in results.glob("*/*/*.parquet") if not (path.parent / "manifest.json").exists()
         ] == []
+    for copy in (root / "copies").glob("[!.]*/"):
+        original = root / "results" / "scan" / copy.name
+        assert {path.name: path.read_bytes() for path in copy.iterdir()} == {
+            path.name: path.read_bytes() for path in original.iterdir()
+        }
     partials = Partials(root)
     for key in partials.exists(KEYS):
         assert partials.read(key).num_rows == 1
@@ -177,6 +186,9 @@ def test_a_kill_at_any_point_loses_doubles_and_tears_nothing(name: str, tmp_path
         assert [run.state for run in other] == ["cancelled"]
         assert tmp_path / (scan[0].result or "") == folder
         assert folder.name == scan[0].id
+    copies = tmp_path / "copies"
+    assert sorted(path.name for path in copies.glob("[!.]*")) == [scan[0].id, "latest.json"]
+    assert json.loads((copies / "latest.json").read_text())["manifest"] == f"{scan[0].id}/manifest.json"
     manifest = read_manifest(folder)
     # What an earlier life had pinned and computed was used, not done again: pinned first, then one partial after the other.
     lives = pq.read_table(folder / "result.parquet").column("life").to_pylist()

@@ -45,6 +45,7 @@ HOMES = {
     },
     "cyclopts": {"cli"},
     "dask": {"tasks", "explore"},
+    "deltalake": {"history.delta"},
     "distributed": {"tasks"},
     # A worker loads it before its first task; the demo reads a result as any user would.
     "duckdb": {"query", "demo", "tasks.perform"},
@@ -61,6 +62,7 @@ HOMES = {
     "packaging": {"jobs.isolated"},
     "pandas": {"data", "api", "explore"},
     "prometheus_client": {"web.metrics"},
+    "pyiceberg": {"history.iceberg"},
     "polars": {"data", "api", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
     "scipy": {"jobs.resampling", "jobs.sampling"},

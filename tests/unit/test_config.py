@@ -216,3 +216,13 @@ def test_secrets_of_webhooks_come_from_the_environment_alone_and_are_checked_and
             project(tmp_path, text, **env)
         assert good not in str(refused.value)
         assert "short+secret" not in str(refused.value)
+
+
+def test_the_places_of_published_results_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text('[copies]\nscan = 7\nother = "nowhere://x"\n')
+    with pytest.raises(ConfigError) as raised:
+        load_project(tmp_path, {})
+    assert "hindscan.toml:2: copies.scan: must be a folder or URL, found 7" in str(raised.value)
+    assert "hindscan.toml:3: copies.other: While resolving nowhere://x" in str(raised.value)
+    (tmp_path / "hindscan.toml").write_text('[copies]\nscan = "reports"\n')
+    assert str(load_project(tmp_path, {}).copied_to("scan")) == str(tmp_path / "reports")

@@ -93,6 +93,8 @@ def triggers(*, options: Options = DEFAULTS) -> None:
 
 def histories(*, options: Options = DEFAULTS) -> None:
     """Show the declared histories. Opens none of them."""
+    from hindscan.history.declared import KINDS
+
     project = options.load()
     tables = project.history_tables
     if options.json:
@@ -103,10 +105,12 @@ def histories(*, options: Options = DEFAULTS) -> None:
         [
             (
                 name,
-                "parquet" if "parquet" in table else "stitched" if "archive" in table else "topic",
-                table.get("parquet") or table.get("topic"),
+                "stitched" if "archive" in table else kind,
+                table[kind],
                 table.get("time", ""),
             )
             for name, table in tables.items()
+            for kind in KINDS
+            if kind in table
         ],
     )

@@ -1,12 +1,13 @@
 """Histories as the project file declares them.
 
-A `[history.NAME]` table becomes a `ParquetHistory`, a `KafkaHistory` or, with an archive, a `StitchedHistory`. All that is wrong with it is said at once, field by
+A `[history.NAME]` table becomes a `ParquetHistory`, a `LakeHistory`, a `KafkaHistory` or, with an archive, a `StitchedHistory`.
+All that is wrong with it is said at once, field by
 field (promise 12's neighbour: nothing that is misspelt is taken as absent): an unknown key, a setting of the other kind, a type that is none, a cluster
 that is not declared. Nothing is opened and nothing asked for: a project file is read without a broker.
 
 ::
 
-    [history.NAME] -> history_from_toml -> ParquetHistory | KafkaHistory | StitchedHistory
+    [history.NAME] -> history_from_toml -> ParquetHistory | LakeHistory | KafkaHistory | StitchedHistory
 """
 
 from __future__ import annotations
@@ -23,18 +24,22 @@ from hindscan.errors import ConfigError, UsageError
 from hindscan.history.archive import ArchivePlace, archive_from_toml
 from hindscan.history.columns import column_faults, schema_from_columns
 from hindscan.history.declared_schema import SCHEMA_KEYS, declared_schema_faults, schema_source
+from hindscan.history.lake_declared import LAKE_KINDS, lake_from_toml
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.snapshot import History
 from hindscan.history.unify import DRIFTS
 
-__all__ = ["KEYS", "history_from_toml"]
+__all__ = ["KEYS", "KINDS", "history_from_toml"]
 
 #: Settings of a history.
 KEYS: Final = (
     "parquet",
+    "iceberg",
+    "delta",
     "topic",
     "format",
     "time",
+    "version",
     "columns",
     "slice_rows",
     "as_of",
@@ -53,7 +58,9 @@ KEYS: Final = (
     "message",
     "record",
 )
-_PARQUET_ONLY: Final = frozenset({"verify", "drift", "rename"})
+#: What a history can be: exactly one of these says where it lies.
+KINDS: Final = ("parquet", "topic", *LAKE_KINDS)
+_FILES_ONLY: Final = frozenset({"verify", "drift", "rename"})
 _TOPIC_ONLY: Final = frozenset(
     {"format", "on_bad_record", "partitions", "isolation", "lateness", "materialise", "archive", *SCHEMA_KEYS, "record"}
 )
@@ -70,6 +77,7 @@ def history_from_toml(
     artefacts: Path | None = None,
     registries: Mapping[str, Mapping[str, Any]] | None = None,
     object_stores: Mapping[str, files.StoreSettings] | None = None,
+    catalogs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> History:
     """Build a history from its table in the project file.
 
@@ -89,6 +97,8 @@ def history_from_toml(
         Settings by name of the schema registry.
     object_stores : mapping, optional
         How ``s3://`` buckets are reached, by name of the bucket or as ``default``.
+    catalogs : mapping, optional
+        Properties by name of the Iceberg catalog.
 
     Raises
     ------
@@ -101,13 +111,14 @@ def history_from_toml(
         faults += column_faults(columns)
     schema = None if columns is None or faults else schema_from_columns(columns)
     history: History | None = None
-    if "topic" in table and "parquet" not in table:
+    kinds = [kind for kind in KINDS if kind in table]
+    if kinds == ["topic"]:
         archive, archive_faults = _archive(table, root)
         faults += [*_topic_faults(table, clusters, schema), *archive_faults]
         faults += declared_schema_faults(table, registries or {}, schema)
         kept = (artefacts or Path(root) / ".hindscan") / "materialised"
         history = None if faults else _kafka(name, table, clusters, registries or {}, schema, Path(root), kept, archive)
-    elif "parquet" in table and "topic" not in table:
+    elif kinds == ["parquet"]:
         location, place = table["parquet"], None
         try:
             place = files.place(location, root, object_stores) if isinstance(location, str) and location else None
@@ -128,8 +139,14 @@ def history_from_toml(
                 rename=table.get("rename", {}),
                 kept=(artefacts or Path(root) / ".hindscan") / "footers",
             )
+    elif len(kinds) == 1:
+        kept = (artefacts or Path(root) / ".hindscan") / "footers"
+        history, lake_faults = lake_from_toml(
+            name, table, root=root, schema=schema, kept=kept, stores=object_stores or {}, catalogs=catalogs or {}
+        )
+        faults += lake_faults
     else:
-        faults.append(("parquet", "exactly one of parquet and topic must say where the history lies"))
+        faults.append(("parquet", f"exactly one of {', '.join(KINDS)} must say where the history lies"))
     if faults or history is None:
         listed = "; ".join(f"history.{name}.{place}: {message}" for place, message in faults)
         raise ConfigError(
@@ -142,14 +159,18 @@ def history_from_toml(
 
 def _key_faults(table: Mapping[str, Any]) -> list[tuple[str, str]]:
     faults = []
-    kind, foreign = ("topic", _PARQUET_ONLY) if "topic" in table else ("parquet", _TOPIC_ONLY)
+    kind = next((kind for kind in ("topic", *LAKE_KINDS) if kind in table), "parquet")
+    foreign = {
+        "topic": _FILES_ONLY | {"version"},
+        "parquet": _TOPIC_ONLY | {"version"},
+    }.get(kind, _TOPIC_ONLY | _FILES_ONLY - {"verify"})
     for key in table:
         if key not in KEYS:
             close = difflib.get_close_matches(key, KEYS, 1)
             hint = f"; is it {close[0]}? There are" if close else "; there are"
             faults.append((key, f"there is no such setting{hint} {', '.join(KEYS)}"))
         elif key in foreign:
-            faults.append((key, f"a {kind} history has no such setting"))
+            faults.append((key, f"{'an' if kind == 'iceberg' else 'a'} {kind} history has no such setting"))
     return faults
 
 
@@ -161,8 +182,10 @@ def _common_faults(table: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = table.get("slice_rows")
     if rows is not None and (type(rows) is not int or rows < 1):
         faults.append(("slice_rows", f"must be a whole number of at least 1, found {rows!r}"))
-    if table.get("as_of", "ignore") != "ignore":
-        faults.append(("as_of", f'can only be "ignore", found {table["as_of"]!r}'))
+    lake = any(kind in table for kind in LAKE_KINDS)
+    if table.get("as_of", "ignore") not in (("ignore", "snapshot") if lake else ("ignore",)):
+        can = '"ignore" or "snapshot"' if lake else '"ignore"'
+        faults.append(("as_of", f"can only be {can}, found {table['as_of']!r}"))
     if type(table.get("verify", True)) is not bool:
         faults.append(("verify", f"must be true or false, found {table['verify']!r}"))
     return faults + _drift_faults(table)

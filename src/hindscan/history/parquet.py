@@ -107,8 +107,6 @@ class ParquetHistory:
         UsageError
             A bound is asked for and there is no time column.
         """
-        refuse_topic_options(window, self.name)
-        bounds = bounds_of(window, history=self.name, has_time=self.time is not None, ignores_as_of=self.ignores_as_of)
         root = files.listing_root(self.place)
         found = listed_only(self.place, files.find(self.place, SUFFIXES))
         if not found:
@@ -118,8 +116,19 @@ class ParquetHistory:
                 history=self.name,
                 path=str(self.place),
             )
-        hive = [_hive_values(file.path) for file in found]
-        read = self._footers.read(root, found)
+        return self.pin_files(window, root, found, [_hive_values(file.path) for file in found])
+
+    def pin_files(
+        self,
+        window: Window,
+        root: files.Place,
+        found: Sequence[files.FoundFile],
+        hive: Sequence[dict[str, str | None]],
+    ) -> ParquetPin:
+        """Pin files that were found, by a listing or in the snapshot of a table, with the partition values of each; raises as `pin`."""
+        refuse_topic_options(window, self.name)
+        bounds = bounds_of(window, history=self.name, has_time=self.time is not None, ignores_as_of=self.ignores_as_of)
+        read = self._footers.read(root, found) if found else []
         found, footers = [file for file, _ in read], [footer for _, footer in read]
         names = {file.path: footer for file, footer in zip(found, footers, strict=True)}
         schema = self._schema(names, hive)
@@ -163,7 +172,7 @@ class ParquetHistory:
         )
 
     def _schema(self, footers: Mapping[str, Footer], hive: Sequence[dict[str, str | None]]) -> pa.Schema:
-        keys = list(hive[0])
+        keys = list(hive[0]) if hive else []
         faults = [
             f"{path}: it lies in the partitions {list(values) or 'none'}, the first file in {keys or 'none'}"
             for path, values in zip(footers, hive, strict=True)

@@ -122,6 +122,8 @@ class ParquetPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
     widens: bool = False
     #: New names of columns by the names that some files have.
     rename: dict[str, str] = {}
+    #: Which snapshot of which table the files are, in words; empty: they were listed. Never part of a key.
+    version: str = ""
     #: Why the run is not repeatable for ever, in words; empty: as long as the files stay.
     caveats: tuple[str, ...] = ()
 

@@ -211,6 +211,7 @@ def _summary(table: str, pin: ParquetPin | KafkaPin | DrawPin) -> PinSummary:
                 table=table,
                 kind="parquet",
                 source=pin.root,
+                source_id=pin.version,
                 parts=len(pin.files),
                 rows=rows,
                 time_column=pin.time or "",

@@ -61,6 +61,7 @@ __all__ = [
     "read_snapshot",
     "result_folder",
     "slice_keys_of",
+    "sweep_attempts",
 ]
 
 #: A folder of an attempt is left alone for so long: its owner may be slow rather than dead.
@@ -223,7 +224,7 @@ def publish(
     if final.is_dir():
         return _there(final)
     attempts = local_folder(root) / "attempts"
-    _sweep(attempts)
+    sweep_attempts(attempts)
     attempt = attempts / f"{manifest.run}-{secrets.token_hex(8)}"
     try:
         written = _write(attempt, final, table, manifest, snapshot, slices, charts or {})
@@ -246,7 +247,8 @@ def _there(final: Path) -> Published:
     return Published(folder=final, manifest=read_manifest(final), new=False)
 
 
-def _sweep(attempts: Path) -> None:
+def sweep_attempts(attempts: Path) -> None:
+    """Delete what attempts that died have left, when it is a day old; the folder is made."""
     attempts.mkdir(parents=True, exist_ok=True)
     for folder in attempts.iterdir():
         # Another process may sweep at the same time.

@@ -11,17 +11,22 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import deltalake
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from pyiceberg.catalog import load_catalog
 
 from hindscan.config import load_project
 from hindscan.data import Data
 from hindscan.errors import AccessRefused, ConfigError, ServiceUnavailable, SourceChanged, SourceMissing
 from hindscan.history.parquet import ParquetHistory
-from hindscan.history.snapshot import Window
+from hindscan.history.snapshot import ParquetPin, Snapshot, Window
 from hindscan.plans.cut import cut, cut_whole
+from hindscan.runs.copies import copy_result
+from hindscan.runs.manifest import Manifest
+from hindscan.runs.results import publish
 
 KEYS = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "quite-secret"}
 SERVER = """
@@ -177,3 +182,66 @@ def test_wrong_properties_and_written_out_secrets_are_refused_by_line(tmp_path: 
     assert "hindscan.toml:3: s3.default.endpont: no such property; there are endpoint, region" in text
     assert "hindscan.toml:4: s3.default.anonymous: must be true or false" in text
     assert "abc" not in text
+
+
+SECTION = '[s3.default]\nendpoint = "{}"\nregion = "us-east-1"\naccess_key = "${{KEY}}"\nsecret_key = "${{SECRET}}"\n'
+SECRETS = {"KEY": "reader", "SECRET": "quite-secret"}
+
+
+def test_lake_tables_are_read_from_buckets_with_the_same_keys(
+    tmp_path: Path, endpoint: str, lake: pafs.S3FileSystem
+) -> None:
+    options = {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true", **KEYS}
+    rows = pa.table({"year": [2017, 2018, 2018], "n": [1, 2, 3]})
+    deltalake.write_deltalake("s3://lake/delta", rows, partition_by=["year"], storage_options=options)
+    reach = {"s3.endpoint": endpoint, "s3.region": "us-east-1"}
+    keys = {"s3.access-key-id": "reader", "s3.secret-access-key": "quite-secret"}
+    catalog = load_catalog(
+        "shop", type="sql", uri=f"sqlite:///{tmp_path}/shop.db", warehouse="s3://lake/iceberg", **reach, **keys
+    )
+    catalog.create_namespace("shop")
+    catalog.create_table("shop.bids", schema=rows.schema).append(rows)
+    (tmp_path / "hindscan.toml").write_text(
+        SECTION.format(endpoint)
+        + f'[iceberg.shop]\ntype = "sql"\nuri = "sqlite:///{tmp_path}/shop.db"\n'
+        + '[history.delta]\ndelta = "s3://lake/delta"\n[history.named]\niceberg = "shop.shop.bids"\n'
+        + '[history.folder]\niceberg = "s3://lake/iceberg/shop/bids"\n'
+    )
+    project = load_project(tmp_path, environment=SECRETS)
+    for name in ("delta", "named", "folder"):
+        of = project.history(name)
+        pin = of.pin(Window())
+        assert isinstance(pin, ParquetPin)
+        assert {file.identity.partition(":")[0] for file in pin.files} == {"etag"}
+        with of.reader(pin).open(cut(pin, 10)) as source:
+            data = Data("bids", {"bids": source})
+            found = data.sql("SELECT year, n FROM bids ORDER BY n").to_pylist()
+        assert found == rows.to_pylist(), name
+        assert "quite-secret" not in repr(of) + repr(pin)
+
+
+def test_a_result_is_copied_below_a_prefix_with_the_manifest_last(
+    tmp_path: Path, endpoint: str, lake: pafs.S3FileSystem
+) -> None:
+    (tmp_path / "hindscan.toml").write_text(SECTION.format(endpoint) + '[copies]\nscan = "s3://lake/reports"\n')
+    project = load_project(tmp_path, environment=SECRETS)
+    assert project.copied_to("other") is None
+    to = project.copied_to("scan")
+    assert to is not None
+    folder = publish(
+        tmp_path,
+        table=pa.table({"n": [1]}),
+        manifest=Manifest(run="r1", job="scan"),
+        snapshot=Snapshot(pins={}, window=Window(), pinned_at=1),
+        slices=[],
+    ).folder
+    assert copy_result(folder, to) is True
+    for path in folder.iterdir():
+        with lake.open_input_stream(f"lake/reports/r1/{path.name}") as stream:
+            assert stream.read() == path.read_bytes()
+    with lake.open_input_stream("lake/reports/latest.json") as stream:
+        assert b'"run":"r1"' in stream.read()
+    assert copy_result(folder, to) is False
+    lake.delete_dir("lake")
+    with pytest.raises(ServiceUnavailable, match="While publishing run r1 to s3://lake/reports"):
+        copy_result(folder, to)

@@ -1,0 +1,174 @@
+"""Delta tables: which files a version has, and what its columns are.
+
+Keeps promise 1 for Delta: a version is one list of files for ever. The log is read by deltalake, and no rows are. Tables whose rows are not simply those of their
+files are refused by name: deletion vectors, mapped columns, and features that this module does not know.
+
+The only user of deltalake. Stands beside `iceberg`, behind `lake`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from hindscan import files
+from hindscan.errors import SourceMissing
+from hindscan.history.formats.decoder import missing_extra
+from hindscan.history.lake import TableFile, TableVersion, inside, plain_schema, refused
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable as Opened
+
+__all__ = ["DeltaTable"]
+
+#: Features a reader must know that change nothing about which rows a version has; deletion vectors are looked for file by file.
+_HARMLESS: Final = frozenset(
+    {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", "deletionVectors", "typeWidening", "columnMapping"}
+)
+_COMMIT: Final = re.compile(r"(\d{20})\.json\Z")
+#: Our settings of an object store by what deltalake calls them.
+_S3: Final = {
+    "endpoint": "AWS_ENDPOINT_URL",
+    "region": "AWS_REGION",
+    "access_key": "AWS_ACCESS_KEY_ID",
+    "secret_key": "AWS_SECRET_ACCESS_KEY",
+    "session_token": "AWS_SESSION_TOKEN",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeltaTable:
+    """One table, by its folder.
+
+    Parameters
+    ----------
+    declared : str
+        Folder or URL as declared.
+    place : Place
+        The same, resolved.
+    version : int, optional
+        Version that is read. Default: the newest.
+    stores : mapping
+        How buckets are reached, by name or as ``default``.
+    """
+
+    declared: str
+    place: files.Place
+    version: int | None
+    stores: Mapping[str, files.StoreSettings]
+
+    def __repr__(self) -> str:
+        # Settings of a bucket may hold secrets.
+        return f"DeltaTable({self.declared!r})"
+
+    def folder(self) -> files.Place:
+        """Give the folder of the table."""
+        return self.place
+
+    def at(self, before: int | None) -> TableVersion:
+        """Give the declared version, the newest one, or the last before a time."""
+        table = self._open(self.version if before is None else self._before(before))
+        name = f"delta version {table.version()} of {table.metadata().id}"
+        actions: pa.Table = pa.table(table.get_add_actions(flatten=True))
+        actions = actions.sort_by([("modification_time", "ascending"), ("path", "ascending")])
+        paths = [unquote(str(path)) for path in actions["path"].to_pylist()]
+        faults = [
+            *_faults(table),
+            *(f"{path}: it lies outside the table's folder" for path in paths if _is_foreign(path)),
+        ]
+        if faults:
+            todo = "Purge the deleted rows (REORG TABLE ... APPLY (PURGE)), or pin a version without them by `version`."
+            raise refused(self.declared, name, faults, todo)
+        keys = list(table.metadata().partition_columns)
+        values = {key: pc.cast(actions[f"partition.{key}"], pa.string()).to_pylist() for key in keys}
+        sizes: list[Any] = actions["size_bytes"].to_pylist()
+        listed = tuple(
+            TableFile(path=path, size=sizes[at], partition_values={key: values[key][at] for key in keys})
+            for at, path in enumerate(paths)
+        )
+        arrow: Any = table.schema().to_arrow()
+        return TableVersion(name=name, files=listed, columns=plain_schema(pa.schema(arrow)))
+
+    def _open(self, version: int | None) -> Opened:
+        try:
+            import deltalake
+            from deltalake.exceptions import DeltaError
+        except ImportError as fault:
+            raise missing_extra("a Delta table", "deltalake", "delta") from fault
+        bucket, _, key = self.place.path.partition("/")
+        settings = {} if self.place.is_local else self.stores.get(bucket, self.stores.get("default", {}))
+        options = {_S3[name]: str(value) for name, value in settings.items() if name in _S3}
+        if options.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+            options["AWS_ALLOW_HTTP"] = "true"
+        where = self.place.path if self.place.is_local else f"{self.place.filesystem.type_name}://{bucket}/{key}"
+        try:
+            return deltalake.DeltaTable(where, version=version, storage_options=options or None)
+        except DeltaError as fault:
+            wanted = "a Delta table" if version is None else f"version {version} of a Delta table"
+            raise SourceMissing(
+                f"While opening {self.declared}: {wanted} must be there; {fault}. "
+                "Correct `delta` or `version`; a version whose log was cleaned up cannot be read any more.",
+                table=self.declared,
+            ) from fault
+
+    def _before(self, before: int) -> int:
+        """Find the last version that was committed before a time."""
+        log = self.place / "_delta_log"
+        infos = log.filesystem.get_file_info(pafs.FileSelector(log.path, allow_not_found=True))
+        commits = sorted(
+            ((int(match[1]), info) for info in infos if (match := _COMMIT.match(info.base_name))),
+            key=lambda commit: -commit[0],
+        )
+        for number, info in commits:
+            if _committed_at(log / info.base_name, info) < before:
+                return number
+        shown = dt.datetime.fromtimestamp(before / 1e6, dt.UTC).isoformat()
+        raise SourceMissing(
+            f"While pinning {self.declared}: the table must have a version committed before {shown}; of the {len(commits)} in its log none was. "
+            "Ask for a later time, or leave out `as_of`.",
+            table=self.declared,
+        )
+
+
+def _committed_at(commit: files.Place, info: pafs.FileInfo) -> int:
+    """Give the time of a commit in microseconds: what it says itself, else when its file was written."""
+    for line in files.read_bytes(commit).splitlines():
+        said = json.loads(line).get("commitInfo")
+        if said is not None:
+            millis = said.get("inCommitTimestamp", said.get("timestamp"))
+            if isinstance(millis, int):
+                return millis * 1000
+    return int(info.mtime_ns or 0) // 1000
+
+
+def _faults(table: Opened) -> Iterator[str]:
+    protocol = table.protocol()
+    features = set(protocol.reader_features or ())
+    for feature in sorted(features - _HARMLESS):
+        yield f"the table needs readers to know {feature!r}"
+    mode = table.metadata().configuration.get("delta.columnMapping.mode", "none")
+    if mode != "none":
+        yield f"its columns have other names in files (delta.columnMapping.mode = {mode!r})"
+    if "deletionVectors" in features:
+        from deltalake.exceptions import DeltaError
+
+        try:
+            vectors: Any = pa.table(table.deletion_vectors())
+        except DeltaError as fault:
+            yield f"some rows are deleted, by vectors that cannot be read: {fault}"
+            return
+        for uri in vectors["filepath"].to_pylist():
+            yield f"{inside(table.table_uri, unquote(uri)) or uri}: some of its rows are deleted (deletion vector)"
+
+
+def _is_foreign(path: str) -> bool:
+    return path.startswith(("/", "file:")) or "://" in path
