@@ -55,6 +55,7 @@ def run(
     seed: int | None = None,
     draws: int | None = None,
     workers: int | None = None,
+    priority: int = 0,
     histories: Mapping[str, str] | None = None,
     fresh: bool = False,
     allow_failed: float | None = None,
@@ -78,6 +79,8 @@ def run(
         Of a simulation.
     workers : int, optional
         How many; never shows in the result.
+    priority : int
+        Of the runs that may start those of a higher one do first.
     histories : mapping, optional
         Other histories for the job's tables, by name.
     fresh : bool
@@ -112,7 +115,7 @@ def run(
                 as_of=as_of, since=since, until=until, last=last, offsets=offsets, partitions=partitions, keys=keys
             ),
             seed=seed, draws=draws, workers=workers, histories=dict(histories or {}), fresh=fresh,
-            allow_failed=allow_failed,
+            allow_failed=allow_failed, priority=priority,
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
         opened = register.open_run(workshop.store, request, code=digest, requested_by="api")

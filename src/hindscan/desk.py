@@ -22,6 +22,7 @@ from hindscan.rerunning import rerun
 from hindscan.runs import inbox, log, register, results
 from hindscan.runs.partials import Partials
 from hindscan.runs.run import FINAL
+from hindscan.runs.waiting import why_waiting
 from hindscan.words import job_document, run_document, state_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from hindscan.events.event import Event
     from hindscan.intake import Intake
     from hindscan.jobs.job import JobSpec
+    from hindscan.runs.run import Run
     from hindscan.runs.store import Store
 
 __all__ = ["StoreDesk", "option_values"]
@@ -44,6 +46,7 @@ _OPTIONS: Final[Mapping[str, Any]] = {
     "seed": int,
     "draws": int,
     "workers": int,
+    "priority": int,
     "fresh": bool,
     "allow_failed": int | float,
     "histories": dict[str, str],
@@ -121,18 +124,18 @@ class StoreDesk:
     def runs(self, job: str | None, state: str | None, limit: int) -> list[dict[str, Any]]:
         """List runs."""
         found = register.list_runs(self._store, job=job, state=state_of(state) if state else None, limit=limit)
-        return [run_document(run) for run in found]
+        return [self._document(run) for run in found]
 
     def run(self, run: str) -> dict[str, Any]:
         """Describe one run."""
-        return run_document(register.get_run(self._store, run))
+        return self._document(register.get_run(self._store, run))
 
     def wait(self, run: str, seconds: float) -> dict[str, Any]:
         """Describe one run when it is final, or after some seconds."""
         deadline = time.monotonic() + seconds
         while (found := register.get_run(self._store, run)).state not in FINAL and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
-        return run_document(found)
+        return self._document(found)
 
     def cancel(self, run: str) -> dict[str, Any]:
         """Ask for a run to be stopped."""
@@ -195,6 +198,9 @@ class StoreDesk:
     def notes(self) -> dict[str, str]:
         """Tell what people should know though the dispatcher is ready: a change that is not in force."""
         return dict(self._notes)
+
+    def _document(self, run: Run) -> dict[str, Any]:
+        return run_document(run, why_waiting(self._store, run))
 
     def _spec(self, name: str) -> JobSpec:
         try:

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 from hindscan.desk import StoreDesk
 from hindscan.errors import Fenced, HindscanError, ServiceUnavailable
-from hindscan.intake import Intake
+from hindscan.intake import Intake, limits_of_runs
 from hindscan.reloading import Edition, Watch
 from hindscan.runner import LEASE_SECONDS, carry_out
-from hindscan.runs import codes, leases
+from hindscan.runs import codes, leases, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -249,6 +249,7 @@ class Dispatcher:
         intake = Intake(edition.project, self._store, edition.specs)
         for spec, code in edition.jobs.values():
             codes.save_code(self._store, spec, code)
+        waiting.set_limits(self._store, limits_of_runs(edition.project, edition.specs))
         return intake
 
 

@@ -1,8 +1,8 @@
 """Retries: whether a run that failed is tried again, and when; pure.
 
-Part of promise 6. The rule reads the class of the error, never its text: without `on` what is `retryable` in `errors` is tried again, because the same attempt may succeed later
-without anybody changing anything; a fault of the job or of its parameters is not. The wait doubles from try to try and is spread by a jitter that follows from
-the run's id: a thousand runs that failed together do not come back together, and the same run waits the same wherever it is asked.
+Part of promise 6. The rule reads the class of the error, never its text: without `on` what is `retryable` in `errors` is tried again, because the same attempt may
+succeed later without anybody changing anything; a fault of the job or of its parameters is not. The wait doubles from try to try and is spread by a jitter that
+follows from the run's id: a thousand runs that failed together do not come back together, and the same run waits the same wherever it is asked.
 
 ::
 

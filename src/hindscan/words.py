@@ -13,12 +13,21 @@ from hindscan import times
 from hindscan.errors import UsageError
 from hindscan.jobs.job import JobSpec
 from hindscan.runs.run import Run, RunRequest, State
+from hindscan.runs.waiting import Waiting
 
 __all__ = ["chosen_document", "job_document", "run_document", "state_of"]
 
 
-def run_document(run: Run) -> dict[str, Any]:
-    """Describe a run; times are ISO 8601."""
+def run_document(run: Run, waiting: Waiting | None = None) -> dict[str, Any]:
+    """Describe a run; times are ISO 8601.
+
+    Parameters
+    ----------
+    run : Run
+        As the store has it.
+    waiting : Waiting, optional
+        Why it does not start.
+    """
     request = run.request
     event = None if run.event_id is None else {"source": run.event_source, "id": run.event_id, "trigger": run.trigger}
     return {
@@ -34,6 +43,11 @@ def run_document(run: Run) -> dict[str, Any]:
         "draws": request.draws,
         "event": event,
         "attempt": run.attempt,
+        "priority": request.priority,
+        "waiting": None
+        if waiting is None
+        else {"reason": waiting.reason, "run": waiting.run, "until": _time(waiting.until)},
+        "superseded_by": run.superseded_by,
         "created_at": times.to_text(run.created_at),
         "updated_at": times.to_text(run.updated_at),
         "requested_by": run.requested_by,

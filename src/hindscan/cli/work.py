@@ -147,6 +147,7 @@ def run(
     seed: int | None = None,
     draws: int | None = None,
     workers: int | None = None,
+    priority: int = 0,
     history: Histories = None,
     fresh: Flag = False,
     allow_failed: str | None = None,
@@ -169,6 +170,8 @@ def run(
         Draws of a simulation.
     workers : int
         How many. Never shows in the result.
+    priority : int
+        Of the runs that may start those of a higher one do first.
     history : list of str
         NAME=OTHER reads another history in the place of one.
     fresh : bool
@@ -188,7 +191,7 @@ def run(
         spec, code = workshop.job(job)
         request = _typed(
             project, spec, parameters, history, window, seed=seed, draws=draws, workers=workers, fresh=fresh,
-            allow_failed=_allowance(allow_failed),
+            allow_failed=_allowance(allow_failed), priority=priority,
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
         opened = register.open_run(workshop.store, request, code=digest, requested_by="cli")

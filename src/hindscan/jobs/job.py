@@ -18,6 +18,8 @@ from typing import Literal
 
 import msgspec
 
+from hindscan.retries import Retries
+
 __all__ = ["Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance"]
 
 #: What can be called: once per slice, per node of the tree, once at the end; the same three for a simulation's model; at the two ends of a
@@ -84,6 +86,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_seconds: float | None = None
     #: Seconds a run may take; None: no limit.
     time_limit: float | None = None
+    #: Whether a run that fails is tried again; None: it is not.
+    retries: Retries | None = None
+    #: How many of its runs may run at once; None: any number.
+    concurrency: int | None = None
     #: Slices that may fail for good: a share of all (a float below 1) or a number; None: the project's.
     allow_failed: int | float | None = None
     doc: str = ""

@@ -1,8 +1,8 @@
 """Leases: who works on a run, and for how long that is believed without a sign of life.
 
 Keeps promises 4, 6 and 13. A claim takes the first of the runs that may start (`waiting` says which), raises its token and writes a lease; the owner renews it. A run
-whose lease has expired goes back to pending, and whoever still works on it finds out at the next heartbeat or move: the token is no longer the newest (`Fenced`). Claims go
-one after another in both databases, so that what one has seen running is what is running when it takes its own.
+whose lease has expired goes back to pending, and whoever still works on it finds out at the next heartbeat or move: the token is no longer the newest (`Fenced`).
+Claims go one after another in both databases, so that what one has seen running is what is running when it takes its own.
 
 ::
 
