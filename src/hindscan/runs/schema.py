@@ -224,8 +224,8 @@ runs = Table(
     CheckConstraint("state IN ('pending', 'running', 'succeeded', 'failed', 'cancelled')", name="runs_state"),
     # `hindscan runs --state`, and the claim's look at what is running.
     Index("runs_by_state", "state", "seq"),
-    # The claim goes through what waits in this order.
-    Index("runs_to_claim", "rank", "seq", **_where("state = 'pending'")),
+    # The claim goes through what waits in this order; with the state, or SQLite would take the index above and sort.
+    Index("runs_to_claim", "state", "rank", "seq", **_where("state = 'pending'")),
     # A newer event looks for the waiting runs of its key.
     Index("runs_waiting_by_key", "trigger", "key", **_where("state = 'pending' AND key IS NOT NULL")),
     # `hindscan runs --job`, `result JOB@latest`.

@@ -20,7 +20,7 @@ def upgrade() -> None:
     ):
         op.add_column("runs", column)
     for name, columns, condition in (
-        ("runs_to_claim", ["rank", "seq"], "state = 'pending'"),
+        ("runs_to_claim", ["state", "rank", "seq"], "state = 'pending'"),
         ("runs_waiting_by_key", ["trigger", "key"], "state = 'pending' AND key IS NOT NULL"),
     ):
         op.create_index(name, "runs", columns, sqlite_where=text(condition), postgresql_where=text(condition))
