@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,21 @@ def test_the_committed_sample_gives_what_duckdb_computes(sample: Path) -> None:
     same_rows(found, wanted)
     assert document["result"]["rows"] == wanted.num_rows
     assert Path(document["manifest"]).is_file()
+
+
+def test_a_command_loads_no_library_that_a_small_run_can_do_without(sample: Path) -> None:
+    program = (
+        "import sys\n"
+        "from hindscan.cli.app import run_app\n"
+        "run_app()\n"
+        "print(sorted({'pandas', 'polars', 'dask', 'distributed', 'fastapi', 'alembic'} & set(sys.modules)), file=sys.stderr)"
+    )
+    for arguments in (SCAN, (*SCAN, "--fresh")):  # the second learns from the first
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments, "--project", str(sample)],
+            capture_output=True, text=True, timeout=110, check=True, cwd=Path(sys.executable).parent,
+        )  # fmt: skip
+    assert done.stderr.splitlines()[-1] == "[]"
 
 
 def test_a_second_run_computes_no_slice(sample: Path) -> None:

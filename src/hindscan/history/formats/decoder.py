@@ -86,6 +86,7 @@ def decode_by_halves(
     decode_all: Callable[[int, pa.LargeBinaryArray], Columns],
     explain: Callable[[int, Exception], BadValue],
     expected: tuple[type[Exception], ...],
+    most: int | None = None,
 ) -> tuple[pa.Table, list[BadValue]]:
     """Decode values at once where all are good, and find the bad ones where not.
 
@@ -101,6 +102,8 @@ def decode_by_halves(
         Takes the place of a bad value and what was raised for it alone.
     expected : tuple of exception classes
         What a bad value raises. Anything else is a fault of ours and passes.
+    most : int, optional
+        How many values are decoded at once. Default: all.
     """
     bad: list[BadValue] = []
 
@@ -116,8 +119,10 @@ def decode_by_halves(
         middle = len(part) // 2
         return halve(first, part[:middle]) + halve(first + middle, part[middle:])
 
-    parts = [pa.Table.from_arrays(columns, schema=schema) for columns in halve(0, values)]
-    return pa.concat_tables([schema.empty_table(), *parts]), bad
+    step = most or max(1, len(values))
+    found = (part for first in range(0, len(values), step) for part in halve(first, values[first : first + step]))
+    parts = [pa.Table.from_arrays(columns, schema=schema) for columns in found]
+    return pa.concat_tables([schema.empty_table(), *parts]).combine_chunks(), bad
 
 
 def missing_extra(what: str, library: str, extra: str) -> UsageError:

@@ -60,6 +60,10 @@ def is_field_name(name: str) -> bool:
     return not re.search(r'["\\\x00-\x1f]', name)
 
 
+#: Values decoded at once: as Python objects, so many stay in the processor's cache (200,000 were seen to cost 1.4 times as much each).
+PIECE_RECORDS: Final = 4_000
+
+
 class JsonDecoder:
     """Decodes JSON records to columns of one schema.
 
@@ -90,7 +94,7 @@ class JsonDecoder:
     def decode(self, values: pa.LargeBinaryArray, headers: Headers | None = None) -> tuple[pa.Table, list[BadValue]]:
         """Decode values; see `Decoder`."""
         del headers
-        return decode_by_halves(self.schema, values, self._all, _bad, _EXPECTED)
+        return decode_by_halves(self.schema, values, self._all, _bad, _EXPECTED, most=PIECE_RECORDS)
 
     def _all(self, first: int, values: pa.LargeBinaryArray) -> Columns:
         del first
