@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -148,8 +149,10 @@ def _busy(connection: sa.Connection) -> _Busy:
     )
 
 
+@cache
 def _first_of_its_key() -> sa.ColumnElement[bool]:
     """Hold back a run while an earlier one of its order key waits, or failed and blocks."""
+    # Made once: making it takes longer than asking it, and owners ask often.
     runs, other = schema.runs, schema.runs.alias("other")
     earlier = sa.and_(other.c.order_key == runs.c.order_key, other.c.seq < runs.c.seq)
     # Two questions, because each is one step in the index (order_key, state, seq).
