@@ -24,6 +24,7 @@ import msgspec
 from hindscan.config import Project, find_root, load_project
 from hindscan.errors import ExecutionError, NotFound, UsageError
 from hindscan.runs.run import FINAL, Run, State
+from hindscan.words import asker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +119,7 @@ def run(
             allow_failed=allow_failed, priority=priority,
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
-        opened = register.open_run(workshop.store, request, code=digest, requested_by="api")
+        opened = register.open_run(workshop.store, request, code=digest, requested_by=asker("python"))
     hand_over(loaded, opened.id)
     return RunHandle(loaded, opened.id)
 
@@ -276,7 +277,7 @@ class RunHandle:
         with self._workshop() as workshop:
             opened = rerun(
                 self._project, workshop.store, self.id, parameters=parameters, latest=latest, slices=slices,
-                requested_by="api", workers=workers, fresh=fresh,
+                requested_by=asker("python"), workers=workers, fresh=fresh,
             )  # fmt: skip
         hand_over(self._project, opened.id)
         return RunHandle(self._project, opened.id)
@@ -303,7 +304,7 @@ class RunHandle:
         with self._workshop() as workshop:
             request = msgspec.structs.replace(original.request, draws=draws, seed=int(manifest.seed))
             opened = register.open_run(
-                workshop.store, request, code=original.code, requested_by="api", parent=self.id,
+                workshop.store, request, code=original.code, requested_by=asker("python"), parent=self.id,
                 snapshot=snapshots.load_snapshot(workshop.store, self.id),
             )  # fmt: skip
         hand_over(self._project, opened.id)
@@ -346,7 +347,10 @@ class RunHandle:
         hindscan.errors.NotFound
             There is none (yet).
         """
+        from hindscan.runs import register
+
         found = self._run()
+        register.refuse_forgotten(found, "Looking up the result of")
         if found.result is None:
             raise NotFound(
                 f"Looking up the result of run {self.id}: it must have succeeded; it is {found.state}. {found.message or 'Wait for it: run.wait().'}",

@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from hindscan import times
 from hindscan.errors import ConfigError, HindscanError, NotFound
 from hindscan.jobs.job import is_allowance
+from hindscan.logs import LEVELS
 
 if TYPE_CHECKING:
     from hindscan.events.trigger import Trigger
     from hindscan.history.snapshot import History
+    from hindscan.web.webhook import Webhooks
 
 __all__ = ["ComputeSettings", "JobsSettings", "Project", "ServeSettings", "StoreSettings", "find_root", "load_project"]
 
@@ -43,6 +46,8 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     url: str = "sqlite:///.hindscan/hindscan.db"
     #: Folder of partials and results.
     artefacts: str = ".hindscan"
+    #: How long bodies of events are kept, such as "90d"; their identities stay. Default: for ever.
+    event_retention: str | None = None
 
 
 class ComputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,6 +87,25 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     instance: str = "dispatcher"
     #: Take up changes of the project file and of jobs while serving.
     reload: bool = True
+    #: Whoever sends events by HTTP must prove that they know one of these (Standard Webhooks). Default: nobody must.
+    webhook_secrets: tuple[str, ...] = ()
+    #: Senders that the webhook handshake lets in; ``*``: all.
+    webhook_origins: tuple[str, ...] = ("*",)
+    #: How `serve` writes its log: "text", or "json": one object a line.
+    log: str = "text"
+    #: From which level on: "debug", "info", "warning" or "error"; "debug" has a line for each slice.
+    log_level: str = "info"
+
+    def __repr__(self) -> str:
+        # The generated one would show the secrets.
+        return f"ServeSettings(host={self.host!r}, port={self.port})"
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Who may send events by HTTP, and what must prove it."""
+        from hindscan.web.webhook import Webhooks, read_secret
+
+        return Webhooks(secrets=tuple(map(read_secret, self.webhook_secrets)), origins=self.webhook_origins)
 
 
 class JobsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,6 +149,12 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         if self.store.url.startswith(prefix) and not self.store.url.startswith(prefix + "/"):
             return prefix + str(self.root / self.store.url.removeprefix(prefix))
         return self.store.url
+
+    @property
+    def event_retention(self) -> int | None:
+        """How long bodies of events are kept, in microseconds; None: for ever."""
+        text = self.store.event_retention
+        return None if text is None else times.duration(text)
 
     @cached_property
     def histories(self) -> dict[str, History]:
@@ -322,7 +352,8 @@ class _Reading:
             try:
                 good[key] = msgspec.convert(self._filled((section, key), value), fields[key].type, strict=True)
             except msgspec.ValidationError as error:
-                self.fault((section, key), f"{str(error).lower()}, found {value!r}")
+                found = "" if "secret" in key else f", found {value!r}"
+                self.fault((section, key), f"{str(error).lower()}{found}")
         return kind(**good)
 
     def _check_values(self, project: Project, tables: dict[str, dict[str, Any]]) -> None:
@@ -342,12 +373,37 @@ class _Reading:
             )
         if not 0 <= project.serve.port <= 65_535:
             self.fault(("serve", "port"), f"must be 0 to 65535, found {project.serve.port}")
+        if project.serve.log not in ("text", "json"):
+            self.fault(("serve", "log"), f'must be "text" or "json", found {project.serve.log!r}')
+        if project.serve.log_level not in LEVELS:
+            self.fault(("serve", "log_level"), f"must be one of {', '.join(LEVELS)}, found {project.serve.log_level!r}")
+        self._check_webhooks(project.serve, tables["serve"].get("webhook_secrets"))
+        try:
+            _ = project.event_retention
+        except ValueError as error:
+            self.fault(("store", "event_retention"), str(error))
         password = _URL_PASSWORD.search(str(tables["store"].get("url", "")))
         if password:
             self._demand_reference(("store", "url"), password[1], "its password ")
         dask = project.compute.dask
         if dask != "local" and not dask.startswith(("tcp://", "tls://")):
             self.fault(("compute", "dask"), f'must be "local" or tcp://HOST:PORT or tls://HOST:PORT, found {dask!r}')
+
+    def _check_webhooks(self, serve: ServeSettings, written: object) -> None:
+        """Check the secrets as written, then as they are; neither is repeated."""
+        from hindscan.web.webhook import read_secret
+
+        field = ("serve", "webhook_secrets")
+        before = len(self.faults)
+        for reference in written if isinstance(written, list) else ():
+            self._demand_reference(field, str(reference))
+        if len(self.faults) > before:
+            return
+        for number, secret in enumerate(serve.webhook_secrets, 1):
+            try:
+                read_secret(secret)
+            except ValueError as fault:
+                self.fault(field, f"secret {number} {fault}")
 
     def _properties(self, section: str, required: str | None, table: dict[str, Any]) -> dict[str, ClusterSettings]:
         """Read tables of a library's own properties by name."""
@@ -440,6 +496,8 @@ class _Reading:
 
     def _filled(self, field: tuple[str, ...], value: Any) -> Any:
         """Put secrets in the place of ``${NAME}``."""
+        if isinstance(value, list):
+            return [self._filled(field, part) for part in value]
         if not isinstance(value, str):
             return value
 

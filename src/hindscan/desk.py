@@ -7,21 +7,22 @@ everything else is a look at the store, the declared project or a published file
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
 from hindscan import times
 from hindscan.errors import NotFound, UsageError
 from hindscan.events.received import received_over_http
+from hindscan.lag import Lags
 from hindscan.planning import ask
+from hindscan.redriving import redrive
 from hindscan.rerunning import rerun
 from hindscan.runs import inbox, log, register, results
+from hindscan.runs.figures import Counter, Figures
 from hindscan.runs.partials import Partials
-from hindscan.runs.run import FINAL
 from hindscan.runs.waiting import why_waiting
 from hindscan.words import job_document, run_document, state_of
 
@@ -35,20 +36,20 @@ if TYPE_CHECKING:
 
 __all__ = ["StoreDesk", "option_values"]
 
-#: How often a request that waits for a run looks at it.
-LOOK_SECONDS: Final = 0.05
 _TIMES: Final = ("as_of", "since", "until")
+#: What a store can hold.
+_Int = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 #: Type of each of the others.
 _OPTIONS: Final[Mapping[str, Any]] = {
-    "offsets": dict[int, tuple[int | None, int | None]],
-    "partitions": list[int],
+    "offsets": dict[_Int, tuple[_Int | None, _Int | None]],
+    "partitions": list[_Int],
     "keys": list[str],
-    "seed": int,
-    "draws": int,
-    "workers": int,
-    "priority": int,
+    "seed": _Int,
+    "draws": _Int,
+    "workers": _Int,
+    "priority": _Int,
     "fresh": bool,
-    "allow_failed": int | float,
+    "allow_failed": _Int | float,
     "histories": dict[str, str],
 }
 
@@ -86,10 +87,12 @@ class StoreDesk:
         self._project, self._store, self._specs, self._intake = project, store, specs, intake
         self._notify, self._faults, self._notes = notify, faults, notes
         self._combining = threading.Lock()
+        self._counter, self._lags = Counter(store), Lags(project, store)
 
     def take_up(self, project: Project, specs: Mapping[str, JobSpec], intake: Intake) -> None:
         """Answer from another edition from now on."""
         self._project, self._specs, self._intake = project, specs, intake
+        self._lags = Lags(project, self._store)
 
     def receive(self, events: Sequence[Event]) -> dict[str, list[str]]:
         """Record events and what they start."""
@@ -101,6 +104,12 @@ class StoreDesk:
             "quarantined": [reason for one in recorded for reason in one.quarantined.values()],
         }
 
+    def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
+        """Decide once more about one event that is held, or about all."""
+        redriven = redrive(self._project, self._store, self._intake, event, source=source, trigger=trigger)
+        self._notify()
+        return [_plain(one) for one in redriven]
+
     def jobs(self) -> list[dict[str, Any]]:
         """Describe the declared jobs."""
         return [job_document(spec) for _, spec in sorted(self._specs.items())]
@@ -109,14 +118,22 @@ class StoreDesk:
         """Describe one job."""
         return job_document(self._spec(name))
 
-    def submit(self, name: str, body: Mapping[str, Any], idempotency_key: str | None) -> tuple[dict[str, Any], bool]:
+    def submit(
+        self, name: str, body: Mapping[str, Any], idempotency_key: str | None, requested_by: str
+    ) -> tuple[dict[str, Any], bool]:
         """Open a run of a job."""
         spec = self._spec(name)
         parameters, options = option_values(body)
         request = ask(self._project, spec, parameters, **options)
         began = self._store.now()
         run = register.open_run(
-            self._store, request, code=spec.code, requested_by="http", idempotency_key=idempotency_key
+            self._store,
+            request,
+            code=spec.code,
+            requested_by=requested_by,
+            idempotency_key=idempotency_key,
+            # What was sent, not what it means now: of `last` that is another time at every call.
+            asked={"job": name, "body": body},
         )
         self._notify()
         return run_document(run), run.created_at >= began
@@ -130,13 +147,6 @@ class StoreDesk:
         """Describe one run."""
         return self._document(register.get_run(self._store, run))
 
-    def wait(self, run: str, seconds: float) -> dict[str, Any]:
-        """Describe one run when it is final, or after some seconds."""
-        deadline = time.monotonic() + seconds
-        while (found := register.get_run(self._store, run)).state not in FINAL and time.monotonic() < deadline:
-            time.sleep(LOOK_SECONDS)
-        return self._document(found)
-
     def cancel(self, run: str) -> dict[str, Any]:
         """Ask for a run to be stopped."""
         return run_document(register.request_cancel(self._store, run))
@@ -147,11 +157,13 @@ class StoreDesk:
         self._notify()
         return run_document(retried)
 
-    def rerun(self, run: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def rerun(self, run: str, body: Mapping[str, Any], requested_by: str) -> dict[str, Any]:
         """Open a new run on the snapshot of this one, or on the latest data, with the same or edited parameters."""
         again, body = _again_values(body)
         parameters, options = option_values(body)
-        opened = rerun(self._project, self._store, run, parameters=parameters, requested_by="http", **again, **options)
+        opened = rerun(
+            self._project, self._store, run, parameters=parameters, requested_by=requested_by, **again, **options
+        )
         self._notify()
         return run_document(opened)
 
@@ -191,6 +203,11 @@ class StoreDesk:
         """List received events with their decisions."""
         return inbox.list_events(self._store, quarantined=quarantined, limit=limit)
 
+    def figures(self) -> Figures:
+        """Count events, runs and slices, and tell how far triggers are behind."""
+        lags, clusters = self._lags.look()
+        return msgspec.structs.replace(self._counter.read(), lags=lags, clusters=clusters)
+
     def faults(self) -> dict[str, str]:
         """Tell what keeps the dispatcher from being ready."""
         return dict(self._faults)
@@ -213,6 +230,7 @@ class StoreDesk:
 
     def _folder(self, run: str) -> Path:
         found = register.get_run(self._store, run)
+        register.refuse_forgotten(found, "Looking up the result of")
         if found.result is None:
             raise NotFound(
                 f"Looking up the result of run {run}: it must have succeeded; it is {found.state}. {found.message or ''}".rstrip(),
@@ -231,7 +249,7 @@ class _Again(msgspec.Struct, frozen=True):
     """What only a rerun takes."""
 
     latest: bool = False
-    slices: tuple[int, ...] = ()
+    slices: tuple[_Int, ...] = ()
 
 
 def _again_values(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

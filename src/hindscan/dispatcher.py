@@ -22,19 +22,21 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from hindscan import logs
 from hindscan.desk import StoreDesk
 from hindscan.errors import Fenced, HindscanError, ServiceUnavailable
 from hindscan.intake import Intake, limits_of_runs
 from hindscan.reloading import Edition, Watch
 from hindscan.runner import LEASE_SECONDS, carry_out
 from hindscan.runs import codes, leases, waiting
+from hindscan.runs.retention import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hindscan.config import Project
     from hindscan.events.kafka import KafkaListener
-    from hindscan.events.received import Received
+    from hindscan.events.received import Unread
     from hindscan.workshop import Workshop
 
 __all__ = ["Dispatcher"]
@@ -126,9 +128,9 @@ class Dispatcher:
                     with self._wake:
                         self._wake.wait(IDLE_SECONDS)
                     continue
-                _logger.info("run %s of %s begins", claimed.run.id, claimed.run.job)
-                run = carry_out(self._workshop, claimed, shutdown=self._shutdown)
-                _logger.info("run %s is %s", run.id, run.state)
+                about = logs.about_run(claimed.run)
+                _logger.info("run %s of %s begins", claimed.run.id, claimed.run.job, extra=about)
+                carry_out(self._workshop, claimed, observe=logs.observer(claimed.run), shutdown=self._shutdown)
                 self._faults.pop("store", None)
             except Fenced as error:
                 _logger.warning("%s", error)
@@ -142,13 +144,16 @@ class Dispatcher:
             self._workshop.warm("threads", self._project.compute.workers)
 
     def _janitor(self) -> None:
-        """Give back runs whose owner died."""
+        """Give back runs whose owner died; delete bodies of events that are too old."""
+        retention = Retention(self._store, self._project.event_retention)
         while not self._shutdown.wait(JANITOR_SECONDS):
             self._watch_listeners()
             try:
                 for run in leases.release_expired(self._store):
-                    _logger.warning("run %s lost its owner and is %s", run.id, run.state)
+                    _logger.warning("run %s lost its owner and is %s", run.id, run.state, extra=logs.about_run(run))
                     self._notify()
+                if deleted := retention.enforce():
+                    _logger.info("deleted the bodies of %d events by event_retention", deleted)
             except ServiceUnavailable as error:
                 self._faults["store"] = str(error)
 
@@ -164,7 +169,7 @@ class Dispatcher:
             listener.__enter__()
             self._listeners.append(listener)
 
-    def _take(self, batch: Sequence[Received], starts: Mapping[tuple[str, str, int], int]) -> None:
+    def _take(self, batch: Sequence[Unread], starts: Mapping[tuple[str, str, int], int]) -> None:
         self._intake.take(batch, starts)
         self._notify()
 

@@ -14,9 +14,12 @@ what was required, what was found (value and ids), what to do next. The docstrin
     │   ├── JobDefinitionError              a job that cannot be run as declared
     │   ├── FilterSyntaxError               a filter that cannot be evaluated on any event
     │   ├── PlanRefused                     over a declared limit, with the figures
+    │   ├── Gone                            what it takes was deleted: by a retention, or on request
     │   └── Conflict                        not possible in the state it is in
     ├── EventError                      1   an event that cannot be taken
     │   ├── InvalidEvent                    not a CloudEvent, all faults at once
+    │   │   └── UnknownFormat                   a format or charset that cannot be read
+    │   ├── SignatureRefused                no valid signature where one is demanded
     │   ├── FilterError                     a filter that failed on this event
     │   │   └── CesqlError                  a CESQL expression that gives no value, or is none
     │   └── MappingError                    event fields that do not become parameters
@@ -71,6 +74,7 @@ __all__ = [
     "Fenced",
     "FilterError",
     "FilterSyntaxError",
+    "Gone",
     "HindscanError",
     "HistoryError",
     "InvalidEvent",
@@ -89,12 +93,14 @@ __all__ = [
     "SchedulerUnavailable",
     "SchemaMismatch",
     "ServiceUnavailable",
+    "SignatureRefused",
     "SourceChanged",
     "SourceMissing",
     "StoreError",
     "StoreTooNew",
     "StoreUnavailable",
     "TimeLimitExceeded",
+    "UnknownFormat",
     "UsageError",
     "WorkerDied",
 ]
@@ -157,6 +163,12 @@ class PlanRefused(UsageError):
     """The plan is over a declared limit."""
 
 
+class Gone(UsageError):
+    """What this takes was deleted."""
+
+    status = 410
+
+
 class Conflict(UsageError):
     """That is not possible in the present state."""
 
@@ -171,6 +183,18 @@ class EventError(HindscanError):
 
 class InvalidEvent(EventError):
     """What was received is not a valid CloudEvent."""
+
+
+class UnknownFormat(InvalidEvent):
+    """What was received is in a format that cannot be read."""
+
+    status = 415
+
+
+class SignatureRefused(EventError):
+    """The request does not carry a valid signature."""
+
+    status = 401
 
 
 class FilterError(EventError):

@@ -2,39 +2,51 @@
 
 Keeps promises 4 and 5: for everything received, every trigger that listens there decides, what it decides is recorded with the event in one transaction, and only then is
 the record committed or the request answered. Nothing is dropped: what is no event, what a filter or mapping cannot decide, and parameters that do
-not fit the job end in quarantine with their reason. Deciding is pure and never runs user code.
+not fit the job end in quarantine with their reason. So does what the process has died on three times (`runs.tries`). Deciding is pure and never runs user code.
 
 ::
 
-    Received -> triggers that listen there -> decide -> parameters fit? -> Entry -> ledger.record -> Recorded
+    Unread, Received -> marked -> triggers that listen there -> decide -> parameters fit? -> Entry -> ledger.record -> Recorded
 
-Points of failure: `intake.received` (nothing is recorded yet), `intake.recorded` (nobody was told yet).
+Points of failure: `intake.received` (marked, nothing is recorded yet), `intake.recorded` (nobody was told yet).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import hashlib
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from hindscan import faults
-from hindscan.errors import ConfigError, HindscanError, NotFound
+from hindscan.errors import ConfigError, EventError, HindscanError, NotFound
+from hindscan.events.received import Received, Unread
 from hindscan.events.trigger import Source, Trigger, decide
 from hindscan.history.snapshot import Position
 from hindscan.planning import ask
 from hindscan.runs.ledger import Decision, Entry, Recorded, Unreadable, record
+from hindscan.runs.tries import Place, Tries
 from hindscan.runs.waiting import Limit, Quiet
 
 if TYPE_CHECKING:
     from hindscan.config import Project
     from hindscan.events.event import Event
     from hindscan.events.queue import Queue
-    from hindscan.events.received import Received
     from hindscan.jobs.job import JobSpec
     from hindscan.runs.store import Store
 
 __all__ = ["Intake", "limits_of_runs"]
+
+_logger = logging.getLogger("hindscan.intake")
+
+_POISON: Final = (
+    "While deciding about it: the process must live through that; {died} processes have died in the middle of it, so it was set aside undecided. "
+    "Look at what it holds (`hindscan events --quarantined`), mend what it breaks, then redrive it."
+)
 
 
 class Intake:
@@ -70,58 +82,106 @@ class Intake:
             )
         self._project, self._store = project, store
         self._specs = specs
+        self._tries = Tries(store)
         self._by_source: dict[Source, list[Trigger]] = {}
         for trigger in triggers.values():
             for source in trigger.sources:
                 self._by_source.setdefault(source, []).append(trigger)
 
     def take(
-        self, batch: Sequence[Received], starts: Mapping[tuple[str, str, int], int] | None = None
+        self, batch: Sequence[Received | Unread], starts: Mapping[tuple[str, str, int], int] | None = None
     ) -> list[Recorded]:
         """Decide about and record what was received, in order.
 
         Parameters
         ----------
-        batch : sequence of Received
-            Of Kafka records: those of one partition in the order of their offsets.
+        batch : sequence of Received or Unread
+            Of Kafka records: those of each partition in the order of their offsets.
         starts : mapping, optional
             First offset of (trigger, topic id, partition): what lies before is none of the trigger's. Default: everything is.
 
         Raises
         ------
         hindscan.errors.StoreUnavailable
-            Nothing was recorded; taking the same batch again later is safe.
+            What was not recorded yet was not; taking the same batch again later is safe.
         """
-        faults.point("intake.received")
-        entries = [self._entry(received, starts or {}) for received in batch]
-        recorded = record(self._store, entries)
+        places = [_place(one) for one in batch]
+        recorded: list[Recorded] = []
+        groups = []
+        for group in self._tries.groups(places):
+            faults.point("intake.received")
+            part = batch[group.first : group.last]
+            if group.poison:
+                entries = [self._set_aside(one, starts or {}, group.died) for one in part]
+            else:
+                entries = [self._entry(one.read() if isinstance(one, Unread) else one, starts or {}) for one in part]
+            recorded += record(self._store, entries)
+            groups.append(group)
         faults.point("intake.recorded")
+        for one in recorded:
+            _log_quarantined(one)
+        if any(place is not None and place[0].startswith(_NO_ORDER) for place in places):
+            self._tries.settle(places, groups)
         return recorded
 
-    def _entry(self, received: Received, starts: Mapping[tuple[str, str, int], int]) -> Entry | Unreadable:
+    def redecide(self, received: Received, names: Collection[str]) -> Entry:
+        """Decide once more, by those of these triggers that are still declared, about an event that is recorded already."""
+        assert received.event is not None, "what is recorded is an event"
         position = _position(received)
-        listening = [
+        triggers = [trigger for name, trigger in self._project.triggers.items() if name in names]
+        return self._decided(received, received.event, triggers, position)
+
+    def reread(self, received: Received, starts: Mapping[tuple[str, str, int], int], row: int) -> Entry | None:
+        """Decide about what lay unread in a row of the quarantine; None if it is no event by the present rules either."""
+        entry = self._entry(received, starts)
+        return replace(entry, resolves=row) if isinstance(entry, Entry) else None
+
+    def _listening(
+        self, received: Received | Unread, position: Position | None, starts: Mapping[tuple[str, str, int], int]
+    ) -> list[Trigger]:
+        return [
             trigger
             for trigger in self._by_source.get(_source(received), ())
             if position is None
             or position.offset >= starts.get((trigger.name, position.topic_id, position.partition), 0)
         ]
+
+    def _entry(self, received: Received, starts: Mapping[tuple[str, str, int], int]) -> Entry | Unreadable:
+        position = _position(received)
+        listening = self._listening(received, position, starts)
         if received.event is None:
-            return Unreadable(
-                reason=received.reason,
-                error="InvalidEvent",
-                way=received.way,
-                body=received.body,
-                headers=received.headers,
-                key=received.key,
-                position=position,
-                received_at=received.received_at,
-                triggers=tuple(trigger.name for trigger in listening),
-            )
+            return _unreadable(received, received.reason, "InvalidEvent", position, listening)
+        return self._decided(received, received.event, listening, position)
+
+    def _decided(
+        self, received: Received, event: Event, triggers: Sequence[Trigger], position: Position | None
+    ) -> Entry:
         return Entry(
-            event=received.event,
+            event=event,
             way=received.way,
-            decisions=tuple(self._decision(trigger, received, received.event, position) for trigger in listening),
+            decisions=tuple(self._decision(trigger, received, event, position) for trigger in triggers),
+            position=position,
+            record_time=received.record_time,
+            received_at=received.received_at,
+        )
+
+    def _set_aside(
+        self, received: Received | Unread, starts: Mapping[tuple[str, str, int], int], died: int
+    ) -> Entry | Unreadable:
+        """Keep what nobody lives through: an event with its decisions held, a record as its bytes."""
+        reason = _POISON.format(died=died)
+        position = _position(received)
+        listening = self._listening(received, position, starts)
+        if isinstance(received, Unread):
+            return _unreadable(received, reason, EventError.__name__, position, listening)
+        event = received.event
+        if event is None:
+            return _unreadable(received, reason, EventError.__name__, position, listening)
+        held = tuple(Decision(trigger=trigger.name, outcome="quarantined", reason=reason) for trigger in listening)
+        return Entry(
+            event=event,
+            way=received.way,
+            decisions=held,
             position=position,
             record_time=received.record_time,
             received_at=received.received_at,
@@ -184,13 +244,59 @@ def _sequence(received: Received) -> str:
     return received.way if received.partition is None else f"{received.topic_id}/{received.partition}"
 
 
-def _source(received: Received) -> Source:
-    if received.way == "http":
-        return Source(kind="http")
-    return Source(kind="kafka", cluster=received.cluster or "", topic=received.topic or "")
+def _log_quarantined(recorded: Recorded) -> None:
+    """Say what was set aside; reasons may repeat what an event holds, so they are in the store alone."""
+    event = None if recorded.identity is None else dict(zip(("source", "id"), recorded.identity, strict=True))
+    for trigger in recorded.quarantined:
+        _logger.warning(
+            "an event is in quarantine; `hindscan events --quarantined` has the reason",
+            extra={"event": event, "trigger": trigger or None},
+        )
 
 
-def _position(received: Received) -> Position | None:
+#: Lanes of events that have no next one.
+_NO_ORDER: Final = "event/"
+
+
+def _place(received: Received | Unread) -> Place:
+    """Give the lane in which something is decided, and where in it."""
+    if received.offset is not None:
+        return f"{received.cluster}/{received.topic}/{received.topic_id}/{received.partition}", received.offset
+    if received.event is None:
+        return None
+    # A digest: what waits here is not to be read by people, and a forgotten event must not be found here.
+    identity = hashlib.sha256(msgspec.json.encode(received.event.identity)).hexdigest()
+    return f"{_NO_ORDER}{identity}", 0
+
+
+def _unreadable(
+    received: Received | Unread, reason: str, error: str, position: Position | None, listening: Sequence[Trigger]
+) -> Unreadable:
+    return Unreadable(
+        reason=reason,
+        error=error,
+        way=received.way,
+        body=received.body,
+        headers=received.headers,
+        key=received.key,
+        position=position,
+        record_time=received.record_time,
+        received_at=received.received_at if isinstance(received, Received) else None,
+        triggers=tuple(trigger.name for trigger in listening),
+    )
+
+
+@lru_cache(maxsize=256)
+def _source_of(way: str, cluster: str, topic: str) -> Source:
+    # The same for all records of a topic, and asked for each.
+    return Source(kind="http") if way == "http" else Source(kind="kafka", cluster=cluster, topic=topic)
+
+
+def _source(received: Received | Unread) -> Source:
+    return _source_of(received.way, received.cluster or "", received.topic or "")
+
+
+def _position(received: Received | Unread) -> Position | None:
     """Give the place of a record in its topic; None for what came over HTTP."""
     if received.partition is None or received.offset is None:
         return None

@@ -21,11 +21,11 @@ from hindscan.runs.positions import Place, places, start_at
 
 if TYPE_CHECKING:
     from hindscan.config import Project
-    from hindscan.events.received import Received
+    from hindscan.events.received import Unread
     from hindscan.events.trigger import Trigger
     from hindscan.runs.store import Store
 
-    Take = Callable[[Sequence[Received], Mapping[tuple[str, str, int], int]], object]
+    Take = Callable[[Sequence[Unread], Mapping[tuple[str, str, int], int]], object]
 
 __all__ = ["listeners", "resolve_starts"]
 
@@ -72,7 +72,7 @@ def _listener(
                 starts[trigger.name, place.topic_id, place.partition] = place.start_offset
     faults.point("listening.started")
 
-    def record(batch: list[Received]) -> None:
+    def record(batch: list[Unread]) -> None:
         take(batch, starts)
 
     def position(topic: str, topic_id: str, partition: int) -> int | None:

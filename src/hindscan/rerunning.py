@@ -59,7 +59,7 @@ def rerun(
     slices : sequence of int
         Positions of slices that are computed although their partials exist.
     requested_by : str
-        "cli", "api" or "http".
+        "cli:USER", "python:USER", "http:ADDRESS".
     **options : object
         Options of the run that are to be different; None is left out. What is read can only be changed with `latest`.
 
@@ -72,12 +72,15 @@ def rerun(
     ------
     hindscan.errors.NotFound
         There is no such run.
+    hindscan.errors.Gone
+        What it was asked for was forgotten.
     hindscan.errors.Conflict
         It never got as far as a snapshot.
     hindscan.errors.UsageError
         A parameter or an option is wrong; nothing was opened.
     """
     original = register.get_run(store, run)
+    register.refuse_forgotten(original, "Running again")
     given = {name: value for name, value in options.items() if value is not None}
     read = [name for name in given if name in _READ]
     if read and not latest:

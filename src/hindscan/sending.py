@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hindscan.errors import HindscanError, InvalidEvent, NotFound, ServiceUnavailable, UsageError
 from hindscan.events import wire
 from hindscan.events.strict import parse_json
+from hindscan.web.webhook import signature_headers
 
 if TYPE_CHECKING:
     from hindscan.config import ClusterSettings, Project
@@ -43,17 +46,20 @@ def send_event(
     """
     if to is not None and to.startswith("kafka:"):
         return _send_to_topic(event, to, mode, project())
+    secrets: tuple[bytes, ...] = ()
     if to is None:
         serve = project().serve
-        to = f"http://{serve.host}:{serve.port}"
+        to, secrets = f"http://{serve.host}:{serve.port}", serve.webhooks.secrets
     if not to.startswith("http://"):
         raise UsageError(
             f"Sending an event to {to!r}: it must be http://HOST:PORT, kafka:TOPIC or kafka:CLUSTER:TOPIC."
         )
     url = to.rstrip("/") + ("" if to.rstrip("/").endswith("/events") else "/events")
     message = wire.encode_http(event, mode)
+    # Only the project's own dispatcher is known to share its secrets.
+    proof = signature_headers(secrets[0], str(uuid.uuid4()), message.body or b"", time.time()) if secrets else {}
     request = urllib.request.Request(  # noqa: S310 - the scheme was looked at above
-        url, data=message.body or b"", headers=dict(message.headers), method="POST"
+        url, data=message.body or b"", headers={**message.headers, **proof}, method="POST"
     )
     try:
         # No proxy: an event for this machine must not leave it because of a variable in the environment.
@@ -113,8 +119,30 @@ def _send_to_topic(event: Event, to: str, mode: Literal["structured", "binary"],
     return {"to": to, "partition": partition, "offset": offset}
 
 
-def events_of_topic(place: str, project: Project) -> Iterator[tuple[str, Event | InvalidEvent]]:
-    """Read every event of a topic, from its beginning to its present end, with where it stands."""
+def events_of_topic(
+    place: str,
+    project: Project,
+    *,
+    offsets: Mapping[int, tuple[int | None, int | None]] | None = None,
+    since: int | None = None,
+    until: int | None = None,
+) -> Iterator[tuple[str, Event | InvalidEvent]]:
+    """Read the events of a topic, with where each stands; without a range from its beginning to its present end.
+
+    Parameters
+    ----------
+    offsets : mapping, optional
+        By partition, half-open; None is where it begins or ends. Other partitions are not read.
+    since, until : int, optional
+        Microseconds since the epoch: from and up to the first record, in the order of the log, that is not older.
+
+    Raises
+    ------
+    hindscan.errors.SourceMissing
+        There is no such topic.
+    hindscan.errors.UsageError
+        Offsets that the topic does not have.
+    """
     from hindscan.errors import SourceMissing
     from hindscan.kafka import describe_topics, find_offsets
     from hindscan.kafka_group import records_between
@@ -124,10 +152,33 @@ def events_of_topic(place: str, project: Project) -> Iterator[tuple[str, Event |
     if topic not in described:
         raise SourceMissing(f"Reading {place}: the topic must exist; it does not.", topic=topic)
     partitions = described[topic][1]
-    starts, ends = (find_offsets(config, topic, partitions, at) for at in ("earliest", "latest"))
+    starts = find_offsets(config, topic, partitions, "earliest" if since is None else since)
+    ends = find_offsets(config, topic, partitions, "latest" if until is None else until)
+    if offsets:
+        whole = [find_offsets(config, topic, partitions, at) for at in ("earliest", "latest")]
+        _refuse_outside(place, offsets, *whole)
+        starts = {at: max(starts[at], start or 0) for at, (start, _) in offsets.items()}
+        ends = {at: ends[at] if end is None else min(ends[at], end) for at, (_, end) in offsets.items()}
     for heard in records_between(config, topic, starts, ends):
         where = f"{heard.topic}[{heard.partition}]@{heard.offset}"
         try:
             yield where, wire.parse_kafka(heard.value, heard.headers)
         except InvalidEvent as error:
             yield where, error
+
+
+def _refuse_outside(
+    place: str, offsets: Mapping[int, tuple[int | None, int | None]], first: Mapping[int, int], end: Mapping[int, int]
+) -> None:
+    faults = []
+    for partition, (start, stop) in offsets.items():
+        if partition not in end:
+            faults.append(f"there is no partition {partition}")
+            continue
+        faults += [
+            f"partition {partition} has offsets {first[partition]} to {end[partition]}, not {bound}"
+            for bound in (start, stop)
+            if bound is not None and not first[partition] <= bound <= end[partition]
+        ]
+    if faults:
+        raise UsageError(f"Reading {place}: the range must lie in the topic; {'; '.join(faults)}.", faults=faults)

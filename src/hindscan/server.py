@@ -6,30 +6,43 @@ early waits instead of failing. SIGTERM and SIGINT stop listeners, give unfinish
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
-import logging
 import socket
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from hindscan import __version__
-from hindscan.errors import PortInUse, UsageError
+from hindscan.errors import HindscanError, PortInUse, UsageError
+from hindscan.logs import start_logging
 
 if TYPE_CHECKING:
     from hindscan.config import Project
+    from hindscan.workshop import Workshop
 
 __all__ = ["run_server"]
 
+#: How long requests that are under way may take to end when the server is told to stop: a client may wait for a run for a minute.
+SHUTDOWN_SECONDS = 5
 
-def run_server(project: Project, *, host: str | None = None, port: int | None = None, as_json: bool = False) -> None:
+
+def run_server(
+    project: Project,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    log_format: str | None = None,
+    as_json: bool = False,
+) -> None:
     """Serve until told to stop.
 
     Parameters
     ----------
-    host, port : optional
+    host, port, log_format : optional
         Override the settings.
     as_json : bool
         Print the address as a JSON document.
@@ -41,24 +54,45 @@ def run_server(project: Project, *, host: str | None = None, port: int | None = 
     hindscan.errors.PortInUse
         Another process listens there.
     """
+    from hindscan.workshop import open_workshop
+
+    start_logging(log_format or project.serve.log, project.serve.log_level)
+    with (
+        _bound(host or project.serve.host, project.serve.port if port is None else port) as listening,
+        open_workshop(project, jobs_in_child=True) as workshop,
+    ):
+        # The child that loads the jobs works while this process imports what takes longest.
+        threading.Thread(target=_load_jobs, args=(workshop,), name="jobs").start()
+        _serve(workshop, listening, as_json=as_json)
+
+
+def _load_jobs(workshop: Workshop) -> None:
+    # If it fails, whoever asks for the jobs next tries it again and hears why.
+    with contextlib.suppress(HindscanError):
+        _ = workshop.registered
+
+
+def _serve(workshop: Workshop, listening: socket.socket, *, as_json: bool) -> None:
     import uvicorn
 
     from hindscan.dispatcher import Dispatcher
     from hindscan.web.api import build_api
-    from hindscan.workshop import open_workshop
+    from hindscan.web.protocol import HEAD_BYTES, Protocol
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with (
-        _bound(host or project.serve.host, project.serve.port if port is None else port) as listening,
-        open_workshop(project, jobs_in_child=True) as workshop,
-        Dispatcher(workshop) as dispatcher,
-    ):
+    with Dispatcher(workshop) as dispatcher:
         address = f"http://{listening.getsockname()[0]}:{listening.getsockname()[1]}"
         line = msgspec.json.encode({"listening": address}).decode() if as_json else f"listening on {address}"
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
         config = uvicorn.Config(
-            build_api(dispatcher.desk, __version__), log_level="warning", ws="none", access_log=False
+            build_api(dispatcher.desk, __version__, workshop.project.serve.webhooks),
+            http=Protocol,
+            h11_max_incomplete_event_size=HEAD_BYTES,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -54,8 +54,10 @@ def from_text(text: str) -> int:
     (1000000, 86400000000, 0)
     """
     try:
-        return from_datetime(datetime.fromisoformat(text))
-    except ValueError:
+        # What lies outside the years 1 to 9999 in UTC could be kept, but never be written as a time again.
+        read = datetime.fromisoformat(text)
+        return from_datetime(read if read.tzinfo is None else read.astimezone(UTC))
+    except (ValueError, OverflowError):
         raise ValueError(
             f"must be an ISO 8601 time such as 2018-12-31 or 2018-12-31T12:00:00Z, found {text!r}"
         ) from None

@@ -5,6 +5,8 @@ One place writes a run as a JSON-able mapping, so that `hindscan show --json`, `
 
 from __future__ import annotations
 
+import getpass
+import os
 from typing import Any, get_args
 
 import msgspec
@@ -15,7 +17,16 @@ from hindscan.jobs.job import JobSpec
 from hindscan.runs.run import Run, RunRequest, State
 from hindscan.runs.waiting import Waiting
 
-__all__ = ["chosen_document", "job_document", "run_document", "state_of"]
+__all__ = ["asker", "chosen_document", "job_document", "run_document", "state_of"]
+
+
+def asker(way: str) -> str:
+    """Say who asks for a run in this process: the way it is asked, and the user who runs it."""
+    try:
+        return f"{way}:{getpass.getuser()}"
+    except (KeyError, OSError):
+        # A container's user may have a number and no name.
+        return f"{way}:{os.getuid()}"
 
 
 def run_document(run: Run, waiting: Waiting | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import duckdb
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from confluent_kafka import Producer
 
 from acceptance.command import bidder_scan_oracle, hindscan, same_rows
 from acceptance.serving import until
@@ -18,6 +19,7 @@ from hindscan.cli.app import COMMANDS
 from hindscan.runs.digest import table_digest
 
 if TYPE_CHECKING:
+    from conftest import MakeTopic
     from hindscan.testing import KafkaCluster
 
 SLOW = """
@@ -161,8 +163,16 @@ def test_match_tells_which_events_a_filter_takes_and_why_not(sample: Path) -> No
         "match", '{"jmespath": "data.price > `3`"}', str(events), "--json", project=sample, check=1
     ).document
     assert priced["failed"] == 1
+    toml = (sample / "hindscan.toml").read_text()
+    every = '\n[triggers.every]\non = "http"\njob = "bidder_scan"\n'
+    strict = every.replace("every", "by_region") + "strict = true\nfilter = { sql = \"region = 'eu'\" }\n"
+    (sample / "hindscan.toml").write_text(toml + every + strict)
+    as_trigger = hindscan("match", "by_region", str(events), "--json", project=sample, check=1).document
+    assert as_trigger["failed"] == 3
+    assert hindscan("match", "every", str(events), "--json", project=sample).document["matched"] == 3
+    assert "offsets" in hindscan("match", "by_region", str(events), "--offsets", "0:1-2", project=sample, check=2).err
     events.write_text("{}\nnonsense\n")
-    assert hindscan("match", '{"all": []}', str(events), "--json", project=sample, check=None).code in {1, 2}
+    assert hindscan("match", '{"sql": "TRUE"}', str(events), "--json", project=sample, check=1).document["failed"] == 2
 
 
 def test_doctor_finds_what_is_right_and_what_is_wrong(sample: Path) -> None:
@@ -207,3 +217,34 @@ def test_the_demo_shows_the_main_job_from_end_to_end(tmp_path: Path, kafka_clust
     assert Path(document["result"]).is_file()
     same_rows(pq.read_table(document["result"]), bidder_scan_oracle(folder / "data"))
     assert hindscan("runs", "--json", project=folder).document["runs"]
+
+
+@pytest.mark.kafka
+def test_match_reads_exact_ranges_of_a_topic(sample: Path, kafka_cluster: KafkaCluster, topic: MakeTopic) -> None:
+    name = topic("past", partitions=2)
+    env = {"HINDSCAN_KAFKA__DEFAULT__BOOTSTRAP_SERVERS": f'"{kafka_cluster.bootstrap}"'}
+    producer = Producer({"bootstrap.servers": kafka_cluster.bootstrap})
+    for number in range(20):
+        event = {"specversion": "1.0", "id": str(number), "source": "/s", "type": "t" if number % 3 else "u"}
+        body = json.dumps(event).encode() if number != 7 else b"no event"
+        headers = [("content-type", b"application/cloudevents+json")]
+        producer.produce(name, body, partition=number % 2, timestamp=1_000 * (number + 1), headers=headers)
+    producer.flush(30)
+
+    def match(*window: str, check: int = 0) -> set[tuple[str, str]]:
+        command = ("match", '{"exact": {"type": "t"}}', f"kafka:{name}", *window, "--json")
+        document = hindscan(*command, project=sample, check=check, **env).document
+        return {(event["at"].removeprefix(name), event["outcome"]) for event in document["events"]}
+
+    outcome = ["failed" if number == 7 else "matched" if number % 3 else "unmatched" for number in range(20)]
+    every = {(f"[{number % 2}]@{number // 2}", outcome[number]) for number in range(20)}
+    assert match(check=1) == every
+    assert match("--offsets", "0:2-5") == {(f"[0]@{at}", outcome[2 * at]) for at in (2, 3, 4)}
+    assert match("--since", "1970-01-01T00:00:11Z", "--until", "1970-01-01T00:00:15Z") == {
+        (f"[{number % 2}]@{number // 2}", outcome[number]) for number in range(10, 14)
+    }
+    beyond = hindscan(
+        "match", '{"sql": "TRUE"}', f"kafka:{name}", "--offsets", "0:2-11,5:0-1", project=sample, check=2, **env
+    )
+    assert "not 11" in beyond.err
+    assert "no partition 5" in beyond.err

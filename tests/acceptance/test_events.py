@@ -61,6 +61,32 @@ def test_what_cannot_be_mapped_is_quarantined_with_its_reason(sample: Path) -> N
         assert [one["id"] for one in shown] == ["bad"]
 
 
+def test_what_was_quarantined_gets_its_run_after_a_fix_and_is_forgotten_on_request(sample: Path) -> None:
+    with serve(http_only(sample)) as server, server.client() as client:
+        wrong = {**closed("bad"), "subject": "auction/7", "data": {"category": ["no", "text"], "year": 2018}}
+        assert post(client, wrong).json()["runs"] == []
+        (held,) = client.post("/events/bad/redrive").json()["redriven"]
+        assert (held["trigger"], held["outcome"]) == ("scan_on_close", "quarantined")
+        assert client.post("/events/event:99/redrive").status_code == 404
+        assert hindscan("redrive", "bad", project=sample, check=1).code == 1
+        file = sample / "hindscan.toml"
+        file.write_text(file.read_text().replace('category = "data.category"', 'category = { value = "cars" }'))
+        (redriven,) = hindscan("redrive", "bad", "--json", project=sample).document["redriven"]
+        assert (redriven["outcome"], redriven["source"]) == ("matched", "/auctions")
+        # The server, which has the old declaration, works on the run all the same.
+        assert finished(client, redriven["run"])["state"] == "succeeded"
+        check_result(sample, server, redriven["run"])
+        assert client.post("/events/redrive").json() == {"redriven": []}
+        assert client.post("/events/bad/redrive").status_code == 409
+        told = hindscan("forget", "--subject", "auction/7", "--dry-run", "--json", project=sample).document
+        done = hindscan("forget", "--subject", "auction/7", "--json", project=sample).document
+        assert told == {**done, "dry_run": True}
+        assert (done["runs"], done["results"], done["histories"]) == ([redriven["run"]], 1, ["bids"])
+        assert client.get(f"/runs/{redriven['run']}/result").status_code == 410
+        assert hindscan("result", redriven["run"], project=sample, check=2).code == 2
+        assert post(client, wrong).json() == {"runs": [], "existing": [redriven["run"]], "quarantined": []}
+
+
 def test_sigterm_ends_the_dispatcher_cleanly_and_the_run_is_taken_up_again(sample: Path) -> None:
     with serve(http_only(sample)) as server:
         with server.client() as client:

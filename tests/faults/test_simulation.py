@@ -15,7 +15,7 @@ from hindscan.jobs.job import JobSpec, Parameter, Step
 from hindscan.runs.store import Store, open_store
 
 #: More by HINDSCAN_SCHEDULES; one again by HINDSCAN_SEED.
-SCHEDULES = int(os.environ.get("HINDSCAN_SCHEDULES", "2000"))
+SCHEDULES = int(os.environ.get("HINDSCAN_SCHEDULES", "1000"))
 MOVES = 24
 #: Schedules that share a store.
 SHARED = 100

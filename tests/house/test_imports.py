@@ -49,6 +49,7 @@ HOMES = {
     # A worker loads it before its first task; the demo reads a result as any user would.
     "duckdb": {"query", "demo", "tasks.perform"},
     "fastapi": {"web"},
+    "h11": {"web.protocol"},
     "fastavro": {"history.formats.avro"},
     "google": {"history.formats.protobuf", "history.formats.protobuf_schema", "history.formats.choose"},
     "httpx2": {"kafka_registry"},
@@ -59,6 +60,7 @@ HOMES = {
     "numba": {"kafka_drain", "history.json_scan"},
     "packaging": {"jobs.isolated"},
     "pandas": {"data", "api", "explore"},
+    "prometheus_client": {"web.metrics"},
     "polars": {"data", "api", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
     "sqlalchemy": {"runs"},

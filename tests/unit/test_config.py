@@ -198,3 +198,21 @@ def test_an_unknown_history_names_those_there_are(tmp_path: Path) -> None:
     (tmp_path / "hindscan.toml").write_text(GOOD)
     with pytest.raises(NotFound, match="bids"):
         load_project(tmp_path, {"SECRET": ""}).history("bets")
+
+
+def test_secrets_of_webhooks_come_from_the_environment_alone_and_are_checked_and_not_repeated(tmp_path: Path) -> None:
+    good = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    both = '[serve]\nwebhook_secrets = ["${NEW}", "${OLD}"]'
+    found = project(tmp_path, both, NEW=good, OLD=good.removeprefix("whsec_"))
+    assert len(set(found.serve.webhooks.secrets)) == 1
+    assert good not in repr(found) + repr(found.serve)
+    for text, env, word in (
+        (f'[serve]\nwebhook_secrets = ["{good}"]', {}, "is a secret and must be written"),
+        (f'[serve]\nwebhook_secrets = "{good}"', {}, "expected `array`"),
+        (both, {"NEW": good}, "OLD must be set"),
+        (both, {"NEW": good, "OLD": "short+secret"}, "secret 2 must be of at least 24 bytes"),
+    ):
+        with pytest.raises(ConfigError, match=word) as refused:
+            project(tmp_path, text, **env)
+        assert good not in str(refused.value)
+        assert "short+secret" not in str(refused.value)

@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("service", "serve", "Run the dispatcher and the HTTP API."),
     "emit": ("service", "emit", "Send a CloudEvent by HTTP or to a topic."),
     "events": ("service", "events", "Show received events, what matched and why not."),
+    "redrive": ("redrive", "redrive", "Decide about quarantined events once more, after a fix."),
+    "forget": ("forget", "forget", "Delete a subject's event bodies, and the partials and results of their runs."),
     "match": ("service", "match", "Try a filter on the events of a file or topic."),
     "snapshot": ("exploring", "snapshot", "Pin a history and print what was pinned."),
     "archive": ("archive", "archive", "Write what is new in a topic to its archive."),

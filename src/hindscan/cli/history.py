@@ -227,7 +227,7 @@ def _partial_path(options: Options, run: str) -> Path:
 
 def _result_path(project: Project, run: str) -> Path:
     """Find the table of a run, or of the latest run of a job."""
-    from hindscan.runs.register import get_run
+    from hindscan.runs.register import get_run, refuse_forgotten
     from hindscan.runs.results import latest
     from hindscan.runs.store import open_store
 
@@ -243,6 +243,7 @@ def _result_path(project: Project, run: str) -> Path:
         return Path(folder) / "result.parquet"
     with open_store(project.store_url, project.root) as store:
         found = get_run(store, run)
+    refuse_forgotten(found, "Looking up the result of")
     if found.result is None:
         raise NotFound(
             f"Looking up the result of run {run}: it must have succeeded; it is {found.state}. {found.message or ''}".rstrip()

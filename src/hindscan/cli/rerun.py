@@ -44,6 +44,7 @@ def rerun(
     """
     from hindscan import rerunning
     from hindscan.cli.work import finish
+    from hindscan.words import asker
     from hindscan.workshop import open_workshop
 
     project = options.load()
@@ -56,7 +57,7 @@ def rerun(
             from_text=True,
             latest=latest,
             slices=slices or (),
-            requested_by="cli",
+            requested_by=asker("cli"),
             workers=workers,
             fresh=fresh or None,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hindscan.cli.options import DEFAULTS, Options
+from hindscan.cli.options import DEFAULTS, Options, WindowOptions
 from hindscan.cli.output import print_document, print_table
 from hindscan.errors import ServiceUnavailable, UsageError
 
@@ -16,11 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hindscan.events.event import Event
+    from hindscan.events.filters import Filter
 
 __all__ = ["doctor", "emit", "events", "match", "serve"]
 
 
-def serve(*, host: str | None = None, port: int | None = None, options: Options = DEFAULTS) -> None:
+def serve(
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    log_format: Literal["text", "json"] | None = None,
+    options: Options = DEFAULTS,
+) -> None:
     """Run the dispatcher and the HTTP API until it is told to stop.
 
     Parameters
@@ -29,10 +36,12 @@ def serve(*, host: str | None = None, port: int | None = None, options: Options 
         Loopback address to listen on. Default: [serve].host.
     port : int
         Port to listen on; 0 takes a free one. Default: [serve].port.
+    log_format : str
+        How the log is written to standard error: text, or json: one object a line. Default: [serve].log.
     """
     from hindscan.server import run_server
 
-    run_server(options.load(), host=host, port=port, as_json=options.json)
+    run_server(options.load(), host=host, port=port, log_format=log_format, as_json=options.json)
 
 
 def emit(
@@ -147,15 +156,28 @@ def events(
     if options.json:
         print_document({"events": found})
         return
+    whole = ("event", "received_at", "type", "source", "id", "position")
     rows = [
-        (event["received_at"], event["type"], event["source"], event["id"], decision["trigger"], decision["outcome"], decision["run"] or decision["reason"])
+        (*(event[name] for name in whole), made["trigger"], made["outcome"], made["run"] or made["reason"])
         for event in found
-        for decision in event["decisions"] or [{"trigger": "", "outcome": event["outcome"], "run": "", "reason": event["reason"]}]
-    ]  # fmt: skip
-    print_table(("received", "type", "source", "id", "trigger", "outcome", "run or reason"), rows)
+        for made in event["decisions"]
+        or [{"trigger": "", "outcome": event["outcome"], "run": "", "reason": event["reason"]}]
+    ]
+    columns = ("event", "received", "type", "source", "id", "position", "trigger", "outcome", "run or reason")
+    print_table(columns, rows)
 
 
-def match(filter: str, file: str, /, *, limit: int = 1_000_000, options: Options = DEFAULTS) -> int:
+def match(
+    filter: str,
+    file: str,
+    /,
+    *,
+    offsets: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    limit: int = 1_000_000,
+    options: Options = DEFAULTS,
+) -> int:
     """Try a filter on the events of a file or topic; exit code 1 if one could not be decided.
 
     Parameters
@@ -164,19 +186,24 @@ def match(filter: str, file: str, /, *, limit: int = 1_000_000, options: Options
         The filter as JSON, such as {"exact": {"type": "auction.closed"}}, or the name of a trigger.
     file : str
         A file with one event a line in the JSON format, `-` for standard input, or kafka:TOPIC.
+    offsets : str
+        Of a topic: offsets [start, end) of the only partitions to read, as 0:100-200,1:0-50.
+    since : str
+        Of a topic: from the first record on that is not older.
+    until : str
+        Of a topic: up to the first record that is not older.
     limit : int
         Events to look at, at most.
     """
     from itertools import islice
 
     from hindscan.errors import EventError, InvalidEvent
-    from hindscan.events.filters import Filter
 
-    chosen = _filter_of(filter, options)
+    compiled = _filter_of(filter, options)
+    window = WindowOptions(offsets=offsets, since=since, until=until).values()
     counts = {"matched": 0, "unmatched": 0, "failed": 0}
     rows: list[dict[str, Any]] = []
-    compiled = Filter(chosen)
-    for place, event in islice(_events_in(file, options), limit):
+    for place, event in islice(_events_in(file, window, options), limit):
         row: dict[str, Any] = {"at": place, "source": None, "id": None, "type": None}
         try:
             if isinstance(event, InvalidEvent):
@@ -192,7 +219,7 @@ def match(filter: str, file: str, /, *, limit: int = 1_000_000, options: Options
         counts[row["outcome"]] += 1
         rows.append(row)
     if options.json:
-        print_document({"filter": chosen, **counts, "events": rows})
+        print_document({"filter": compiled.spec, **counts, "events": rows})
     else:
         print_table(
             ("at", "type", "source", "id", "outcome", "reason"),
@@ -202,16 +229,21 @@ def match(filter: str, file: str, /, *, limit: int = 1_000_000, options: Options
     return 1 if counts["failed"] else 0
 
 
-def _filter_of(text: str, options: Options) -> Any:
+def _filter_of(text: str, options: Options) -> Filter:
+    from hindscan.events.filters import Filter
+
     if text.lstrip().startswith("{"):
-        return _parsed(text.encode(), "the filter")
-    table = options.load().trigger_tables.get(text)
-    if table is None:
+        spec = _parsed(text.encode(), "the filter")
+        assert isinstance(spec, dict)
+        return Filter(spec)
+    trigger = options.load().triggers.get(text)
+    if trigger is None:
         raise UsageError(f"Reading the filter {text!r}: it must be a JSON object or the name of a trigger.")
-    return table.get("filter", {"all": []})
+    # The trigger's own, which may be strict; one without a filter takes every event.
+    return trigger.filter or Filter({"sql": "TRUE"})
 
 
-def _events_in(place: str, options: Options) -> Iterator[tuple[str, Any]]:
+def _events_in(place: str, window: dict[str, Any], options: Options) -> Iterator[tuple[str, Any]]:
     """Give events, or what is wrong with them, with where they stand."""
     from hindscan.errors import InvalidEvent
     from hindscan.events.event import event_from_json
@@ -219,8 +251,10 @@ def _events_in(place: str, options: Options) -> Iterator[tuple[str, Any]]:
     if place.startswith("kafka:"):
         from hindscan.sending import events_of_topic
 
-        yield from events_of_topic(place, options.load())
+        yield from events_of_topic(place, options.load(), **window)
         return
+    if window:
+        raise UsageError(f"Reading {place}: {', '.join(window)} choose what is read of a topic, and this is a file.")
     for number, line in enumerate(_read(Path(place)).splitlines(), 1):
         if not line.strip():
             continue

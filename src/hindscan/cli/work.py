@@ -182,6 +182,7 @@ def run(
         Print the run's id and leave it to a process of its own.
     """
     from hindscan.runs import codes, register
+    from hindscan.words import asker
     from hindscan.workshop import open_workshop
 
     project = options.load()
@@ -194,7 +195,7 @@ def run(
             allow_failed=_allowance(allow_failed), priority=priority,
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
-        opened = register.open_run(workshop.store, request, code=digest, requested_by="cli")
+        opened = register.open_run(workshop.store, request, code=digest, requested_by=asker("cli"))
         if detach:
             from hindscan.driver import hand_over
 

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
+import msgspec
+
 from hindscan.errors import InvalidEvent
 from hindscan.events.attributes import (
     attribute_name_fault,
@@ -56,6 +58,8 @@ _REQUIRED: Final = ("id", "source", "type")
 _SPECVERSION: Final = "1.0"
 _JSON_MEDIA_TYPE: Final = "application/json"
 _CHARSET: Final = re.compile(r';[ \t]*charset="?([^";]*)', re.IGNORECASE)
+#: One for all events: making it costs more than most of them.
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 _UTF8_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 
@@ -219,10 +223,10 @@ def build_event(attributes: Mapping[str, Any], data: JSON | bytes, faults: list[
     return event
 
 
-def invalid_event(doing: str, faults: list[str]) -> InvalidEvent:
+def invalid_event(doing: str, faults: list[str], kind: type[InvalidEvent] = InvalidEvent) -> InvalidEvent:
     """Make the error that names every fault of an event."""
     listed = "; ".join(faults)
-    return InvalidEvent(
+    return kind(
         f"While {doing}: it must be a valid CloudEvent of version {_SPECVERSION}; it has {len(faults)} "
         f"{'fault' if len(faults) == 1 else 'faults'}: {listed}. Correct what produces it.",
         faults=faults,
@@ -235,7 +239,11 @@ def data_bytes(event: Event) -> bytes | None:
         return event.data
     if isinstance(event.data, str) and _media(event.datacontenttype)[0] == "text":
         return event.data.encode()
-    return compact_json(event.data)
+    try:
+        return msgspec.json.encode(event.data)
+    except (OverflowError, TypeError, UnicodeEncodeError):
+        # A whole number of more than 64 bits.
+        return compact_json(event.data)
 
 
 def data_digest(event: Event) -> str:
@@ -247,7 +255,7 @@ def data_digest(event: Event) -> str:
         kind, content = b"bytes:", event.data
     else:
         kind = b"json:"
-        content = json.dumps(event.data, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        content = _CANONICAL.encode(event.data).encode()
     return f"sha256:{hashlib.sha256(kind + content).hexdigest()}"
 
 

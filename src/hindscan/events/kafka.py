@@ -5,11 +5,11 @@ offsets are stored with the events, in their transaction, and committed to the g
 taken is not lost: if the store is away the listener stays in the group, holds its partitions and tries again. No record is skipped: an offset that is gone,
 a topic that is gone, another listener of the same name end it with the error.
 
-The thread that polls only parses and records; it never executes a job, so no job can push it out of its group.
+The thread that polls only reads and records; it never executes a job, so no job can push it out of its group.
 
 ::
 
-    broker -> poll -> Received, Received, ... -> record(batch) -> commit
+    broker -> poll -> Unread, Unread, ... -> record(batch) -> commit
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from hindscan.errors import DataLost, HindscanError, SourceChanged, SourceMissing
-from hindscan.events.received import Received, received_from_kafka
+from hindscan.events.received import Received, Unread, received_from_kafka
 from hindscan.kafka import MOCK_TOPIC_ID, describe_topics, find_offsets
 from hindscan.kafka_group import GroupConsumer, Heard
 
@@ -60,8 +60,8 @@ class KafkaListener:
         Name of this member: a restart under the same name takes its partitions over at once; a second one at the same time ends the first.
     topics : Collection[str]
         What to listen to.
-    record : Callable[[list[Received]], object]
-        Stores a batch durably, the records of a partition in the order of their offsets; may be called again with the same ones. A retryable error is
+    record : Callable[[list[Unread]], object]
+        Reads a batch and stores it durably, the records of a partition in the order of their offsets; may be called again with the same ones. A retryable error is
         tried again until it succeeds; any other ends the listener.
     positions : Callable[[str, str, int], int | None]
         Tells, for topic, topic id and partition, the offset of the first record that is not recorded; None if nothing is known of the
@@ -83,7 +83,7 @@ class KafkaListener:
         group: str,
         instance_id: str,
         topics: Collection[str],
-        record: Callable[[list[Received]], object],
+        record: Callable[[list[Unread]], object],
         positions: Callable[[str, str, int], int | None],
         cluster: str = "default",
     ) -> None:
@@ -177,8 +177,8 @@ class KafkaListener:
                 self._until_it_works(consumer, lambda: self._probe(consumer))
             batch = self._gather(consumer)
             if batch:
-                received = [self._received(heard) for heard in batch]
-                if self._until_it_works(consumer, partial(self._record, received)):
+                unread = [self._unread(heard) for heard in batch]
+                if self._until_it_works(consumer, partial(self._record, unread)):
                     consumer.commit({(heard.topic, heard.partition): heard.offset + 1 for heard in batch})
 
     def _gather(self, consumer: GroupConsumer) -> list[Heard]:
@@ -225,6 +225,20 @@ class KafkaListener:
             if heard is not None:
                 # Handed over while the hold took effect; it comes next, so that order is kept.
                 self._ahead.append(heard)
+
+    def _unread(self, heard: Heard) -> Unread:
+        return Unread(
+            body=heard.value,
+            headers=heard.headers,
+            key=heard.key,
+            cluster=self.cluster,
+            topic=heard.topic,
+            topic_id=self._ids.get(heard.topic),
+            partition=heard.partition,
+            offset=heard.offset,
+            record_time=heard.time,
+            read=partial(self._received, heard),
+        )
 
     def _received(self, heard: Heard) -> Received:
         return received_from_kafka(

@@ -1,7 +1,8 @@
 """What came in, event or not: the value that listeners hand on and that quarantine keeps (promise 5).
 
 A record or request that is no event must be kept as it was, with the reason, so that it can be looked at and sent again. So everything that is received
-becomes a `Received`: the event or its faults, beside the bytes, headers and place it came with. Between the listeners and the ledger.
+becomes a `Received`: the event or its faults, beside the bytes, headers and place it came with. Between the listeners and the ledger. A listener hands on
+`Unread`s: reading can kill the process too, so the intake writes down what it is about to read.
 
 Times are microseconds since the epoch.
 """
@@ -16,11 +17,11 @@ from hindscan.errors import InvalidEvent
 from hindscan.events.wire import parse_kafka
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hindscan.events.event import Event
 
-__all__ = ["Received", "received_from_kafka", "received_over_http"]
+__all__ = ["Received", "Unread", "received_from_kafka", "received_over_http"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +79,24 @@ class Received:
         if self.event is not None and self.event.time is not None:
             return times.from_datetime(self.event.time)
         return self.received_at if self.record_time is None else self.record_time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unread:
+    """A record as it came, not looked at yet; fields as in `Received`."""
+
+    way: str = "kafka"
+    body: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    key: bytes | None
+    cluster: str
+    topic: str
+    topic_id: str | None
+    partition: int
+    offset: int
+    record_time: int | None
+    #: Reads it.
+    read: Callable[[], Received]
 
 
 def received_from_kafka(

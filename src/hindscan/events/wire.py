@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from hindscan.errors import InvalidEvent
+from hindscan.errors import InvalidEvent, UnknownFormat
 from hindscan.events.event import (
     CORE_ATTRIBUTES,
     Event,
@@ -126,7 +126,7 @@ def parse_kafka(value: bytes | None, headers: Sequence[tuple[str, bytes | None]]
             raise invalid_event(_KAFKA, faults)
         return _parse_structured(media_type, value, _KAFKA)
     if not attributes and not faults:
-        raise invalid_event(_KAFKA, [_not_one(value, media_type, "ce_")])
+        raise invalid_event(_KAFKA, [_not_one(value, media_type, "ce_")], UnknownFormat)
     return _parse_binary(attributes, media_type, value, faults, _KAFKA)
 
 
@@ -154,7 +154,8 @@ def parse_http(headers: Iterable[tuple[str | bytes, str | bytes]], body: bytes) 
         value = raw_value if isinstance(raw_value, str) else raw_value.decode("latin-1")
         if name == "content-type":
             if media_type is not None:
-                faults.append("header 'content-type': it must appear at most once")
+                # Which of the two says how the body is to be read would be a guess, and another reader would guess otherwise.
+                raise invalid_event(_HTTP, ["header 'content-type': it must appear at most once"])
             media_type = value.strip(" \t") or None
         elif name.startswith("ce-"):
             try:
@@ -172,7 +173,7 @@ def parse_http(headers: Iterable[tuple[str | bytes, str | bytes]], body: bytes) 
     if media_type is not None and media_type.lower().startswith(_ANY_STRUCTURED):
         return (_parse_structured(media_type, body, _HTTP),)
     if not attributes and not faults:
-        raise invalid_event(_HTTP, [_not_one(body, media_type, "ce-")])
+        raise invalid_event(_HTTP, [_not_one(body, media_type, "ce-")], UnknownFormat)
     return (_parse_binary(attributes, media_type, body, faults, _HTTP),)
 
 
@@ -252,14 +253,18 @@ def _check_format(media_type: str, expected: str, doing: str) -> None:
         return
     name, _, parameters = media_type.partition(";")
     if name.strip().lower() != expected:
+        # HTTP 1.1 Web Hooks, 2.2: "If the delivery cannot be accepted because the notification format has not been
+        # understood, the service MUST respond with status code 415 Unsupported Media Type."
         raise invalid_event(
-            doing, [f"the only format that can be read here is {expected}, and it is {shown(media_type)}"]
+            doing,
+            [f"the only format that can be read here is {expected}, and it is {shown(media_type)}"],
+            UnknownFormat,
         )
     charset = re.search(r'charset="?([^";\s]+)', parameters, re.IGNORECASE)
     if charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
         # RFC 8259, 8.1: "JSON text exchanged between systems that are not part of a closed ecosystem MUST be encoded
         # using UTF-8".
-        raise invalid_event(doing, [f"JSON must be in UTF-8, and {shown(media_type)} says otherwise"])
+        raise invalid_event(doing, [f"JSON must be in UTF-8, and {shown(media_type)} says otherwise"], UnknownFormat)
 
 
 def _document(body: bytes, doing: str) -> object:

@@ -104,6 +104,18 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
             return {part.finished: part.combined for part in self.parts}
         return {self.finished: self.combined}
 
+    @property
+    def made(self) -> frozenset[str]:
+        """Keys of all that a run of the stage can store: partials, checkpoints, combinations, finished tables."""
+        states = (
+            state
+            for chain in self.chains
+            for state in (*chain.states, *(() if chain.close is None else (chain.close,)))
+        )
+        nodes = (node.key for level in self.levels for node in level)
+        alone = (*self.unbounded, *self.unbounded.values())
+        return frozenset((*self.keys, *alone, *states, *nodes, *self.roots, *self.results, self.empty))
+
     #: Positions of slices that are missing and stay so; see `plans.incomplete`.
     left_out: frozenset[int] = frozenset()
 

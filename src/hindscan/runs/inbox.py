@@ -37,8 +37,8 @@ def list_events(store: Store, *, quarantined: bool = False, limit: int = 100) ->
     Returns
     -------
     list of dict
-        ``received_at, way, source, id, type, subject, position, outcome, reason, conflict, decisions``; each decision has ``trigger, outcome,
-        reason, run``. What is no event has its bytes' digest and no decisions.
+        ``event`` (its handle: ``event:12``, or ``record:5`` for what lies in quarantine whole), ``received_at, way, source, id, type, subject, position, outcome,
+        reason, conflict, gone, decisions``; each decision has ``trigger, outcome, reason, run``. What is no event has its bytes' digest and size, and no decisions.
     """
     with store.read() as connection:
         found = _events(connection, quarantined, limit) + _quarantine(connection, limit)
@@ -75,6 +75,7 @@ def _events(connection: sa.Connection, quarantined: bool, limit: int) -> list[di
             )
     return [
         {
+            "event": f"event:{row['seq']}",
             "received_at": row["received_at"],
             "way": row["way"],
             "source": row["source"],
@@ -85,6 +86,7 @@ def _events(connection: sa.Connection, quarantined: bool, limit: int) -> list[di
             "outcome": "taken",
             "reason": "",
             "conflict": bool(row["conflict"]),
+            "gone": row["gone"],
             "decisions": by_event[row["source"], row["id"]],
         }
         for row in rows
@@ -96,6 +98,7 @@ def _quarantine(connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
     rows = connection.execute(sa.select(table).order_by(table.c.seq.desc()).limit(limit)).mappings()
     return [
         {
+            "event": f"record:{row['seq']}",
             "received_at": row["received_at"],
             "way": row["way"],
             "source": row["source"],
@@ -105,7 +108,11 @@ def _quarantine(connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
             "position": _position(row),
             "outcome": "quarantined",
             "reason": row["reason"],
-            "conflict": row["source"] is not None,
+            "conflict": row["error"] == "Conflict",
+            "gone": row["gone"],
+            "error": row["error"],
+            "body_digest": row["body_digest"],
+            "body_bytes": len(row["body"] or b""),
             "decisions": [],
         }
         for row in rows

@@ -30,6 +30,7 @@ from hindscan.errors import StoreError
 from hindscan.events.event import Event, data_bytes, data_digest
 from hindscan.faults import point
 from hindscan.runs import positions, schema
+from hindscan.runs.forgotten import FORGOTTEN_SOURCE, forgotten_identity
 from hindscan.runs.register import new_run_id, run_row
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import blames_a_row, insert_many, keys_in_parts
@@ -98,6 +99,8 @@ class Entry:
     record_time: int | None = None
     #: When it was received; None: now.
     received_at: int | None = None
+    #: Row of the quarantine that it was read from, which it takes the place of.
+    resolves: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +115,8 @@ class Unreadable:
     headers: tuple[tuple[str, bytes | None], ...] = ()
     key: bytes | None = None
     position: Position | None = None
+    #: Time of its record in the topic.
+    record_time: int | None = None
     received_at: int | None = None
     #: The triggers that listen where it came from: they have now gone past it.
     triggers: tuple[str, ...] = ()
@@ -138,7 +143,7 @@ def record(store: Store, batch: Sequence[Entry | Unreadable], *, redrive: bool =
     batch : sequence of Entry or Unreadable
         The entries of one partition in the order of their offsets.
     redrive : bool
-        A quarantined decision gives way to a new one of the same trigger.
+        The events are recorded; of their decisions those that are in quarantine give way to these, and nothing else is written.
 
     Returns
     -------
@@ -183,6 +188,7 @@ def _set_apart(store: Store, entry: Entry | Unreadable, fault: Exception) -> Rec
             body=json.dumps(event.to_json(), default=repr).encode(),
             headers=(("content-type", b"application/cloudevents+json"),),
             position=entry.position,
+            record_time=entry.record_time,
             received_at=entry.received_at,
             triggers=tuple(decision.trigger for decision in entry.decisions),
         )
@@ -194,7 +200,16 @@ def _set_apart(store: Store, entry: Entry | Unreadable, fault: Exception) -> Rec
     where = f" It stood at {msgspec.json.encode(bare.position).decode()}; its body had the digest {digest}."
     tries += [
         bare,
-        replace(bare, position=None, received_at=None, body=None, key=None, headers=(), reason=bare.reason + where),
+        replace(
+            bare,
+            position=None,
+            record_time=None,
+            received_at=None,
+            body=None,
+            key=None,
+            headers=(),
+            reason=bare.reason + where,
+        ),
     ]
     for attempt in tries[:-1]:
         try:
@@ -210,14 +225,63 @@ def _write(store: Store, batch: Sequence[Entry | Unreadable], redrive: bool) -> 
     entries = [entry for entry in batch if isinstance(entry, Entry)]
     digests = {id(entry): data_digest(entry.event) for entry in entries}
     with store.write(turn="record") as connection:
-        in_conflict = _write_events(connection, entries, digests, now)
-        kept = [entry for entry in entries if id(entry) not in in_conflict]
+        _resolve(connection, entries)
+        forgotten = _forgotten(connection, entries)
+        known = [entry for entry in entries if entry.event.identity not in forgotten] if forgotten else entries
+        in_conflict = set() if redrive else _write_events(connection, known, digests, now)
+        kept = [entry for entry in known if id(entry) not in in_conflict]
         stored = _write_decisions(connection, kept, now, redrive)
+        _recall(connection, entries, forgotten, stored)
         _look_up(connection, [entry for entry in entries if id(entry) in in_conflict], stored)
         _write_quarantine(connection, batch, in_conflict, digests, now)
-        positions.advance(connection, _passed(batch), now)
+        if not redrive:
+            positions.advance(connection, _passed(batch), now)
         point("ledger.writing")
     return [_recorded(entry, stored, in_conflict) for entry in batch]
+
+
+def _resolve(connection: sa.Connection, entries: Sequence[Entry]) -> None:
+    """Take what can be read now out of the quarantine; it is recorded in the same transaction."""
+    rows = [entry.resolves for entry in entries if entry.resolves is not None]
+    if rows:
+        connection.execute(sa.delete(schema.quarantine).where(schema.quarantine.c.seq.in_(rows)))
+
+
+def _forgotten(connection: sa.Connection, entries: Sequence[Entry]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Give the identities that were forgotten, with what they are known by: nothing of these events is written again."""
+    columns = (schema.events.c.source, schema.events.c.id)
+    of_any = sa.select(columns[0]).where(columns[0] == FORGOTTEN_SOURCE).limit(1)
+    if connection.execute(of_any).first() is None:
+        return {}
+    digests = {forgotten_identity(*identity): identity for identity in {entry.event.identity for entry in entries}}
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for part in keys_in_parts(digests):
+        there = connection.execute(sa.select(*columns).where(sa.tuple_(*columns).in_(part)))
+        found |= {digests[source, digest]: (source, digest) for source, digest in there}
+    return found
+
+
+def _recall(
+    connection: sa.Connection,
+    entries: Sequence[Entry],
+    forgotten: dict[tuple[str, str], tuple[str, str]],
+    stored: _Stored,
+) -> None:
+    """Find the runs of forgotten events; a trigger that had not decided about one never will."""
+    wanted: _Stored = {
+        (decision.trigger, *forgotten[entry.event.identity]): ("unmatched", "", None, False)
+        for entry in entries
+        if entry.event.identity in forgotten
+        for decision in entry.decisions
+    }
+    if wanted:
+        _find(connection, wanted)
+    for identity, (empty, digest) in forgotten.items():
+        stored |= {
+            (trigger, *identity): found
+            for (trigger, source, name), found in wanted.items()
+            if (source, name) == (empty, digest)
+        }
 
 
 def _write_events(connection: sa.Connection, entries: Sequence[Entry], digests: dict[int, str], now: int) -> set[int]:
@@ -295,7 +359,7 @@ def _write_decisions(connection: sa.Connection, entries: Sequence[Entry], now: i
         for key, (outcome, reason, run, _) in stored.items():
             # A run's id was made here: whose it is, wrote the decision. Without a run nobody needs to know.
             stored[key] = (outcome, reason, run, run is not None and run == proposed[key][2])
-            if redrive and outcome == "quarantined" and proposed[key][0] != "quarantined":
+            if redrive and outcome == "quarantined":
                 _replace_decision(connection, key, decisions[key], proposed[key][2], now)
                 stored[key] = proposed[key]
     coming = [
@@ -402,6 +466,7 @@ def _write_quarantine(
                 body=msgspec.json.encode(entry.event.to_json()),
                 headers=(("content-type", b"application/cloudevents+json"),),
                 position=entry.position,
+                record_time=entry.record_time,
                 received_at=entry.received_at,
             )
             rows.append(_quarantine_row(kept, entry.event.identity, digests[id(entry)], now))
@@ -431,6 +496,7 @@ def _quarantine_row(
         "source": identity[0],
         "id": identity[1],
         **_place(entry.position),
+        "record_time": entry.record_time,
     }
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "Usage",
     "decode_manifest",
     "encode_manifest",
+    "redacted",
     "summary_of",
     "versions",
     "with_versions",
@@ -163,6 +164,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     result: ResultFile = ResultFile()
     #: Charts beside the table.
     charts: tuple[str, ...] = ()
+    #: What the run was asked for and what came of it was deleted on request; only this document is left.
+    forgotten: bool = False
 
 
 @cache
@@ -181,6 +184,13 @@ def with_versions(manifest: Manifest) -> Manifest:
     """Fill in the versions of hindscan, Python and libraries in this process."""
     python = ".".join(map(str, sys.version_info[:3]))
     return msgspec.structs.replace(manifest, hindscan=metadata.version("hindscan"), python=python, versions=versions())
+
+
+def redacted(manifest: Manifest) -> Manifest:
+    """Take out all that the event said, and what could be guessed from a digest."""
+    bare = Manifest(run=manifest.run, job=manifest.job)
+    gone = ("parameters", "event", "event_digest", "chosen", "coverage", "seed", "snapshot_digest", "result", "charts")
+    return msgspec.structs.replace(manifest, **{name: getattr(bare, name) for name in gone}, forgotten=True)
 
 
 def summary_of(snapshot: Snapshot) -> tuple[PinSummary, ...]:

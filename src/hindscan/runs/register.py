@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from hindscan.errors import Conflict, Fenced, NotFound
+from hindscan.errors import Conflict, Fenced, Gone, NotFound
 from hindscan.faults import point
 from hindscan.progress import StateChanged
 from hindscan.runs import log, schema
@@ -40,6 +40,7 @@ __all__ = [
     "new_run_id",
     "open_run",
     "put_off",
+    "refuse_forgotten",
     "request_cancel",
     "retry",
     "run_row",
@@ -79,6 +80,7 @@ def open_run(
     order_key: str | None = None,
     not_before: int = 0,
     idempotency_key: str | None = None,
+    asked: object = None,
     snapshot: Snapshot | None = None,
 ) -> Run:
     """Open a run that no event asked for.
@@ -88,7 +90,7 @@ def open_run(
     code : str
         Digest of the bundle in `codes`; empty: the project's when it starts.
     requested_by : str
-        "cli", "api", "http".
+        "cli:USER", "python:USER", "http:ADDRESS".
     parent : str, optional
         The run this one repeats.
     order_key : str, optional
@@ -97,6 +99,8 @@ def open_run(
         It starts no earlier than this.
     idempotency_key : str, optional
         A second call with the same key and request gives the same run.
+    asked : object, optional
+        What makes two calls with one key the same request, JSON-able. Default: `request`.
     snapshot : Snapshot, optional
         What it reads, where that is pinned already: for a rerun, which must not be claimed before it has its snapshot.
 
@@ -109,7 +113,7 @@ def open_run(
     run = new_run_id(now)
     with store.write() as connection:
         if idempotency_key is not None:
-            earlier = _claim_key(connection, idempotency_key, request, run, now)
+            earlier = _claim_key(connection, idempotency_key, asked or request, run, now)
             if earlier is not None:
                 return _get(connection, earlier)
         row = run_row(
@@ -130,7 +134,7 @@ def open_run(
     return opened
 
 
-def _claim_key(connection: sa.Connection, key: str, request: RunRequest, run: str, now: int) -> str | None:
+def _claim_key(connection: sa.Connection, key: str, request: object, run: str, now: int) -> str | None:
     table = schema.idempotency
     digest = hashlib.sha256(msgspec.json.encode(request, order="deterministic")).hexdigest()
     row = {"key": key, "request_digest": digest, "run": run, "created_at": now}
@@ -187,7 +191,9 @@ def run_row(
 
 
 _request = msgspec.json.Decoder(RunRequest)
-_FIELDS: Final = tuple(name for name in Run.__struct_fields__ if name not in ("request", "cancel_requested", "blocks"))
+_FIELDS: Final = tuple(
+    name for name in Run.__struct_fields__ if name not in ("request", "cancel_requested", "forgotten", "blocks")
+)
 
 
 def from_row(row: sa.RowMapping) -> Run:
@@ -197,7 +203,23 @@ def from_row(row: sa.RowMapping) -> Run:
         request=_request.decode(row["request"]),
         cancel_requested=row["cancel_requested_at"] is not None,
         blocks=bool(row["blocks"]),
+        forgotten=row["forgotten_at"] is not None,
     )
+
+
+def refuse_forgotten(run: Run, doing: str) -> None:
+    """Refuse what takes the request, the snapshot or the result of a run that is forgotten.
+
+    Raises
+    ------
+    hindscan.errors.Gone
+        It is.
+    """
+    if run.forgotten:
+        raise Gone(
+            f"{doing} run {run.id}: what it was asked for must be there; it was deleted on request (`hindscan forget`). It does not come back.",
+            run=run.id,
+        )
 
 
 def _row(connection: sa.Connection, run: str) -> sa.RowMapping:
@@ -415,6 +437,8 @@ def retry(store: Store, run: str) -> Run:
 
     Raises
     ------
+    hindscan.errors.Gone
+        What it was asked for was forgotten.
     hindscan.errors.Conflict
         It has not failed and was not cancelled.
     """
@@ -424,6 +448,7 @@ def retry(store: Store, run: str) -> Run:
     }  # fmt: skip
     with store.write() as connection:
         row = _row(connection, run)
+        refuse_forgotten(from_row(row), "Retrying")
         if row["state"] not in ("failed", "cancelled"):
             raise Conflict(
                 f"While retrying run {run}: it must have failed or been cancelled; it is {row['state']}. "

@@ -42,6 +42,7 @@ from hindscan.runs.manifest import (
     ResultFile,
     decode_manifest,
     encode_manifest,
+    redacted,
     summary_of,
     with_versions,
 )
@@ -52,12 +53,14 @@ __all__ = [
     "Published",
     "Rows",
     "SliceRecord",
+    "forget_result",
     "latest",
     "list_results",
     "publish",
     "read_manifest",
     "read_snapshot",
     "result_folder",
+    "slice_keys_of",
 ]
 
 #: A folder of an attempt is left alone for so long: its owner may be slow rather than dead.
@@ -378,6 +381,36 @@ def read_snapshot(folder: str | os.PathLike[str]) -> Snapshot:
     return msgspec.json.decode(written[_SNAPSHOT], type=Snapshot)
 
 
+def slice_keys_of(folder: str | os.PathLike[str]) -> tuple[set[str], dict[str, set[int]]]:
+    """Give the keys of the slices of a result and of their checkpoints, and by stage the positions of those that had failed; nothing where there is no result."""
+    import pyarrow.parquet as pq
+
+    path = Path(folder) / "snapshot.parquet"
+    if not path.exists():
+        return set(), {}
+    table = pq.read_table(path, columns=["stage", "position", "key", "checkpoint", "error"])
+    failed: dict[str, set[int]] = {}
+    for stage, position, error in zip(
+        *(table[name].to_pylist() for name in ("stage", "position", "error")), strict=True
+    ):
+        if error is not None:
+            failed.setdefault(stage, set()).add(position)
+    keys = {key for name in ("key", "checkpoint") for key in table[name].to_pylist() if key is not None}
+    return keys, failed
+
+
+def forget_result(folder: str | os.PathLike[str]) -> None:
+    """Delete a result but for its manifest, which is redacted first; repeating it changes nothing."""
+    place = Path(folder)
+    manifest = read_manifest(place)
+    if not manifest.forgotten:
+        files.write_atomic(place / "manifest.json", encode_manifest(redacted(manifest)))
+    for path in place.iterdir():
+        if path.name != "manifest.json":
+            path.unlink()
+    files.sync_folder(place)
+
+
 def list_results(root: str | os.PathLike[str], job: str | None = None) -> list[Path]:
     """Give the folders of results, the newest run first."""
     results = local_folder(root) / "results"
@@ -387,7 +420,6 @@ def list_results(root: str | os.PathLike[str], job: str | None = None) -> list[P
 
 
 def latest(root: str | os.PathLike[str], job: str) -> Path | None:
-    """Give the folder of a job's newest result; None if there is none."""
+    """Give the folder of a job's newest result; None if there is none. One that was forgotten has only its manifest left."""
     result_folder(root, job, "any")
-    found = list_results(root, job)
-    return found[0] if found else None
+    return next((found for found in list_results(root, job) if (found / "result.parquet").is_file()), None)

@@ -105,7 +105,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     message: str | None = None
     #: Folder of the published result.
     result: str | None = None
-    #: Who asked: "cli", "api", "http", "trigger:NAME".
+    #: Who asked: "cli:USER", "python:USER", "http:ADDRESS", "trigger:NAME".
     requested_by: str = ""
     #: Runs with one key go strictly one after another (promise 13).
     order_key: str | None = None
@@ -121,3 +121,5 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     superseded_by: str | None = None
     #: Somebody asked its owner to stop.
     cancel_requested: bool = False
+    #: What it was asked for and what came of it was deleted on request: it can be neither retried nor rerun.
+    forgotten: bool = False

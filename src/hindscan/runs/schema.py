@@ -8,7 +8,7 @@ what was stored. `migrations/` leads an older store here; a test holds the two e
 ::
 
     events <── decisions ──> runs ──> facts, leases, snapshots, codes
-    quarantine (what is no event)     positions (up to where a trigger has recorded)
+    quarantine (what is no event)     positions (up to where a trigger has recorded)     tries (what is being decided)
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ __all__ = [
     "runs",
     "snapshots",
     "store",
+    "tries",
 ]
 
 #: The newest revision in `migrations/versions`; a store that has it is opened without loading Alembic.
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 
 metadata = MetaData()
 
@@ -113,6 +114,8 @@ events = Table(
     Column("record_time", BigInteger),
     # 1 once the same identity has come with different data; the first one counts, the others are in quarantine.
     Column("conflict", Integer, nullable=False, server_default="0"),
+    # Why its body is no longer there: expired, forgotten; null while it is. A forgotten event has no source, and a digest for an id.
+    Column("gone", Text),
     # CloudEvents: source + id identify an event; a second delivery must not make a second row.
     UniqueConstraint("source", "id", name="events_identity"),
     # `forget --subject` and the page's search; events without a subject are never looked for by it.
@@ -171,6 +174,9 @@ quarantine = Table(
     Column("topic_id", Text),
     Column("partition", Integer),
     Column("offset", BigInteger),
+    # Both as in `events`.
+    Column("record_time", BigInteger),
+    Column("gone", Text),
     # A record delivered again after a crash is the same record. Nulls are distinct: rows without a position are not affected.
     UniqueConstraint("cluster", "topic", "topic_id", "partition", "offset", name="quarantine_position"),
     # An event sent again and again with the same wrong body is kept once.
@@ -220,6 +226,8 @@ runs = Table(
     Column("failures", Integer, nullable=False, server_default="0"),
     # The run of a newer event that took its place in the queue.
     Column("superseded_by", Text),
+    # What it was asked for and what came of it was deleted on request: nobody may do it again.
+    Column("forgotten_at", BigInteger),
     UniqueConstraint("id", name="runs_id"),
     CheckConstraint("state IN ('pending', 'running', 'succeeded', 'failed', 'cancelled')", name="runs_state"),
     # `hindscan runs --state`, and the claim's look at what is running.
@@ -308,6 +316,22 @@ positions = Table(
     Column("next_offset", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     PrimaryKeyConstraint("trigger", "cluster", "topic", "topic_id", "partition", name="positions_once"),
+)
+
+#: What is being decided about right now, written before it is: a process that dies on it leaves this behind (promise 5). A lane is a partition, or an
+#: event that came another way; one row each, overwritten by the next batch.
+tries = Table(
+    "tries",
+    metadata,
+    Column("lane", Text, primary_key=True),
+    # Offsets of the batch, both included; 0 where there are none.
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    # How many processes have begun to decide about it, this one included.
+    Column("tries", Integer, nullable=False),
+    # The process: its own marks say nothing to it, for it lives.
+    Column("process", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
 )
 
 #: A client's Idempotency-Key and the run it opened: a repeated request gets the same run, another one under the key is refused.

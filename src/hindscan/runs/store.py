@@ -18,6 +18,7 @@ Points of failure: `store.created` (tables are there), `store.committed` (after 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import operator
 import sqlite3
@@ -85,7 +86,7 @@ class Store:
             yield connection
 
     @contextlib.contextmanager
-    def write(self, turn: str = "") -> Iterator[sa.Connection]:
+    def write(self, turn: str = "", *, durable: bool = True) -> Iterator[sa.Connection]:
         """Give a connection whose statements happen together when the block ends, or not at all if it raises.
 
         Parameters
@@ -93,6 +94,8 @@ class Store:
         turn : str
             Transactions of one turn go one after another in PostgreSQL too (in SQLite all do): where a decision looks at rows that another
             such transaction may be about to change, and where the order of `seq` must be the order of commits.
+        durable : bool
+            False: it survives the death of this process, but perhaps not that of the machine; that costs a fiftieth.
 
         Raises
         ------
@@ -101,7 +104,9 @@ class Store:
         """
         with _translated(self.url), self._engine.connect() as plain:
             connection = plain.execution_options(hindscan_write=True)
-            with connection.begin():
+            with _durably(connection, durable), connection.begin():
+                if not durable and connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
                 if turn and connection.dialect.name == "postgresql":
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(zlib.crc32(turn.encode()))))
                 yield connection
@@ -233,6 +238,23 @@ def _begin(connection: sa.Connection) -> None:
 
 
 @contextlib.contextmanager
+def _durably(connection: sa.Connection, durable: bool) -> Iterator[None]:
+    """Leave out, in SQLite, the flush of the log at the next commit; it cannot be said inside a transaction."""
+    if durable or connection.dialect.name != "sqlite":
+        yield
+        return
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    (before,) = driver.execute("PRAGMA synchronous").fetchone()
+    # 1 is NORMAL: no flush at a commit.
+    driver.execute(f"PRAGMA synchronous={min(int(before), 1)}")
+    try:
+        yield
+    finally:
+        driver.execute(f"PRAGMA synchronous={before}")
+
+
+@contextlib.contextmanager
 def _translated(url: str) -> Iterator[None]:
     """Turn what the database says of itself into hindscan's error; what it says of a row goes through."""
     try:
@@ -287,15 +309,26 @@ def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappi
     """
     if not rows:
         return 0
-    make = insert_of(connection)
-    compiled = make(table).on_conflict_do_nothing().compile(dialect=connection.dialect, column_keys=list(rows[0]))
-    values: list[Any]
-    if compiled.positional:
-        order = operator.itemgetter(*(compiled.positiontup or ()))
-        values = [order(row) for row in rows]
+    statement, order = _insert_statement(table, tuple(rows[0]), connection.dialect)
+    values: list[Any] = [dict(row) for row in rows] if order is None else [order(row) for row in rows]
+    return connection.exec_driver_sql(statement, values).rowcount
+
+
+@functools.lru_cache(maxsize=64)
+def _insert_statement(
+    table: sa.Table, columns: tuple[str, ...], dialect: sa.Dialect
+) -> tuple[str, Callable[[Mapping[str, object]], tuple[object, ...]] | None]:
+    """Compile an INSERT that leaves out what is there; with what puts a row's values in its order, if it takes them by position."""
+    if dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
     else:
-        values = [dict(row) for row in rows]
-    return connection.exec_driver_sql(str(compiled), values).rowcount
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
+    compiled = insert(table).on_conflict_do_nothing().compile(dialect=dialect, column_keys=list(columns))
+    names = compiled.positiontup or ()
+    if not compiled.positional:
+        return str(compiled), None
+    order = operator.itemgetter(*names)
+    return str(compiled), order if len(names) > 1 else lambda row: (order(row),)
 
 
 def keys_in_parts(keys: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:

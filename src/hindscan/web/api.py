@@ -2,18 +2,20 @@
 
 Events are durable before the answer is sent (promise 4): 202 says that they and their runs are in the store. What cannot be
 parsed is refused with every fault, a batch as a whole, and not stored (promise 5). Every error is a problem document. No user code runs here (promise 12).
+Whoever waits for a run or follows it takes no thread from those who send events.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import Body, FastAPI, Header, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -21,31 +23,44 @@ from starlette.exceptions import HTTPException
 from hindscan.errors import HindscanError
 from hindscan.events import wire
 from hindscan.runs.run import FINAL
-from hindscan.web import media
+from hindscan.web import media, metrics
+from hindscan.web.body import DOCUMENT, EVENTS, json_object
 from hindscan.web.desk import Desk
 from hindscan.web.guard import Guard
-from hindscan.web.problem import problem_bytes, problem_of
+from hindscan.web.problem import SCHEMA, problem_bytes, problem_of
+from hindscan.web.webhook import Webhooks
 
 __all__ = ["build_api"]
 
 #: The longest that GET /runs/ID?wait= holds a request.
 MAX_WAIT_SECONDS = 60.0
-#: How often the stream of a run looks for new facts.
+#: How often a request that waits for a run looks at it, and the stream of a run for new facts.
+LOOK_SECONDS = 0.05
 STREAM_SECONDS = 0.25
 
-_PROBLEM = "application/problem+json"
+_PROBLEM: Final = "application/problem+json"
+#: What every path may answer besides what it says itself.
+_REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    "default": {"description": "A problem document (RFC 9457).", "content": {_PROBLEM: {"schema": SCHEMA}}}
+}
+_Document = Annotated[dict[str, Any], Depends(json_object)]
 
 
-class _Json(Response):
+def _content(*media_types: str) -> dict[str, Any]:
+    return {"description": "As asked for.", "content": {media_type: {} for media_type in media_types}}
+
+
+_SAME: Final = {"description": "The run that this key opened before.", "content": {"application/json": {}}}
+
+
+class _Json(JSONResponse):
     """JSON by the same encoder as everywhere."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         return msgspec.json.encode(content)
 
 
-def build_api(desk: Desk, version: str) -> Any:
+def build_api(desk: Desk, version: str, webhooks: Webhooks | None = None) -> Any:
     """Build the ASGI application.
 
     Parameters
@@ -54,10 +69,19 @@ def build_api(desk: Desk, version: str) -> Any:
         The dispatcher.
     version : str
         Of hindscan, for the OpenAPI document.
+    webhooks : Webhooks, optional
+        Who may send events. Default: whoever reaches this server.
     """
-    app = FastAPI(title="hindscan", version=version, docs_url=None, redoc_url=None, default_response_class=_Json)
+    app = FastAPI(
+        title="hindscan",
+        version=version,
+        docs_url=None,
+        redoc_url=None,
+        default_response_class=_Json,
+        responses=_REFUSALS,
+    )
     _add_errors(app)
-    _add_events(app, desk)
+    _add_events(app, desk, webhooks or Webhooks())
     _add_declared(app, desk)
     _add_runs(app, desk)
     _add_results(app, desk)
@@ -68,7 +92,9 @@ def build_api(desk: Desk, version: str) -> Any:
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HindscanError)
     async def hindscan_error(_: Request, error: HindscanError) -> Response:
-        return Response(problem_of(error), error.status, media_type=_PROBLEM)
+        # RFC 9110, 15.5.2: a 401 MUST say how to do better.
+        headers = {"WWW-Authenticate": "StandardWebhooks"} if error.status == 401 else None
+        return Response(problem_of(error), error.status, media_type=_PROBLEM, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(_: Request, error: RequestValidationError) -> Response:
@@ -85,31 +111,46 @@ def _add_errors(app: FastAPI) -> None:
         return Response(problem_bytes(500, "An internal error; the log has it."), 500, media_type=_PROBLEM)
 
 
-def _add_events(app: FastAPI, desk: Desk) -> None:
-    @app.post("/events", status_code=202, tags=["events"])
-    async def receive(request: Request) -> Response:
-        """Take CloudEvents: binary, structured or batched."""
-        events = wire.parse_http(request.headers.raw, await request.body())
+def _add_events(app: FastAPI, desk: Desk, webhooks: Webhooks) -> None:
+    @app.post("/events", status_code=202, tags=["events"], openapi_extra=EVENTS)
+    async def receive(
+        request: Request, origin: Annotated[str | None, Header(alias="WebHook-Request-Origin")] = None
+    ) -> Response:
+        """Take CloudEvents: binary, structured or batched; signed, where webhook secrets are set."""
+        if origin is not None and not webhooks.allows(origin):
+            raise HTTPException(
+                403, f"Events of {origin!r} are not taken; [serve] webhook_origins names those that are."
+            )
+        body = await request.body()
+        webhooks.check(request.headers.raw, body, time.time())
+        events = wire.parse_http(request.headers.raw, body)
         # The store is synchronous: a thread waits for it, never the loop.
         return _Json(await run_in_threadpool(desk.receive, events), 202)
 
-    @app.options("/events", tags=["events"])
-    def handshake(
-        origin: Annotated[str | None, Header(alias="WebHook-Request-Origin")] = None,
-        rate: Annotated[str | None, Header(alias="WebHook-Request-Rate")] = None,
-    ) -> Response:
-        """Answer the webhook validation handshake."""
-        if origin is None:
-            return Response(status_code=204, headers={"Allow": "OPTIONS, POST"})
-        headers = {"Allow": "OPTIONS, POST", "WebHook-Allowed-Origin": origin}
-        if rate is not None:
-            headers["WebHook-Allowed-Rate"] = "*"
-        return Response(status_code=200, headers=headers)
+    @app.options("/events", tags=["events"], response_class=Response)
+    def handshake(origin: Annotated[str | None, Header(alias="WebHook-Request-Origin")] = None) -> Response:
+        """Answer the validation handshake of CloudEvents webhooks: a sender that is let in is named in WebHook-Allowed-Origin."""
+        headers = {"Allow": "GET, OPTIONS, POST"}
+        if origin is not None and webhooks.allows(origin):
+            # "If and only if the delivery target does allow delivery of the events, it MUST reply to the request by including the
+            # `WebHook-Allowed-Origin` and `WebHook-Allowed-Rate` headers." The asterisk: no limit of the rate.
+            headers |= {"WebHook-Allowed-Origin": origin, "WebHook-Allowed-Rate": "*"}
+        return Response(headers=headers)
 
     @app.get("/events", tags=["events"])
     def list_events(quarantined: bool = False, limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> Response:
         """List received events, what matched and why not."""
         return _Json({"events": desk.events(quarantined, limit)})
+
+    @app.post("/events/redrive", status_code=202, tags=["events"])
+    def redrive_all(trigger: str | None = None) -> Response:
+        """Decide once more about all that is in quarantine, or all that one trigger could not decide."""
+        return _Json({"redriven": desk.redrive(None, None, trigger)}, 202)
+
+    @app.post("/events/{event:path}/redrive", status_code=202, tags=["events"])
+    def redrive(event: str, source: str | None = None) -> Response:
+        """Decide once more about one event in quarantine, by its handle (event:12, record:5), id, or place in a topic."""
+        return _Json({"redriven": desk.redrive(event, source, None)}, 202)
 
 
 def _add_declared(app: FastAPI, desk: Desk) -> None:
@@ -135,14 +176,15 @@ def _add_declared(app: FastAPI, desk: Desk) -> None:
 
 
 def _add_runs(app: FastAPI, desk: Desk) -> None:
-    @app.post("/jobs/{name}/runs", status_code=201, tags=["runs"])
+    @app.post("/jobs/{name}/runs", status_code=201, tags=["runs"], responses={200: _SAME}, openapi_extra=DOCUMENT)
     def submit(
         name: str,
-        body: Annotated[dict[str, Any] | None, Body()] = None,
+        body: _Document,
+        request: Request,
         key: Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)] = None,
     ) -> Response:
-        """Open a run; the same Idempotency-Key gives the same run."""
-        run, new = desk.submit(name, body or {}, key)
+        """Open a run; the same Idempotency-Key with the same body gives the same run (200), with another body it is refused (409)."""
+        run, new = desk.submit(name, body, key, _asker(request))
         return _Json(run, 201 if new else 200, headers={"Location": f"/runs/{run['id']}"})
 
     @app.get("/runs", tags=["runs"])
@@ -153,9 +195,16 @@ def _add_runs(app: FastAPI, desk: Desk) -> None:
         return _Json({"runs": desk.runs(job, state, limit)})
 
     @app.get("/runs/{run}", tags=["runs"])
-    def show(run: str, wait: Annotated[float, Query(ge=0)] = 0.0) -> Response:
-        """Show one run; with `wait`, when it is final or after so many seconds."""
-        return _Json(desk.wait(run, min(wait, MAX_WAIT_SECONDS)) if wait else desk.run(run))
+    async def show(
+        request: Request, run: str, wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0
+    ) -> Response:
+        """Show one run; with `wait`, when it is final or after so many seconds, 60 at most."""
+        deadline = time.monotonic() + min(wait, MAX_WAIT_SECONDS)
+        while (found := await run_in_threadpool(desk.run, run))["state"] not in FINAL and time.monotonic() < deadline:
+            if await request.is_disconnected():
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+        return _Json(found)
 
     @app.post("/runs/{run}/cancel", status_code=202, tags=["runs"])
     def cancel(run: str) -> Response:
@@ -167,33 +216,48 @@ def _add_runs(app: FastAPI, desk: Desk) -> None:
         """Open a new attempt of a failed or cancelled run."""
         return _Json(desk.retry(run), 202)
 
-    @app.post("/runs/{run}/rerun", status_code=201, tags=["runs"])
-    def rerun(run: str, body: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+    @app.post("/runs/{run}/rerun", status_code=201, tags=["runs"], openapi_extra=DOCUMENT)
+    def rerun(run: str, body: _Document, request: Request) -> Response:
         """Open a new run on the same snapshot, linked to this one."""
-        opened = desk.rerun(run, body or {})
+        opened = desk.rerun(run, body, _asker(request))
         return _Json(opened, 201, headers={"Location": f"/runs/{opened['id']}"})
 
-    @app.get("/runs/{run}/stream", tags=["runs"])
-    def stream(run: str) -> StreamingResponse:
+    @app.get(
+        "/runs/{run}/stream",
+        tags=["runs"],
+        response_class=StreamingResponse,
+        responses={200: _content("text/event-stream")},
+    )
+    async def stream(run: str) -> StreamingResponse:
         """Follow a run as server-sent events, until it is final."""
-        desk.run(run)
+        await run_in_threadpool(desk.run, run)
         return StreamingResponse(_facts(desk, run), media_type="text/event-stream")
 
 
-def _facts(desk: Desk, run: str) -> Iterator[bytes]:
+def _asker(request: Request) -> str:
+    """Say who asked: the address at the other end of the connection, whatever headers say."""
+    return f"http:{request.client.host if request.client else 'unknown'}"
+
+
+async def _facts(desk: Desk, run: str) -> AsyncIterator[bytes]:
     after = 0
     while True:
-        final = desk.run(run)["state"] in FINAL
-        for fact in desk.facts(run, after):
+        final = (await run_in_threadpool(desk.run, run))["state"] in FINAL
+        for fact in await run_in_threadpool(desk.facts, run, after):
             after = int(fact["number"])
             yield b"id: %d\nevent: %s\ndata: %s\n\n" % (after, str(fact["fact"]).encode(), msgspec.json.encode(fact))
         if final:
             return
-        time.sleep(STREAM_SECONDS)
+        await asyncio.sleep(STREAM_SECONDS)
 
 
 def _add_results(app: FastAPI, desk: Desk) -> None:
-    @app.get("/runs/{run}/result", tags=["results"])
+    @app.get(
+        "/runs/{run}/result",
+        tags=["results"],
+        response_class=StreamingResponse,
+        responses={200: _content(*media.MEDIA_TYPES.values())},
+    )
     def result(run: str, accept: Annotated[str, Header()] = "*/*", partial: bool = False) -> Response:
         """Download the result: JSON, CSV, Parquet or Arrow stream, by Accept; with `partial` what is done so far, which the header Hindscan-Incomplete tells."""
         name = media.choose(accept)
@@ -231,7 +295,13 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
         """Answer as long as the process lives."""
         return _Json({"status": "alive"})
 
-    @app.get("/readyz", tags=["health"])
+    @app.get("/metrics", tags=["health"], response_class=Response, responses={200: _content(*metrics.MEDIA_TYPES)})
+    def measured(accept: Annotated[str, Header()] = "*/*") -> Response:
+        """Give the figures to Prometheus: its text format, or OpenMetrics, by Accept."""
+        text, media_type = metrics.exposition(desk.figures(), accept)
+        return Response(text, headers={"Content-Type": media_type})
+
+    @app.get("/readyz", tags=["health"], responses={503: _content("application/json")})
     def readyz() -> Response:
         """Tell whether events are taken and runs are worked on; 503 names what is wrong."""
         faults = desk.faults()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hindscan.events.event import Event
+from hindscan.runs.figures import Figures
 
 __all__ = ["Desk"]
 
@@ -22,6 +23,10 @@ class Desk(Protocol):
         """Record events and what they start, durably, before returning: ``runs``, ``existing``, ``quarantined``."""
         ...
 
+    def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
+        """Decide once more about an event in quarantine, or about all (of one trigger)."""
+        ...
+
     def jobs(self) -> list[dict[str, Any]]:
         """Describe the declared jobs."""
         ...
@@ -30,7 +35,9 @@ class Desk(Protocol):
         """Describe one job with the JSON Schema of its parameters."""
         ...
 
-    def submit(self, name: str, body: Mapping[str, Any], idempotency_key: str | None) -> tuple[dict[str, Any], bool]:
+    def submit(
+        self, name: str, body: Mapping[str, Any], idempotency_key: str | None, requested_by: str
+    ) -> tuple[dict[str, Any], bool]:
         """Open a run; tells whether it is new (False: the key was used for it before)."""
         ...
 
@@ -42,10 +49,6 @@ class Desk(Protocol):
         """Describe one run."""
         ...
 
-    def wait(self, run: str, seconds: float) -> dict[str, Any]:
-        """Describe one run when it is in a final state, or after `seconds`."""
-        ...
-
     def cancel(self, run: str) -> dict[str, Any]:
         """Ask for a run to be stopped."""
         ...
@@ -54,7 +57,7 @@ class Desk(Protocol):
         """Open a new attempt of a failed or cancelled run."""
         ...
 
-    def rerun(self, run: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def rerun(self, run: str, body: Mapping[str, Any], requested_by: str) -> dict[str, Any]:
         """Open a new run, linked to this one, on its snapshot, with the same or edited parameters."""
         ...
 
@@ -84,6 +87,10 @@ class Desk(Protocol):
 
     def events(self, quarantined: bool, limit: int) -> list[dict[str, Any]]:
         """List received events with their decisions, newest first."""
+        ...
+
+    def figures(self) -> Figures:
+        """Count events, runs and slices, and tell how far triggers are behind."""
         ...
 
     def faults(self) -> dict[str, str]:

@@ -7,12 +7,27 @@ The class gives status and title, the message the detail; details of the error b
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Any, Final
 
 import msgspec
 
 from hindscan.errors import HindscanError
 
-__all__ = ["problem_bytes", "problem_of"]
+__all__ = ["SCHEMA", "problem_bytes", "problem_of"]
+
+#: Of every problem document, for the OpenAPI document.
+SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "faults": {"type": "array", "description": "All that is wrong, one by one."},
+        "error": {"type": "string", "description": "Name of the class in hindscan.errors."},
+    },
+}
 
 _RESERVED = frozenset({"type", "title", "status", "detail", "instance"})
 

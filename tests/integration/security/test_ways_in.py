@@ -12,7 +12,7 @@ from hindscan.data import Data
 from hindscan.errors import AccessRefused, ConfigError, ServiceUnavailable
 from hindscan.events.event import Event
 from hindscan.events.kafka import KafkaListener
-from hindscan.events.received import Received
+from hindscan.events.received import Received, Unread
 from hindscan.events.wire import encode_kafka
 from hindscan.generate import generate_auctions
 from hindscan.history.snapshot import KafkaPin, Window
@@ -39,8 +39,8 @@ def heard(site: Site, settings: Settings, ids: list[str]) -> KafkaListener:
     taken: list[Received] = []
     changed = threading.Event()
 
-    def record(batch: list[Received]) -> None:
-        taken.extend(batch)
+    def record(batch: list[Unread]) -> None:
+        taken.extend(unread.read() for unread in batch)
         changed.set()
 
     listener = KafkaListener(settings, site.group, "one", [site.closed], record, lambda *_: None, cluster="prod")

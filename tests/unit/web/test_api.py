@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
+import hmac
 import io
 import json
+import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,16 +22,36 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import uvicorn
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_text
+from prometheus_client.parser import text_string_to_metric_families as prometheus_text
 
 from hindscan.errors import NotFound, ParameterError
 from hindscan.events.event import Event
+from hindscan.runs.figures import BOUNDS, Figures, Histogram, Lag
+from hindscan.web import guard, protocol
 from hindscan.web.api import build_api
 from hindscan.web.guard import MAX_BODY_BYTES
+from hindscan.web.protocol import Protocol
+from hindscan.web.webhook import Webhooks, read_secret
+
+Parse = Callable[[str], Iterator[Metric]]
 
 TABLE = pa.table({
     "bidder": pa.array([1, 2, 3], pa.int64()),
     "first": pa.array([0, 1, None], pa.timestamp("us", "UTC")),
 })  # fmt: skip
+
+
+FIGURES = Figures(
+    received={"http": 3, "kafka": 2},
+    quarantined={"": 1, "on_close": 2},
+    runs={"pending": 1, "running": 0, "succeeded": 4, "failed": 0, "cancelled": 0},
+    slices={"computed": 7, "reused": 5, "failed": 0},
+    event_to_start=Histogram(counts=[1, 2, *[0] * (len(BOUNDS) - 2), 3], seconds=1000.5),
+    lags=(Lag(trigger='a "quoted" \\ trigger\n', cluster="default", topic="t", partition=3, offsets=9),),
+    clusters={"default": True, "other": False},
+)
 
 
 class PaperDesk:
@@ -37,6 +62,9 @@ class PaperDesk:
         self.received: list[Event] = []
         self.submitted: list[tuple[str, dict[str, Any], str | None]] = []
         self.broken: dict[str, str] = {}
+        self.measured = FIGURES
+        #: One for each look at the run that never ends.
+        self.looked = threading.Semaphore(0)
 
     def receive(self, events: Sequence[Event]) -> dict[str, list[str]]:
         self.received += events
@@ -50,7 +78,10 @@ class PaperDesk:
             raise NotFound(f"Looking up job {name!r}: there is only scan.", job=name)
         return {"job": "scan", "parameters": {"type": "object"}}
 
-    def submit(self, name: str, body: Mapping[str, Any], idempotency_key: str | None) -> tuple[dict[str, Any], bool]:
+    def submit(
+        self, name: str, body: Mapping[str, Any], idempotency_key: str | None, requested_by: str
+    ) -> tuple[dict[str, Any], bool]:
+        assert requested_by == "http:127.0.0.1"
         self.job(name)
         if body.get("parameters", {}).get("year") == "x":
             raise ParameterError("year: must be a whole number, found 'x'", faults=["year"])
@@ -61,12 +92,12 @@ class PaperDesk:
         return [{"id": "r1", "job": job, "state": state}][:limit]
 
     def run(self, run: str) -> dict[str, Any]:
+        if run == "waiting":
+            self.looked.release()
+            return {"id": run, "state": "running"}
         if run != "r1":
             raise NotFound(f"Looking up run {run!r}: there is none.", run=run)
         return {"id": "r1", "state": "succeeded"}
-
-    def wait(self, run: str, seconds: float) -> dict[str, Any]:
-        return {**self.run(run), "waited": seconds}
 
     def cancel(self, run: str) -> dict[str, Any]:
         return self.run(run)
@@ -74,7 +105,7 @@ class PaperDesk:
     def retry(self, run: str) -> dict[str, Any]:
         return self.run(run)
 
-    def rerun(self, run: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def rerun(self, run: str, body: Mapping[str, Any], requested_by: str) -> dict[str, Any]:
         return {**self.run(run), "id": "r2", **body}
 
     def facts(self, run: str, after: int) -> list[dict[str, Any]]:
@@ -99,15 +130,22 @@ class PaperDesk:
     def notes(self) -> dict[str, str]:
         return {}
 
+    def figures(self) -> Figures:
+        return self.measured
+
+    def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
+        return [{"event": event, "source": source, "trigger": trigger}]
+
     def faults(self) -> dict[str, str]:
         return self.broken
 
 
 @contextmanager
-def served(desk: PaperDesk) -> Iterator[httpx.Client]:
-    server = uvicorn.Server(
-        uvicorn.Config(build_api(desk, "0"), host="127.0.0.1", port=0, log_level="error", ws="none")
+def served(desk: PaperDesk, webhooks: Webhooks | None = None) -> Iterator[httpx.Client]:
+    config = uvicorn.Config(
+        build_api(desk, "0", webhooks), http=Protocol, host="127.0.0.1", port=0, log_level="error", ws="none"
     )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
@@ -242,6 +280,115 @@ def test_the_webhook_handshake_names_who_may_send(client: httpx.Client) -> None:
     assert answer.headers["WebHook-Allowed-Rate"] == "*"
 
 
+def test_the_handshake_grants_only_senders_that_the_project_names(desk: PaperDesk) -> None:
+    with served(desk, Webhooks(origins=("auctions.example",))) as client:
+        for origin, granted in (("auctions.example", True), ("evil.example", False)):
+            answer = client.options("/events", headers={"WebHook-Request-Origin": origin})
+            assert ("WebHook-Allowed-Origin" in answer.headers, "WebHook-Allowed-Rate" in answer.headers) == (
+                granted,
+                granted,
+            )
+            assert "POST" in answer.headers["Allow"]
+            sent = post(client, "w", **{"WebHook-Request-Origin": origin})
+            assert sent.status_code == (202 if granted else 403)
+
+
+def test_with_secrets_only_signed_events_are_taken(desk: PaperDesk) -> None:
+    secret = base64.b64encode(bytes(32)).decode()
+    with served(desk, Webhooks(secrets=(read_secret(secret),))) as client:
+        before = len(desk.received)
+        refused = post(client, "unsigned")
+        assert (refused.status_code, len(refused.json()["faults"])) == (401, 3)
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert "WWW-Authenticate" in refused.headers
+        now = str(int(time.time()))
+        content = b".".join((b"m-1", now.encode(), event_bytes("signed")))
+        signature = base64.b64encode(hmac.new(bytes(32), content, hashlib.sha256).digest()).decode()
+        proof = {"webhook-id": "m-1", "webhook-timestamp": now, "webhook-signature": f"v1,{signature}"}
+        assert post(client, "signed", **proof).status_code == 202
+        assert post(client, "forged", **proof).status_code == 401
+        assert [event.id for event in desk.received[before:]] == ["signed"]
+
+
+def event_bytes(id: str) -> bytes:
+    return json.dumps({"specversion": "1.0", "id": id, "source": "/s", "type": "t"}).encode()
+
+
+def post(client: httpx.Client, id: str, **headers: str) -> httpx.Response:
+    kind = {"content-type": "application/cloudevents+json"}
+    return client.post("/events", content=event_bytes(id), headers=kind | headers)
+
+
+def connected(client: httpx.Client) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", client.base_url.port or 0), 20)
+
+
+def test_half_an_event_is_none(client: httpx.Client, desk: PaperDesk) -> None:
+    before = len(desk.received)
+    with connected(client) as connection:
+        # In binary mode any part of the data would be an event.
+        connection.sendall(
+            b"POST /events HTTP/1.1\r\nHost: localhost\r\nce-id: half\r\nce-source: /s\r\nce-type: t\r\nce-specversion: 1.0\r\n"
+            b"Content-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly so much"
+        )
+    assert post(client, "whole").status_code == 202
+    assert [event.id for event in desk.received[before:]] == ["whole"]
+
+
+def test_a_client_that_never_ends_its_request_is_let_go(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.1)
+    for begun, wanted in (
+        (b"", b""),
+        (b"POST /events HTTP/1.1\r\nHost: localhost\r\n", b""),
+        (b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{", b"HTTP/1.1 408"),
+    ):
+        with connected(client) as connection:
+            connection.sendall(begun)
+            assert connection.recv(65_536).startswith(wanted)
+
+
+def test_those_who_wait_for_runs_take_nothing_from_those_who_send_events(client: httpx.Client, desk: PaperDesk) -> None:
+    asked = (
+        b"GET /runs/waiting?wait=20 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /runs/waiting/stream HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    )
+    with contextlib.ExitStack() as waiting:
+        for number in range(100):
+            connection = waiting.enter_context(connected(client))
+            connection.sendall(asked[number % 2])
+        # All of them are looked after, again and again: there are more than threads, so none holds one.
+        for _ in range(400):
+            assert desk.looked.acquire(timeout=20)
+        assert post(client, "meanwhile").status_code == 202
+
+
+@pytest.mark.parametrize(("accept", "parse"), [
+    ("*/*", prometheus_text), ("text/plain;version=0.0.4", prometheus_text), ("application/openmetrics-text; version=1.0.0", openmetrics_text),
+])  # fmt: skip
+def test_metrics_are_read_by_the_library_s_own_parser(client: httpx.Client, accept: str, parse: Parse) -> None:
+    answer = client.get("/metrics", headers={"accept": accept})
+    assert answer.headers["content-type"].partition(";")[0] in accept or accept == "*/*"
+    samples = {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in parse(answer.text)
+        for sample in family.samples
+    }
+    assert samples["hindscan_events_received_total", "http"] == 3
+    assert samples["hindscan_events_quarantined_total", "on_close"] == 2
+    assert samples["hindscan_runs", "succeeded"] == 4
+    assert samples["hindscan_slices_total", "reused"] == 5
+    assert samples["hindscan_intake_lag", "default", "3", "t", 'a "quoted" \\ trigger\n'] == 9
+    assert samples["hindscan_cluster_up", "other"] == 0
+    assert samples["hindscan_event_to_start_seconds_bucket", "0.01"] == 3
+    assert samples["hindscan_event_to_start_seconds_bucket", "300.0"] == 3
+    assert samples["hindscan_event_to_start_seconds_bucket", "+Inf"] == 6
+    assert (samples["hindscan_event_to_start_seconds_count",], samples["hindscan_event_to_start_seconds_sum",]) == (
+        6,
+        1000.5,
+    )
+
+
 def test_readiness_names_what_is_wrong(client: httpx.Client, desk: PaperDesk) -> None:
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").json() == {"status": "ready", "faults": {}, "notes": {}}
@@ -253,11 +400,27 @@ def test_readiness_names_what_is_wrong(client: httpx.Client, desk: PaperDesk) ->
         desk.broken.clear()
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/events/redrive", {"event": None, "source": None, "trigger": None}),
+        ("/events/redrive?trigger=t", {"event": None, "source": None, "trigger": "t"}),
+        ("/events/event:12/redrive", {"event": "event:12", "source": None, "trigger": None}),
+        ("/events/a%2Fb%20c/redrive?source=/s", {"event": "a/b c", "source": "/s", "trigger": None}),
+        ("/events/bids%5B0%5D@7/redrive", {"event": "bids[0]@7", "source": None, "trigger": None}),
+    ],
+)
+def test_a_redrive_names_its_event_or_none(client: httpx.Client, path: str, asked: dict[str, Any]) -> None:
+    answer = client.post(path)
+    assert (answer.status_code, answer.json()) == (202, {"redriven": [asked]})
+
+
 def test_every_path_of_the_design_is_in_the_open_api_document(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert {
         "/events", "/jobs", "/jobs/{name}", "/jobs/{name}/runs", "/runs", "/runs/{run}", "/runs/{run}/cancel", "/runs/{run}/retry",
         "/runs/{run}/rerun", "/runs/{run}/stream", "/runs/{run}/result", "/runs/{run}/manifest", "/histories", "/triggers", "/healthz", "/readyz",
+        "/events/redrive", "/events/{event}/redrive",
     } <= set(paths)  # fmt: skip
 
 

@@ -1,12 +1,12 @@
-"""0002: what a trigger's queue needs: keys, ranks, failed tries, blocking runs, links to the run that took a run's place, limits."""
+"""0003: what a trigger's queue needs: keys, ranks, failed tries, blocking runs, links to the run that took a run's place, limits."""
 
 from __future__ import annotations
 
 from alembic import op
 from sqlalchemy import Column, Integer, Text, text
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
