@@ -267,3 +267,28 @@ def test_the_claim_and_the_events_do_what_the_model_does(store: Store, clock: Cl
         database=None,
     )
     run_state_machine_as_test(functools.partial(Machine, store, clock), settings=chosen)
+
+
+def opened_by(store: Store, number: int, trigger: str) -> str:
+    (recorded,) = record(store, [entry(number, decision(trigger, "a"))])
+    ((_, run),) = {**recorded.opened, **recorded.existing}.items()
+    return run
+
+
+def test_an_event_does_not_share_a_run_that_was_begun_and_waits_again(store: Store, clock: Clock) -> None:
+    first = opened_by(store, 1, "gathers")
+    assert opened_by(store, 2, "gathers") == first
+    clock.sleep(10)
+    taken = leases.claim(store, "me", 60)
+    assert taken is not None
+    register.move(store, first, "pending", token=taken.token)
+    assert opened_by(store, 3, "gathers") != first
+
+
+def test_a_failed_run_holds_back_its_key_only_where_it_blocks(store: Store) -> None:
+    for number, (trigger, passes) in enumerate((("blocks", False), ("skips", True))):
+        first, second = opened_by(store, 10 * number, trigger), opened_by(store, 10 * number + 1, trigger)
+        taken = leases.claim(store, "me", 60, first)
+        assert taken is not None
+        register.move(store, first, "failed", token=taken.token)
+        assert (leases.claim(store, "me", 60, second) is not None) is passes
