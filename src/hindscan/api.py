@@ -56,6 +56,7 @@ def run(
     draws: int | None = None,
     stop: Mapping[str, Any] | None = None,
     workers: int | None = None,
+    priority: int = 0,
     histories: Mapping[str, str] | None = None,
     fresh: bool = False,
     allow_failed: float | None = None,
@@ -83,6 +84,8 @@ def run(
         ``max_seconds`` beside the names. `draws` are then the most there may be.
     workers : int, optional
         How many; never shows in the result.
+    priority : int
+        Of the runs that may start those of a higher one do first.
     histories : mapping, optional
         Other histories for the job's tables, by name.
     fresh : bool
@@ -120,7 +123,7 @@ def run(
                 as_of=as_of, since=since, until=until, last=last, offsets=offsets, partitions=partitions, keys=keys
             ),
             seed=seed, draws=draws, stop=None if stop is None else dict(stop), workers=workers,
-            histories=dict(histories or {}), fresh=fresh, allow_failed=allow_failed,
+            histories=dict(histories or {}), fresh=fresh, allow_failed=allow_failed, priority=priority,
             points=None if sweep is None else given_points(sweep),
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)

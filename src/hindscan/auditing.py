@@ -233,6 +233,8 @@ class Audit:
             event=one.event.identity,
             order_key=decision.order_key,
             not_before=decision.not_before,
+            blocks=decision.blocks,
+            key=decision.key,
         )
         return True
 

@@ -23,6 +23,7 @@ from hindscan.rerunning import rerun
 from hindscan.runs import inbox, log, register, results
 from hindscan.runs.figures import Counter, Figures
 from hindscan.runs.partials import Partials
+from hindscan.runs.waiting import why_waiting
 from hindscan.words import job_document, run_document, state_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from hindscan.events.event import Event
     from hindscan.intake import Intake
     from hindscan.jobs.job import JobSpec
+    from hindscan.runs.run import Run
     from hindscan.runs.store import Store
 
 __all__ = ["StoreDesk", "option_values"]
@@ -46,6 +48,7 @@ _OPTIONS: Final[Mapping[str, Any]] = {
     "draws": _Int,
     "stop": dict[str, Any],
     "workers": _Int,
+    "priority": _Int,
     "fresh": bool,
     "allow_failed": _Int | float,
     "histories": dict[str, str],
@@ -139,11 +142,11 @@ class StoreDesk:
     def runs(self, job: str | None, state: str | None, limit: int) -> list[dict[str, Any]]:
         """List runs."""
         found = register.list_runs(self._store, job=job, state=state_of(state) if state else None, limit=limit)
-        return [run_document(run) for run in found]
+        return [self._document(run) for run in found]
 
     def run(self, run: str) -> dict[str, Any]:
         """Describe one run."""
-        return run_document(register.get_run(self._store, run))
+        return self._document(register.get_run(self._store, run))
 
     def cancel(self, run: str) -> dict[str, Any]:
         """Ask for a run to be stopped."""
@@ -213,6 +216,9 @@ class StoreDesk:
     def notes(self) -> dict[str, str]:
         """Tell what people should know though the dispatcher is ready: a change that is not in force."""
         return dict(self._notes)
+
+    def _document(self, run: Run) -> dict[str, Any]:
+        return run_document(run, why_waiting(self._store, run))
 
     def _spec(self, name: str) -> JobSpec:
         try:

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Final, Self
 from hindscan import logs
 from hindscan.desk import StoreDesk
 from hindscan.errors import Fenced, HindscanError, ServiceUnavailable
-from hindscan.intake import Intake
+from hindscan.intake import Intake, limits_of_runs
 from hindscan.outgoing import Sender
 from hindscan.reloading import Edition, Watch
 from hindscan.runner import LEASE_SECONDS, carry_out
-from hindscan.runs import codes, leases, outbox
+from hindscan.runs import codes, leases, outbox, waiting
 from hindscan.runs.retention import Retention
 
 if TYPE_CHECKING:
@@ -273,6 +273,7 @@ class Dispatcher:
         intake = Intake(edition.project, self._store, edition.specs)
         for spec, code in edition.jobs.values():
             codes.save_code(self._store, spec, code)
+        waiting.set_limits(self._store, limits_of_runs(edition.project, edition.specs))
         return intake
 
 

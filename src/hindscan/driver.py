@@ -49,6 +49,9 @@ def drive(workshop: Workshop, run: str, *, observe: Observer | None = None) -> R
         found = follow(workshop, run, observe=observe, while_running=True)
         if found.state in FINAL:
             return found
+        if claimed is None:
+            # It waits for its time, for its turn or for room.
+            time.sleep(LOOK_SECONDS)
 
 
 def follow(

@@ -31,14 +31,16 @@ from hindscan.history.snapshot import Position
 from hindscan.planning import ask
 from hindscan.runs.ledger import Decision, Entry, Recorded, Unreadable, record
 from hindscan.runs.tries import Place, Tries
+from hindscan.runs.waiting import Limit, Quiet
 
 if TYPE_CHECKING:
     from hindscan.config import Project
     from hindscan.events.event import Event
+    from hindscan.events.queue import Queue
     from hindscan.jobs.job import JobSpec
     from hindscan.runs.store import Store
 
-__all__ = ["Intake", "position_of"]
+__all__ = ["Intake", "limits_of_runs", "position_of"]
 
 _logger = logging.getLogger("hindscan.intake")
 
@@ -207,13 +209,18 @@ class Intake:
         if fault is not None:
             return Decision(trigger=trigger.name, outcome="quarantined", reason=fault)
         as_of = received.time if trigger.as_of == "event" else None
+        queue = trigger.queue
         try:
+            key = queue.key(event)
             request = ask(
                 self._project,
                 spec,
                 decided.parameters,
                 as_of=as_of,
                 position=msgspec.to_builtins(position) if position is not None and as_of is not None else None,
+                priority=queue.priority,
+                time_limit=queue.time_limit_seconds,
+                retries=queue.retries,
             )
         except HindscanError as error:
             return Decision(trigger=trigger.name, outcome="quarantined", reason=f"{type(error).__name__}: {error}")
@@ -224,7 +231,33 @@ class Intake:
             request=request,
             code=spec.code,
             not_before=received.time + lateness if lateness else 0,
+            # A renamed trigger goes on in the queue it had.
+            order_key=queue.order_key(trigger.was or trigger.name, event, _sequence(received)),
+            blocks=queue.blocks,
+            key=key,
+            supersede=queue.supersede,
+            quiet=_quiet(queue),
         )
+
+
+def limits_of_runs(project: Project, specs: Mapping[str, JobSpec]) -> dict[str, Limit]:
+    """Give how many runs of each trigger and job may run at once, by the names that the store has them under."""
+    limits = {f"job:{name}": Limit(total=spec.concurrency) for name, spec in specs.items()}
+    for name, trigger in project.triggers.items():
+        limits[f"trigger:{name}"] = Limit(total=trigger.queue.total, per_key=trigger.queue.per_key)
+    return limits
+
+
+def _quiet(queue: Queue) -> Quiet | None:
+    if queue.quiet_seconds is None:
+        return None
+    at_most = queue.at_most_seconds
+    return Quiet(for_=int(queue.quiet_seconds * 1e6), at_most=None if at_most is None else int(at_most * 1e6))
+
+
+def _sequence(received: Received) -> str:
+    """Name the sequence that an event came in: a partition of a topic, or the way in, which counts as one."""
+    return received.way if received.partition is None else f"{received.topic_id}/{received.partition}"
 
 
 def _log_quarantined(recorded: Recorded) -> None:

@@ -111,11 +111,28 @@ def carry_out(
             raise Fenced(
                 f"Working on run {run.id}: its lease must be held; it was lost, so another owner has it.", run=run.id
             )
-    moved = register.move(store, run.id, state, token=claimed.token, reason=reason, **values)
+    wait = _wait(workshop, run, values["error"]) if state == "failed" else None
+    if wait is not None:
+        reason = f"{reason}; tried again in {wait / 1e6:.3g} s"
+        moved = register.put_off(store, run, token=claimed.token, wait=wait, reason=reason, **values)
+    else:
+        moved = register.move(store, run.id, state, token=claimed.token, reason=reason, **values)
     faults.point("runner.moved")
-    if observe is not None and state != "pending":
-        observe(RunFinished(run=run.id, state=state, seconds=time.monotonic() - began))
+    if observe is not None and moved.state != "pending":
+        observe(RunFinished(run=run.id, state=moved.state, seconds=time.monotonic() - began))
     return moved
+
+
+def _wait(workshop: Workshop, run: Run, error: str) -> int | None:
+    """Tell how long a run that failed waits for its next try, as it or its job says; None: it stays failed."""
+    retries = run.request.retries
+    if retries is None:
+        try:
+            retries = _code_of(workshop, run)[0].retries
+        except HindscanError:
+            # Its code cannot be loaded, which is why it failed.
+            return None
+    return None if retries is None else retries.wait(run.id, run.failures + 1, error)
 
 
 def _attempt(
@@ -131,7 +148,8 @@ def _attempt(
             return "pending", {}, "its dispatcher was stopped"
         if keeper.why == "time":
             late = TimeLimitExceeded(
-                f"Working on run {run.id}: it must be done in {keeper.limit_seconds:g} s, the time limit of job {run.job}. Raise time_limit, or retry: "
+                f"Working on run {run.id}: it must be done in {keeper.limit_seconds:g} s, the time limit of "
+                f"{f'trigger {run.trigger}' if run.request.time_limit and run.trigger else f'job {run.job}'}. Raise time_limit, or retry: "
                 "what is computed is kept."
             )
             return "failed", {"error": "TimeLimitExceeded", "message": str(late)}, str(late)
@@ -154,7 +172,7 @@ def _work(workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observ
     run, project = claimed.run, workshop.project
     started_at = times.now()
     spec, code = _code_of(workshop, run)
-    keeper.limit(spec.time_limit)
+    keeper.limit(run.request.time_limit or spec.time_limit)
     snapshot = snapshots.load_snapshot(workshop.store, run.id)
     if snapshot is None:
         snapshot = snapshots.save_snapshot(workshop.store, run.id, pin(project, spec, run.request))

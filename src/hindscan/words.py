@@ -15,6 +15,7 @@ from hindscan import times
 from hindscan.errors import UsageError
 from hindscan.jobs.job import JobSpec
 from hindscan.runs.run import Run, RunRequest, State
+from hindscan.runs.waiting import Waiting
 
 __all__ = ["asker", "chosen_document", "job_document", "run_document", "state_of"]
 
@@ -28,8 +29,16 @@ def asker(way: str) -> str:
         return f"{way}:{os.getuid()}"
 
 
-def run_document(run: Run) -> dict[str, Any]:
-    """Describe a run; times are ISO 8601."""
+def run_document(run: Run, waiting: Waiting | None = None) -> dict[str, Any]:
+    """Describe a run; times are ISO 8601.
+
+    Parameters
+    ----------
+    run : Run
+        As the store has it.
+    waiting : Waiting, optional
+        Why it does not start.
+    """
     request = run.request
     event = None if run.event_id is None else {"source": run.event_source, "id": run.event_id, "trigger": run.trigger}
     return {
@@ -47,6 +56,11 @@ def run_document(run: Run) -> dict[str, Any]:
         "stop": request.stop,
         "event": event,
         "attempt": run.attempt,
+        "priority": request.priority,
+        "waiting": None
+        if waiting is None
+        else {"reason": waiting.reason, "run": waiting.run, "until": _time(waiting.until)},
+        "superseded_by": run.superseded_by,
         "created_at": times.to_text(run.created_at),
         "updated_at": times.to_text(run.updated_at),
         "requested_by": run.requested_by,

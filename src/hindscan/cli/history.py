@@ -14,6 +14,8 @@ from hindscan.errors import NotFound
 
 if TYPE_CHECKING:
     from hindscan.config import Project
+    from hindscan.runs.run import Run
+    from hindscan.runs.waiting import Waiting
 
 __all__ = ["cancel", "result", "retry", "runs", "show"]
 
@@ -33,13 +35,15 @@ def runs(*, job: str | None = None, state: str | None = None, limit: int = 20, o
     from hindscan import times
     from hindscan.runs.register import list_runs
     from hindscan.runs.store import open_store
+    from hindscan.runs.waiting import why_waiting
     from hindscan.words import run_document, state_of
 
     project = options.load()
     with open_store(project.store_url, project.root) as store:
         found = list_runs(store, job=job, state=state_of(state) if state else None, limit=limit)
+        waiting = {run.id: why_waiting(store, run) for run in found}
     if options.json:
-        print_document({"runs": [run_document(run) for run in found]})
+        print_document({"runs": [run_document(run, waiting[run.id]) for run in found]})
         return
     print_table(
         ("run", "job", "state", "asked by", "created", "message"),
@@ -50,11 +54,18 @@ def runs(*, job: str | None = None, state: str | None = None, limit: int = 20, o
                 run.state,
                 run.requested_by,
                 times.to_text(run.created_at)[:19],
-                (run.message or "").split("\n", 1)[0][:80],
+                _remark(run, waiting[run.id]),
             )
             for run in found
         ],
     )
+
+
+def _remark(run: Run, waiting: Waiting | None) -> str:
+    """Say in one line why a run waits or what became of it."""
+    if waiting is not None:
+        return f"waits: {waiting.reason}{f' ({waiting.run})' if waiting.run else ''}"
+    return (run.message or "").split("\n", 1)[0][:80]
 
 
 def show(run: str, /, *, options: Options = DEFAULTS) -> None:
@@ -71,21 +82,23 @@ def show(run: str, /, *, options: Options = DEFAULTS) -> None:
     from hindscan.runs.log import facts
     from hindscan.runs.register import get_run
     from hindscan.runs.store import open_store
+    from hindscan.runs.waiting import why_waiting
     from hindscan.words import run_document
 
     project = options.load()
     with open_store(project.store_url, project.root) as store:
         found = get_run(store, run)
+        document = run_document(found, why_waiting(store, found))
         logged = facts(store, run)
     if options.json:
         print_document(
             {
-                **run_document(found),
+                **document,
                 "facts": [{"number": f.seq, "at": f.at, **msgspec.to_builtins(f.fact)} for f in logged],
             }
         )
         return
-    print_table(("", ""), [(name, value) for name, value in run_document(found).items() if value not in (None, "", {})])
+    print_table(("", ""), [(name, value) for name, value in document.items() if value not in (None, "", {})])
     print()
     print_table(("at", "what"), [(times.to_text(f.at)[:23], _told(f.fact)) for f in logged])
 
@@ -102,7 +115,7 @@ def _told(fact: Any) -> str:
 
 
 def cancel(run: str, /, *, options: Options = DEFAULTS) -> None:
-    """Stop a run: at once if it waits; one that runs is ended on its workers.
+    """Stop a run: at once if it waits; one that runs is ended on its workers; one that failed lets those go that wait behind it.
 
     Parameters
     ----------

@@ -153,6 +153,7 @@ def run(
     stop: Stops = None,
     max_seconds: float | None = None,
     workers: int | None = None,
+    priority: int = 0,
     history: Histories = None,
     fresh: Flag = False,
     sweep: Flag = False,
@@ -180,6 +181,8 @@ def run(
         Draws no further when so long has been drawn.
     workers : int
         How many. Never shows in the result.
+    priority : int
+        Of the runs that may start those of a higher one do first.
     history : list of str
         NAME=OTHER reads another history in the place of one.
     sweep : bool
@@ -202,7 +205,7 @@ def run(
         spec, code = workshop.job(job)
         request = _typed(
             project, spec, parameters, history, window, seed=seed, draws=draws, stop=stop_rule(stop, max_seconds),
-            workers=workers, fresh=fresh, allow_failed=_allowance(allow_failed), sweep=sweep,
+            workers=workers, fresh=fresh, allow_failed=_allowance(allow_failed), priority=priority, sweep=sweep,
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
         opened = register.open_run(workshop.store, request, code=digest, requested_by=asker("cli"))

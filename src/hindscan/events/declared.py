@@ -10,7 +10,6 @@ project file is loaded and not when the first event comes.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import Any, Final, Literal
 
 from hindscan import times
 from hindscan.errors import ConfigError, FilterSyntaxError
+from hindscan.events import queue
 from hindscan.events.filters import Filter
 from hindscan.events.path import compile_path
 from hindscan.events.strict import json_fault, shown
@@ -35,11 +35,11 @@ _KEYS: Final = (
     "job",
     "parameters",
     "as_of",
-    "run_order",
     "strict",
     "lateness",
     "paused",
     "was",
+    *queue.KEYS,
 )
 #: Settings and sources that have their name but not yet their meaning. The only place that refuses them.
 _LATER_KEYS: Final = {
@@ -48,7 +48,6 @@ _LATER_KEYS: Final = {
     "time_zone": "the source cron",
 }
 _LATER_SOURCES: Final = ("cron", "files")
-_LATER_ORDERS: Final = ("partition", "subject")
 
 # "The topic's name must be 1 to 249 of these" (Kafka, org.apache.kafka.common.internals.Topic).
 _TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -92,11 +91,11 @@ def trigger_from_toml(name: str, table: Mapping[str, Any]) -> Trigger:
         parameters=_parameters(table.get("parameters", {}), faults),
         start=_start(table.get("start", "now"), faults),
         as_of=_as_of(table.get("as_of", "event"), faults),
-        run_order=_run_order(table.get("run_order", "none"), faults),
         strict=_flag("strict", table.get("strict", False), faults),
         lateness=_lateness(table.get("lateness", 0), faults),
         paused=_flag("paused", table.get("paused", False), faults),
         was=_was(name, table.get("was", ""), faults),
+        queue=queue.queue_from_toml(table, faults),
     )
     if faults:
         listed = "; ".join(f"triggers.{name}.{place}: {message}" for place, message in faults)
@@ -249,14 +248,6 @@ def _as_of(value: object, faults: _Faults) -> Literal["event"] | None:
     return None if value == "none" else "event"
 
 
-def _run_order(value: object, faults: _Faults) -> Literal["none"]:
-    if value in _LATER_ORDERS:
-        faults.append(("run_order", f'the order {value} is not available in this version of hindscan; there is "none"'))
-    elif value != "none":
-        faults.append(("run_order", f'it is "none", not {shown(value)}'))
-    return "none"
-
-
 def _flag(setting: str, value: object, faults: _Faults) -> bool:
     if not isinstance(value, bool):
         faults.append((setting, f"it is true or false, not {shown(value)}"))
@@ -270,13 +261,8 @@ def _was(name: str, value: object, faults: _Faults) -> str:
 
 
 def _lateness(value: object, faults: _Faults) -> timedelta:
-    seconds: float | None = None
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):  # what is no duration is a fault below, as what is no number is
-            seconds = times.duration(value) / 1e6
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = value
-    if seconds is None or not 0 <= seconds <= _MAX_LATENESS_SECONDS:
+    seconds = queue.seconds_from(value)
+    if seconds is None:
         faults.append(
             (
                 "lateness",
@@ -285,7 +271,3 @@ def _lateness(value: object, faults: _Faults) -> timedelta:
         )
         return timedelta(0)
     return timedelta(seconds=seconds)
-
-
-#: Beyond a year it is no lateness but a mistake in the unit.
-_MAX_LATENESS_SECONDS: Final = 366 * 86400

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hindscan.errors import EventError, MappingError
 from hindscan.events.filters import Filter
 from hindscan.events.path import Path
+from hindscan.events.queue import Queue
 from hindscan.events.strict import shown
 
 if TYPE_CHECKING:
@@ -94,8 +95,6 @@ class Trigger:
         Where a new trigger begins in its topics; an int is a time, microseconds since the epoch.
     as_of : "event" or None
         Whether its runs see history as of the event (the default), or as it is when they start (`as_of = "none"`).
-    run_order : str
-        "none": its runs go in any order.
     strict : bool
         Whether an absent attribute in a CESQL filter is an error.
     lateness : timedelta
@@ -104,6 +103,8 @@ class Trigger:
         Its events are decided and their runs recorded, but none of them starts.
     was : str
         The name it had: it goes on where that trigger stood in its topics. Empty: it had no other.
+    queue : Queue
+        In which order its runs go, how many at once, and what becomes of one that fails.
     """
 
     name: str
@@ -113,11 +114,11 @@ class Trigger:
     parameters: tuple[ParameterMapping, ...] = ()
     start: Literal["now", "earliest"] | int = "now"
     as_of: Literal["event"] | None = "event"
-    run_order: Literal["none"] = "none"
     strict: bool = False
     lateness: timedelta = timedelta(0)
     paused: bool = False
     was: str = ""
+    queue: Queue = field(default_factory=Queue)
 
     def listens_to(self, source: Source) -> bool:
         """Tell whether events of a source are for this trigger to decide."""

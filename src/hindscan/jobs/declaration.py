@@ -24,6 +24,7 @@ from hindscan.jobs.job import JobSpec, Parameter, Step, StepName
 from hindscan.jobs.language import parse
 from hindscan.jobs.lines import faulty_columns
 from hindscan.jobs.parameters import NAMED_OPTIONS, validate
+from hindscan.retries import retries_from
 
 __all__ = ["Declaration", "Streams", "read_declaration", "spec_of"]
 
@@ -86,6 +87,9 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_bytes: int | None = None
     max_slices: int | None = None
     time_limit: float | None = None
+    #: As of `hs.job`.
+    retries: int | dict[str, Any] | None = None
+    concurrency: int | None = None
 
     @property
     def streams(self) -> Streams:
@@ -171,6 +175,8 @@ def spec_of(declared: Declaration, digests: Mapping[StepName, str]) -> JobSpec:
         max_bytes=declared.max_bytes,
         max_slices=declared.max_slices,
         time_limit=declared.time_limit,
+        retries=None if declared.retries is None else retries_from(declared.retries),
+        concurrency=declared.concurrency,
         doc=" ".join(declared.doc.split("\n\n", 1)[0].split()),
         code="",
     )
@@ -212,7 +218,12 @@ def _faulty_names(declared: Declaration) -> Iterator[str]:
             yield f"env names {name}, which is given by hindscan"
     if declared.columns is not None and (not declared.columns or len(set(declared.columns)) < len(declared.columns)):
         yield "columns must name at least one column, and none twice"
-    for option in ("max_bytes", "max_slices", "time_limit"):
+    if declared.retries is not None:
+        try:
+            retries_from(declared.retries)
+        except ValueError as fault:
+            yield f"retries cannot be: {fault}"
+    for option in ("max_bytes", "max_slices", "time_limit", "concurrency"):
         value = getattr(declared, option)
         if value is not None and value <= 0:
             yield f"{option} must be positive, and is {value!r}"

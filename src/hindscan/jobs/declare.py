@@ -30,6 +30,7 @@ from hindscan.jobs.job import JobSpec, Parameter, Step, StepName, is_allowance
 from hindscan.jobs.language import describe
 from hindscan.jobs.parameters import NAMED_OPTIONS, evaluated, validate
 from hindscan.jobs.sampling import GeneratorName, Sampling, sampling_faults
+from hindscan.retries import retries_from
 
 __all__ = ["NAME", "Function", "Job", "job", "simulation"]
 
@@ -155,6 +156,8 @@ def job(
     max_slices: int | None = None,
     max_seconds: float | None = None,
     time_limit: float | None = None,
+    retries: int | Mapping[str, Any] | None = None,
+    concurrency: int | None = None,
     allow_failed: float | None = None,
 ) -> Callable[[Function], Job]:
     """Make a job of a function that is called for each slice of a history.
@@ -191,6 +194,10 @@ def job(
         A plan that would take a worker longer, as earlier runs of the job tell, is refused. Default: the project's.
     time_limit : float, optional
         Seconds a run may take. Default: no limit.
+    retries : int or mapping, optional
+        Further tries of a run that fails, or attempts, backoff, longest, jitter and on (see settings). Default: none.
+    concurrency : int, optional
+        How many of its runs a server runs at once. Default: any number.
     allow_failed : int or float, optional
         Slices that may fail for good and are then left out of the result, which says so: a share of all (below 1) or a number. Default: the project's, none.
 
@@ -202,7 +209,7 @@ def job(
     options = {
         "history": history, "tables": tables, "combine": combine, "by": by, "parts": parts, "order": order, "state": state, "whole": whole,
         "name": name, "max_bytes": max_bytes, "max_slices": max_slices, "max_seconds": max_seconds, "time_limit": time_limit,
-        "allow_failed": allow_failed,
+        "retries": retries, "concurrency": concurrency, "allow_failed": allow_failed,
     }  # fmt: skip
     return lambda function: Job(kind="scan", function=function, options=options)
 
@@ -223,6 +230,8 @@ def simulation(
     max_slices: int | None = None,
     max_seconds: float | None = None,
     time_limit: float | None = None,
+    retries: int | Mapping[str, Any] | None = None,
+    concurrency: int | None = None,
 ) -> Callable[[Function], Job]:
     """Make a simulation of a function that is called for each block of draws.
 
@@ -255,6 +264,10 @@ def simulation(
         A plan that would take a worker longer, as earlier runs of the job tell, is refused. Default: the project's.
     time_limit : float, optional
         Seconds a run may take. Default: no limit.
+    retries : int or mapping, optional
+        Further tries of a run that fails, or attempts, backoff, longest, jitter and on (see settings). Default: none.
+    concurrency : int, optional
+        How many of its runs a server runs at once. Default: any number.
 
     Returns
     -------
@@ -265,6 +278,7 @@ def simulation(
         "history": history, "tables": tables, "combine": combine, "name": name, "block_size": block_size, "draws": draws,
         "statistics": {} if statistics is None else statistics, "generator": generator, "sampling": sampling,
         "max_bytes": max_bytes, "max_slices": max_slices, "max_seconds": max_seconds, "time_limit": time_limit,
+        "retries": retries, "concurrency": concurrency,
     }  # fmt: skip
     return lambda function: Job(kind="simulation", function=function, options=options, calibrate=calibrate)
 
@@ -340,6 +354,8 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         max_slices=options["max_slices"],
         max_seconds=options["max_seconds"],
         time_limit=options["time_limit"],
+        retries=None if options["retries"] is None else retries_from(options["retries"]),
+        concurrency=options["concurrency"],
         allow_failed=options.get("allow_failed"),
         doc=_summary(declared.steps["slice"]),
         code="",
@@ -388,7 +404,12 @@ def _faulty_options(declared: Job, history: object, table: str | None) -> Iterat
         yield f"combine= must be 'concat' or left out, and is {options['combine']!r}; an own one is declared with @{declared.name}.combine"
     elif options["combine"] and "combine" in declared.steps:
         yield "it has both combine='concat' and a combine of its own; leave one out"
-    for option in ("max_bytes", "max_slices", "block_size", "draws"):
+    if options["retries"] is not None:
+        try:
+            retries_from(options["retries"])
+        except ValueError as fault:
+            yield f"retries= cannot be: {fault}"
+    for option in ("max_bytes", "max_slices", "block_size", "draws", "concurrency"):
         value = options.get(option)
         if value is not None and (type(value) is not int or value < 1):
             yield f"{option}= must be a positive whole number, and is {value!r}"

@@ -20,6 +20,7 @@ import msgspec
 
 from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.sampling import GeneratorName, Sampling
+from hindscan.retries import Retries
 
 __all__ = ["Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance"]
 
@@ -91,6 +92,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_seconds: float | None = None
     #: Seconds a run may take; None: no limit.
     time_limit: float | None = None
+    #: Whether a run that fails is tried again; None: it is not.
+    retries: Retries | None = None
+    #: How many of its runs may run at once; None: any number.
+    concurrency: int | None = None
     #: Slices that may fail for good: a share of all (a float below 1) or a number; None: the project's.
     allow_failed: int | float | None = None
     doc: str = ""

@@ -68,6 +68,7 @@ _HEADER: Final[dict[str, Any]] = {
     "max_bytes": _Count,
     "max_slices": _Count,
     "time_limit": Annotated[float, msgspec.Meta(gt=0)],
+    "concurrency": _Count,
 }
 
 
@@ -150,6 +151,7 @@ class _File:
             max_bytes=self._header.get("max_bytes"),
             max_slices=self._header.get("max_slices"),
             time_limit=self._header.get("time_limit"),
+            concurrency=self._header.get("concurrency"),
             doc=self._doc(),
             code=code.digest,
             file=file,

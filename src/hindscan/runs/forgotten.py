@@ -210,7 +210,7 @@ def _redact_run(connection: sa.Connection, run: Run) -> None:
     event: Sequence[str | None] = (run.event_source, run.event_id)
     if run.event_source is not None and run.event_id is not None and run.event_source != FORGOTTEN_SOURCE:
         event = forgotten_identity(run.event_source, run.event_id)
-    cleared = dict.fromkeys(("result", "snapshot", "order_key"))
+    cleared = dict.fromkeys(("result", "snapshot", "order_key", "key"))
     request = msgspec.json.encode(RunRequest(job=run.job)).decode()
     connection.execute(
         sa.update(runs)

@@ -1,8 +1,8 @@
 """Leases: who works on a run, and for how long that is believed without a sign of life.
 
-Keeps promises 4, 6 and 13. A claim takes the oldest pending run, raises its token and writes a lease; the owner renews it. A run whose lease has expired goes
-back to pending, and whoever still works on it finds out at the next heartbeat or move: the token is no longer the newest (`Fenced`). Of the runs with one order key
-only the oldest open one can be claimed, and only while none of them runs.
+Keeps promises 4, 6 and 13. A claim takes the first of the runs that may start (`waiting` says which), raises its token and writes a lease; the owner renews it. A run
+whose lease has expired goes back to pending, and whoever still works on it finds out at the next heartbeat or move: the token is no longer the newest (`Fenced`).
+Claims go one after another in both databases, so that what one has seen running is what is running when it takes its own.
 
 ::
 
@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from hindscan.errors import Fenced
 from hindscan.faults import point
 from hindscan.progress import StateChanged
-from hindscan.runs import log, outbox, register, schema
+from hindscan.runs import log, outbox, register, schema, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -48,7 +48,7 @@ class Claimed:
 def claim(
     store: Store, owner: str, lease_seconds: float, run: str | None = None, held: Collection[str] = ()
 ) -> Claimed | None:
-    """Take the oldest run that may start, or the one named.
+    """Take the first of the runs that may start, or the one named.
 
     Parameters
     ----------
@@ -69,18 +69,12 @@ def claim(
     runs = schema.runs
     now = store.now()
     expires_at = now + int(lease_seconds * 1_000_000)
-    query = sa.select(runs.c.id, runs.c.token).where(runs.c.state == "pending", runs.c.not_before <= now, _in_order())
-    if run is not None:
-        query = query.where(runs.c.id == run)
-    if held:
-        query = query.where(sa.or_(runs.c.trigger.is_(None), runs.c.trigger.not_in(sorted(held))))
-    query = query.order_by(runs.c.seq).limit(1)
     with store.read() as connection:
         # Owners ask often and mostly in vain: that must not take turns from those who write.
-        if connection.execute(query).first() is None:
+        if connection.execute(waiting.next_to_start(connection, now, run, held)).first() is None:
             return None
     with store.write(turn="claim") as connection:
-        found = connection.execute(query).first()
+        found = connection.execute(waiting.next_to_start(connection, now, run, held)).first()
         if found is None:
             return None
         chosen, token = str(found[0]), int(found[1]) + 1
@@ -101,16 +95,6 @@ def claim(
         outbox.announce(connection, taken, now)
     point("store.claimed")
     return Claimed(run=taken, token=token, owner=owner, expires_at=expires_at)
-
-
-def _in_order() -> sa.ColumnElement[bool]:
-    """Hold back a run while another of its key runs or an earlier one waits."""
-    runs, other = schema.runs, schema.runs.alias("other")
-    same = other.c.order_key == runs.c.order_key
-    # Two questions, because each is one step in the index (order_key, state, seq).
-    is_running = sa.exists().where(same, other.c.state == "running")
-    waits_longer = sa.exists().where(same, other.c.state == "pending", other.c.seq < runs.c.seq)
-    return sa.or_(runs.c.order_key.is_(None), sa.and_(~is_running, ~waits_longer))
 
 
 def heartbeat(store: Store, claimed: Claimed, lease_seconds: float) -> bool:

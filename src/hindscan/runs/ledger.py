@@ -34,6 +34,7 @@ from hindscan.runs.forgotten import forgotten_among
 from hindscan.runs.register import new_run_id, run_row
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import blames_a_row, insert_many, keys_in_parts
+from hindscan.runs.waiting import Coming, Quiet, enqueue
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,10 +72,20 @@ class Decision:
     #: Of a replay: the run of the original, and the digest of the snapshot it is to read; None: it pins its own.
     parent: str | None = None
     snapshot: str | None = None
+    #: While the run is failed no later run of its order key starts.
+    blocks: bool = False
+    #: What runs of the trigger are counted, replaced and gathered by.
+    key: str | None = None
+    #: The run takes the place of those of its key that wait.
+    supersede: bool = False
+    #: The event shares the run of its key that waits for quiet, or opens one that does.
+    quiet: Quiet | None = None
 
     def __post_init__(self) -> None:
         if (self.outcome == "matched") != (self.request is not None):
             raise ValueError(f"a decision has a request if and only if it is matched; found {self.outcome}")
+        if (self.supersede or self.quiet is not None) and self.key is None:
+            raise ValueError("a run that takes the place of others, or is shared, needs the key it does so by")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -344,25 +355,44 @@ def _write_decisions(connection: sa.Connection, entries: Sequence[Entry], now: i
             if redrive and outcome == "quarantined":
                 _replace_decision(connection, key, decisions[key], proposed[key][2], now)
                 stored[key] = proposed[key]
-    opened = [
-        run_row(
-            run=run,
-            request=decisions[key].request,
-            now=now,
-            code=decisions[key].code,
-            trigger=key[0],
-            event=key[1:],
-            order_key=decisions[key].order_key,
-            not_before=decisions[key].not_before,
-            parent=decisions[key].parent,
-            requested_by=f"trigger:{key[0]}",
-        )
-        | {"snapshot": decisions[key].snapshot}
-        for key, (_, _, run, mine) in stored.items()
-        if mine and run is not None
+    coming = [
+        _coming(key, decisions[key], run, now) for key, (_, _, run, mine) in stored.items() if mine and run is not None
     ]
-    insert_many(connection, schema.runs, opened)
+    joined = enqueue(connection, coming, now)
+    if joined:
+        _share(connection, stored, joined)
     return stored
+
+
+def _coming(key: _Key, decision: Decision, run: str, now: int) -> Coming:
+    row = run_row(
+        run=run,
+        request=decision.request,
+        now=now,
+        code=decision.code,
+        trigger=key[0],
+        event=key[1:],
+        order_key=decision.order_key,
+        not_before=decision.not_before,
+        parent=decision.parent,
+        requested_by=f"trigger:{key[0]}",
+        blocks=decision.blocks,
+        key=decision.key,
+    )
+    return Coming(row=row | {"snapshot": decision.snapshot}, supersede=decision.supersede, quiet=decision.quiet)
+
+
+def _share(connection: sa.Connection, stored: _Stored, joined: dict[str, str]) -> None:
+    """Let the decisions of events that share a run name that one."""
+    table = schema.decisions
+    for key, (outcome, reason, run, _) in stored.items():
+        if run in joined:
+            connection.execute(
+                sa.update(table)
+                .where(table.c.trigger == key[0], table.c.source == key[1], table.c.id == key[2])
+                .values(run=joined[run])
+            )
+            stored[key] = (outcome, reason, joined[run], False)
 
 
 def _decision_row(key: _Key, decision: Decision, run: str | None, now: int) -> dict[str, object]:

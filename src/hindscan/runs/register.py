@@ -41,6 +41,7 @@ __all__ = [
     "move",
     "new_run_id",
     "open_run",
+    "put_off",
     "refuse_forgotten",
     "reopen_run",
     "request_cancel",
@@ -146,6 +147,8 @@ def reopen_run(
     event: tuple[str, str],
     order_key: str | None,
     not_before: int,
+    blocks: bool,
+    key: str | None,
 ) -> bool:
     """Open the run that a decision names and that is not there, under its own id; tell whether it was opened here.
 
@@ -168,6 +171,8 @@ def reopen_run(
             order_key=order_key,
             not_before=not_before,
             requested_by=f"trigger:{trigger}",
+            blocks=blocks,
+            key=key,
         )
         opened = insert_many(connection, schema.runs, [row]) == 1
     point("store.opened")
@@ -203,6 +208,8 @@ def run_row(
     order_key: str | None = None,
     not_before: int = 0,
     requested_by: str = "",
+    blocks: bool = False,
+    key: str | None = None,
 ) -> dict[str, object]:
     """Make the row of a pending run."""
     if request is None:
@@ -222,12 +229,15 @@ def run_row(
         "order_key": order_key,
         "not_before": not_before,
         "requested_by": requested_by,
+        "blocks": int(blocks),
+        "key": key,
+        "rank": -request.priority,
     }
 
 
 _request = msgspec.json.Decoder(RunRequest)
 _FIELDS: Final = tuple(
-    name for name in Run.__struct_fields__ if name not in ("request", "cancel_requested", "forgotten")
+    name for name in Run.__struct_fields__ if name not in ("request", "cancel_requested", "forgotten", "blocks")
 )
 
 
@@ -237,6 +247,7 @@ def from_row(row: sa.RowMapping) -> Run:
         **{name: row[name] for name in _FIELDS},
         request=_request.decode(row["request"]),
         cancel_requested=row["cancel_requested_at"] is not None,
+        blocks=bool(row["blocks"]),
         forgotten=row["forgotten_at"] is not None,
     )
 
@@ -361,6 +372,27 @@ def move(
     return moved
 
 
+def put_off(store: Store, run: Run, *, token: int, wait: int, error: str, message: str, reason: str) -> Run:
+    """Let a run that failed wait for its next try; it keeps its claim's end, its error and its place among the runs of its key.
+
+    Parameters
+    ----------
+    wait : int
+        How long, in microseconds.
+
+    Raises
+    ------
+    hindscan.errors.Fenced
+        The run runs under another claim, or no longer under this one.
+    """
+    now = store.now()
+    values = {"error": error, "message": message, "failures": run.failures + 1, "not_before": now + wait}
+    with store.write() as connection:
+        moved = move_in(connection, run.id, "pending", now=now, token=token, reason=reason, values=values)
+    point("store.moved")
+    return moved
+
+
 def move_in(
     connection: sa.Connection,
     run: str,
@@ -409,12 +441,12 @@ def _fenced(row: sa.RowMapping, state: State, token: int | None) -> Fenced:
 
 
 def request_cancel(store: Store, run: str) -> Run:
-    """Cancel a run that waits, at once; ask the owner of one that runs to stop it.
+    """Cancel a run that waits, at once; ask the owner of one that runs to stop it; let those go that wait behind a failed one.
 
     Raises
     ------
     hindscan.errors.Conflict
-        It is in a final state.
+        It is in a final state and holds no other back.
     """
     now = store.now()
     with store.write() as connection:
@@ -426,6 +458,10 @@ def request_cancel(store: Store, run: str) -> Run:
             .values(cancel_requested_at=sa.func.coalesce(table.c.cancel_requested_at, now))
         )
         row = _row(connection, run)
+        if row["state"] == "failed" and row["blocks"]:
+            values = {"error": row["error"], "message": row["message"]}
+            reason = "cancelled: it holds back no other run of its key any more"
+            return move_in(connection, run, "cancelled", now=now, token=None, reason=reason, values=values)
         if row["state"] in FINAL:
             raise Conflict(
                 f"While cancelling run {run}: it must be pending or running; it is {row['state']}. There is nothing left to cancel.",
@@ -458,7 +494,10 @@ def retry(store: Store, run: str) -> Run:
     hindscan.errors.Conflict
         It has not failed and was not cancelled.
     """
-    cleared: dict[str, Any] = {"error": None, "message": None, "result": None, "cancel_requested_at": None}
+    cleared: dict[str, Any] = {
+        "error": None, "message": None, "result": None, "cancel_requested_at": None,
+        "failures": 0, "not_before": 0, "superseded_by": None,
+    }  # fmt: skip
     with store.write() as connection:
         row = _row(connection, run)
         refuse_forgotten(from_row(row), "Retrying")

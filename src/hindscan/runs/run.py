@@ -8,7 +8,8 @@ reason. `runs.store` writes moves only under the run's fencing token (promise 4)
     pending ──> running ──> succeeded
        │           │──────> failed ──(retry)──> pending
        └───────────┴──────> cancelled ──(retry)──> pending
-    running ──(owner died)──> pending
+    running ──(owner died, or its error is tried again)──> pending
+    failed ──(lets those behind it go)──> cancelled
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 
 from hindscan.errors import Conflict
 from hindscan.history.snapshot import OffsetRange
+from hindscan.retries import Retries
 
 __all__ = ["FINAL", "MOVES", "Run", "RunRequest", "Settled", "State", "check_move"]
 
@@ -28,7 +30,7 @@ MOVES: dict[State, frozenset[State]] = {
     "pending": frozenset({"running", "failed", "cancelled"}),
     "running": frozenset({"pending", "succeeded", "failed", "cancelled"}),
     "succeeded": frozenset(),
-    "failed": frozenset({"pending"}),
+    "failed": frozenset({"pending", "cancelled"}),
     "cancelled": frozenset({"pending"}),
 }
 #: States in which nothing goes on.
@@ -90,6 +92,12 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     allow_failed: int | float | None = None
     #: Of a sweep: values of the swept parameters, point by point; `parameters` has the others.
     points: tuple[dict[str, object], ...] = ()
+    #: Runs of a higher one are started first.
+    priority: int = 0
+    #: Seconds it may take; None: the job's.
+    time_limit: float | None = None
+    #: Whether it is tried again when it fails; None: the job's.
+    retries: Retries | None = None
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +124,16 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     requested_by: str = ""
     #: Runs with one key go strictly one after another (promise 13).
     order_key: str | None = None
+    #: What its trigger counts, replaces and gathers its runs by.
+    key: str | None = None
+    #: While it is failed no later run of its key starts.
+    blocks: bool = False
+    #: Tries that failed since it was opened or retried by hand.
+    failures: int = 0
+    #: It starts no earlier than this.
+    not_before: int = 0
+    #: The run of a newer event that took its place.
+    superseded_by: str | None = None
     #: Somebody asked its owner to stop.
     cancel_requested: bool = False
     #: What it was asked for and what came of it was deleted on request: it can be neither retried nor rerun.

@@ -41,6 +41,7 @@ __all__ = [
     "facts",
     "idempotency",
     "leases",
+    "limits",
     "metadata",
     "outbox",
     "outlets",
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 #: The newest revision in `migrations/versions`; a store that has it is opened without loading Alembic.
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 
 metadata = MetaData()
 
@@ -218,17 +219,41 @@ runs = Table(
     Column("not_before", BigInteger, nullable=False, server_default="0"),
     # Set while it runs; its owner sees it at the next heartbeat (promise 11).
     Column("cancel_requested_at", BigInteger),
+    # 1: while it is failed no later run of its order key starts.
+    Column("blocks", Integer, nullable=False, server_default="0"),
+    # What the trigger counts, replaces and gathers its runs by; null where it does none of this.
+    Column("key", Text),
+    # Minus the priority: lower goes first, so that one ascending index serves the claim.
+    Column("rank", Integer, nullable=False, server_default="0"),
+    # Tries that failed since it was opened or retried by hand.
+    Column("failures", Integer, nullable=False, server_default="0"),
+    # The run of a newer event that took its place in the queue.
+    Column("superseded_by", Text),
     # What it was asked for and what came of it was deleted on request: nobody may do it again.
     Column("forgotten_at", BigInteger),
     UniqueConstraint("id", name="runs_id"),
     CheckConstraint("state IN ('pending', 'running', 'succeeded', 'failed', 'cancelled')", name="runs_state"),
-    # The claim looks for the oldest pending run, the sweep for running ones.
+    # `hindscan runs --state`, and the claim's look at what is running.
     Index("runs_by_state", "state", "seq"),
+    # The claim goes through what waits in this order; with the state, or SQLite would take the index above and sort.
+    Index("runs_to_claim", "state", "rank", "seq", **_where("state = 'pending'")),
+    # A newer event looks for the waiting runs of its key.
+    Index("runs_waiting_by_key", "trigger", "key", **_where("state = 'pending' AND key IS NOT NULL")),
     # `hindscan runs --job`, `result JOB@latest`.
     Index("runs_by_job", "job", "seq"),
     # The claim asks whether a run of the same key is running, or an earlier one pending.
     Index("runs_by_order_key", "order_key", "state", "seq", **_where("order_key IS NOT NULL")),
     sqlite_autoincrement=True,
+)
+
+#: How many runs of one trigger or job may run at once. Apart from `runs`: a changed setting counts for what waits already.
+limits = Table(
+    "limits",
+    metadata,
+    # trigger:NAME or job:NAME.
+    Column("name", Text, primary_key=True),
+    Column("total", Integer),
+    Column("per_key", Integer),
 )
 
 #: Who works on a run and until when it counts as alive. Apart from `runs`, so that a heartbeat touches one small row.

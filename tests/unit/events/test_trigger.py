@@ -46,7 +46,7 @@ def faults(**changes) -> dict[str, str]:
 def test_the_trigger_of_the_design_is_read() -> None:
     read = trigger_from_toml("scan_on_close", tomllib.loads(WRITTEN))
     assert read.sources == (Source(kind="kafka", cluster="default", topic="auction-events"),)
-    assert (read.name, read.job, read.start, read.as_of, read.run_order, read.strict) == (
+    assert (read.name, read.job, read.start, read.as_of, read.queue.order, read.strict) == (
         "scan_on_close", "bidder_scan", "now", "event", "none", False,
     )  # fmt: skip
     assert read.listens_to(Source(kind="kafka", cluster="default", topic="auction-events"))
@@ -188,9 +188,18 @@ def test_a_source_that_is_none_is_refused_by_name(on, message) -> None:
         ("start", [], '"now", "earliest" or a time'),
         ("as_of", "ignore", 'it is "event" (history as of the event) or "none"'),
         ("as_of", [], 'it is "event"'),
-        ("run_order", "partition", "the order partition is not available in this version of hindscan"),
-        ("run_order", "subject", "is not available in this version"),
-        ("run_order", "any", 'it is "none"'),
+        ("run_order", "any", "it is one of 'none', 'partition', 'subject', not"),
+        ("on_failed", "skip", 'run_order is "none"'),
+        ("concurrency", 0, "it is a whole number from 1 to"),
+        ("key", "data.[", "column 7"),
+        ("key", "data.a", "concurrency.per_key, supersede and debounce go by"),
+        ("supersede", 1, "it is true or false"),
+        ("debounce", "soon", 'a text such as "30s"'),
+        ("priority", 1.5, "it is a whole number"),
+        ("time_limit", 0, "a number of seconds above 0"),
+        ("retries", -1, "attempts must be from 1 to 100"),
+        ("retries", {"on": ["Nothing"]}, "none are tried again of Nothing"),
+        ("retries", {"jitter": 2}, "jitter must be from 0 to 1"),
         ("strict", "yes", "it is true or false"),
         ("lateness", "soon", "a number of seconds"),
         ("lateness", -1, "a number of seconds"),
