@@ -8,7 +8,7 @@ The HTTP edge sees none of this but a `desk.StoreDesk`.
 
 ::
 
-    Kafka, HTTP -> Intake -> store -> slots -> runner -> result
+    Kafka, HTTP, schedules, files -> Intake -> store -> slots -> runner -> result
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from hindscan.runs import codes, leases
 
 if TYPE_CHECKING:
     from hindscan.events.kafka import KafkaListener
+    from hindscan.events.watcher import Watcher
     from hindscan.workshop import Workshop
 
 __all__ = ["Dispatcher"]
@@ -71,7 +72,7 @@ class Dispatcher:
         self._wake = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._faults: dict[str, str] = {}
-        self._listeners: list[KafkaListener] = []
+        self._listeners: list[KafkaListener | Watcher] = []
         self.desk = StoreDesk(self._project, self._store, specs, self._intake, notify=self._notify, faults=self._faults)
 
     # --- Life -------------------------------------------------------------------------------------------------------
@@ -141,15 +142,21 @@ class Dispatcher:
             self._wake.notify()
 
     def _listen(self) -> None:
-        """Enter one listener for each cluster with triggers; runs are worked on only while events are taken."""
+        """Enter one listener for each cluster with triggers, one for schedules and one for each trigger of files; runs are worked on only while events are taken."""
         from hindscan.listening import listeners
+        from hindscan.watching import watchers
 
-        for listener in listeners(self._project, self._store, self._intake):
+        all_of_them: list[KafkaListener | Watcher] = [
+            *listeners(self._project, self._store, self._intake),
+            *watchers(self._project, self._store, self._intake, self._notify),
+        ]
+        for listener in all_of_them:
             listener.__enter__()
             self._listeners.append(listener)
 
     def _watch_listeners(self) -> None:
         for listener in self._listeners:
-            name = f"kafka {listener.cluster}"
             if listener.error is not None:
-                self._faults[name] = str(listener.error)
+                self._faults[listener.name] = str(listener.error)
+            else:
+                self._faults.pop(listener.name, None)

@@ -61,6 +61,7 @@ class Intake:
             raise NotFound(f"Setting up triggers: each must run a declared job; {'; '.join(unknown)}. Jobs: {known}.")
         self._project, self._store = project, store
         self._specs = specs
+        self._triggers = triggers
         self._by_source: dict[Source, list[Trigger]] = {}
         for trigger in triggers.values():
             for source in trigger.sources:
@@ -93,7 +94,7 @@ class Intake:
         position = _position(received)
         listening = [
             trigger
-            for trigger in self._by_source.get(_source(received), ())
+            for trigger in self._listening(received)
             if position is None
             or position.offset >= starts.get((trigger.name, position.topic_id, position.partition), 0)
         ]
@@ -118,12 +119,22 @@ class Intake:
             received_at=received.received_at,
         )
 
+    def _listening(self, received: Received) -> list[Trigger]:
+        if received.trigger is not None:
+            return [self._triggers[received.trigger]]
+        listening = self._by_source.get(_source(received), [])
+        # What is posted to all is a CloudEvent; bodies that are none are posted to the one trigger that says what they are.
+        return [trigger for trigger in listening if trigger.wrapping is None] if received.way == "http" else listening
+
     def _decision(self, trigger: Trigger, received: Received, event: Event, position: Position | None) -> Decision:
         spec = self._specs[trigger.job]
         decided = decide(trigger, event, [parameter.name for parameter in spec.parameters if not parameter.required])
         if decided.outcome != "matched":
             return Decision(trigger=trigger.name, outcome=decided.outcome, reason=decided.reason)
         as_of = received.time if trigger.as_of == "event" else None
+        if received.way != "kafka":
+            # A schedule stands at its instants; that is no place in the log of a history.
+            position = None
         try:
             request = ask(
                 self._project,

@@ -11,17 +11,19 @@ partition from the furthest behind of its triggers; a trigger never decides abou
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from hindscan import faults
 from hindscan.errors import ConfigError, SourceMissing
 from hindscan.events.kafka import KafkaListener
+from hindscan.events.wrapping import wrap
 from hindscan.kafka import describe_topics, find_offsets
 from hindscan.runs.positions import Place, places, start_at
 
 if TYPE_CHECKING:
     from hindscan.config import Project
-    from hindscan.events.received import Received
+    from hindscan.events.received import Received, Wrapped
     from hindscan.events.trigger import Trigger
     from hindscan.intake import Intake
     from hindscan.runs.store import Store
@@ -87,7 +89,25 @@ def _listener(
         record,
         position,
         cluster=cluster,
+        wrapped={topic: wrapped for topic, triggers in topics.items() if (wrapped := _wrapped(project, triggers[0]))},
     )
+
+
+def _wrapped(project: Project, trigger: Trigger) -> Wrapped | None:
+    """Say how events are made of the records that a trigger listens to; those of a topic are alike for all of its triggers."""
+    wrapping = trigger.wrapping
+    if wrapping is None:
+        return None
+    if wrapping.format != "avro":
+        return partial(wrap, wrapping)
+    from hindscan.history.values import avro_values
+
+    if wrapping.registry not in project.registries:
+        declared = ", ".join(sorted(project.registries)) or "none"
+        raise ConfigError(
+            f"Setting up trigger {trigger.name!r}: the schema registry {wrapping.registry} must be declared as [registry.NAME]. Declared: {declared}."
+        )
+    return partial(wrap, wrapping, read=avro_values(project.registries[wrapping.registry], wrapping.registry))
 
 
 def resolve_starts(

@@ -34,6 +34,7 @@ from sqlalchemy import (
 
 __all__ = [
     "REVISION",
+    "baselines",
     "codes",
     "decisions",
     "events",
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 #: The newest revision in `migrations/versions`; a store that has it is opened without loading Alembic.
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 
 metadata = MetaData()
 
@@ -283,6 +284,18 @@ positions = Table(
     Column("next_offset", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     PrimaryKeyConstraint("trigger", "cluster", "topic", "topic_id", "partition", name="positions_once"),
+)
+
+#: What a trigger of files found when it began, and so does not start runs for; explicit before its first look. One row: it is whole or not there.
+baselines = Table(
+    "baselines",
+    metadata,
+    Column("trigger", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    # Names of versions, one a line, compressed: a lake has many.
+    Column("versions", LargeBinary, nullable=False),
+    Column("began_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("trigger", "source", name="baselines_once"),
 )
 
 #: A client's Idempotency-Key and the run it opened: a repeated request gets the same run, another one under the key is refused.

@@ -1,0 +1,21 @@
+"""0002: what was there when a trigger of files began."""
+
+from __future__ import annotations
+
+from alembic import op
+from sqlalchemy import BigInteger, Column, LargeBinary, PrimaryKeyConstraint, Text
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Make the table."""
+    op.create_table(
+        "baselines",
+        Column("trigger", Text, nullable=False),
+        Column("source", Text, nullable=False),
+        Column("versions", LargeBinary, nullable=False),
+        Column("began_at", BigInteger, nullable=False),
+        PrimaryKeyConstraint("trigger", "source", name="baselines_once"),
+    )
