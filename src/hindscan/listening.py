@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hindscan.intake import Intake
     from hindscan.runs.store import Store
 
-__all__ = ["listeners", "resolve_starts"]
+__all__ = ["listeners", "resolve_starts", "wrapped_by"]
 
 
 def listeners(project: Project, store: Store, intake: Intake) -> list[KafkaListener]:
@@ -89,12 +89,18 @@ def _listener(
         record,
         position,
         cluster=cluster,
-        wrapped={topic: wrapped for topic, triggers in topics.items() if (wrapped := _wrapped(project, triggers[0]))},
+        wrapped={topic: wrapped for topic, triggers in topics.items() if (wrapped := wrapped_by(project, triggers[0]))},
     )
 
 
-def _wrapped(project: Project, trigger: Trigger) -> Wrapped | None:
-    """Say how events are made of the records that a trigger listens to; those of a topic are alike for all of its triggers."""
+def wrapped_by(project: Project, trigger: Trigger) -> Wrapped | None:
+    """Say how events are made of what a trigger listens to, if it is no CloudEvents; the records of a topic are alike for all of its triggers.
+
+    Raises
+    ------
+    hindscan.errors.ConfigError
+        The trigger names a registry that is not declared.
+    """
     wrapping = trigger.wrapping
     if wrapping is None:
         return None

@@ -88,7 +88,8 @@ class TestOpening:
             connection.execute(sa.text("UPDATE alembic_version SET version_num = '0777'"))
             connection.execute(sa.text("UPDATE store SET value = '9.9.9' WHERE name = 'hindscan'"))
         with pytest.raises(
-            StoreTooNew, match=r"knows its revisions up to 0001; found 0777, written by hindscan 9\.9\.9\. Upgrade"
+            StoreTooNew,
+            match=rf"knows its revisions up to {schema.REVISION}; found 0777, written by hindscan 9\.9\.9\. Upgrade",
         ):
             open_store(store_url, tmp_path)
 
@@ -129,14 +130,14 @@ class TestOpening:
         steps: list[str] = []
 
         def migrate(connection: sa.Connection) -> None:
-            connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+            connection.execute(sa.text(f"UPDATE alembic_version SET version_num = '{schema.REVISION}'"))
             steps.append("migrated")
             if len(steps) == 1:
                 raise KeyboardInterrupt
 
         with open_store(store_url, tmp_path) as store, store.write() as connection:
             connection.execute(sa.text("UPDATE alembic_version SET version_num = '0000'"))
-        monkeypatch.setattr(migration, "REVISIONS", ("0000", "0001"))
+        monkeypatch.setattr(migration, "REVISIONS", ("0000", *migration.REVISIONS))
         monkeypatch.setattr(migration, "_migrate", migrate)
         with pytest.raises(KeyboardInterrupt):
             open_store(store_url, tmp_path)

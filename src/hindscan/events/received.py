@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Received", "Wrapped", "received_from_kafka", "received_over_http"]
 
 #: Makes the events of a value at a place; raises `InvalidEvent`.
-Wrapped: TypeAlias = "Callable[[bytes | None, RecordPlace], list[Event]]"
+Wrapped: TypeAlias = "Callable[[bytes | None, RecordPlace | None], list[Event]]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,9 +141,9 @@ def received_from_kafka(
     ]
 
 
-def received_over_http(event: Event) -> Received:
-    """Make an event what was received; one that cannot be parsed never gets here."""
-    return Received(event=event, way="http", received_at=times.now())
+def received_over_http(event: Event, trigger: str | None = None) -> Received:
+    """Make an event what was received, by all triggers or by one; one that cannot be parsed never gets here."""
+    return Received(event=event, way="http", trigger=trigger, received_at=times.now())
 
 
 def _faults(fault: InvalidEvent) -> tuple[str, ...]:

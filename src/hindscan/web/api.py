@@ -93,6 +93,11 @@ def _add_events(app: FastAPI, desk: Desk) -> None:
         # The store is synchronous: a thread waits for it, never the loop.
         return _Json(await run_in_threadpool(desk.receive, events), 202)
 
+    @app.post("/events/{trigger}", status_code=202, tags=["events"])
+    async def receive_body(trigger: str, request: Request) -> Response:
+        """Take a body that is no CloudEvent, as this trigger declares it."""
+        return _Json(await run_in_threadpool(desk.receive_body, trigger, await request.body()), 202)
+
     @app.options("/events", tags=["events"])
     def handshake(
         origin: Annotated[str | None, Header(alias="WebHook-Request-Origin")] = None,

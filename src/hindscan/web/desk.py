@@ -22,6 +22,10 @@ class Desk(Protocol):
         """Record events and what they start, durably, before returning: ``runs``, ``existing``, ``quarantined``."""
         ...
 
+    def receive_body(self, trigger: str, body: bytes) -> dict[str, list[str]]:
+        """Record what a body that is no CloudEvent starts, as the trigger declares it; answers as `receive` does."""
+        ...
+
     def jobs(self) -> list[dict[str, Any]]:
         """Describe the declared jobs."""
         ...

@@ -47,7 +47,9 @@ def test_what_is_not_recorded_is_given_again(tmp_path: Path) -> None:
     arrived.look()
     (first,), (second,) = arrived.look(), arrived.look()
     assert first == second
-    (other,) = [arrivals(tmp_path).look(), (again := arrivals(tmp_path)).look(), again.look()][2]
+    again = arrivals(tmp_path)
+    again.look()
+    (other,) = again.look()
     assert (other.identity, other.data) == (first.identity, first.data)
 
 
