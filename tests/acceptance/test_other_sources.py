@@ -174,6 +174,8 @@ def test_records_of_kafka_that_are_no_cloudevents_are_wrapped_or_quarantined(
         other = {**made, "responseElements": {"x-amz-request-id": "r2", "x-amz-id-2": "h"}}
         gone = {**other, "eventName": "ObjectRemoved:Delete"}
         with serve(sample, **env) as server, server.client() as client:
+            # The client asks three times; then the record waits, and is asked for again.
+            registry.broken += [503] * 4
             produce(plain, b'{"closed_at": "2020-06-01T00:00:00Z", "category": "cars"}', b'{"category": "cars"}', b"{")
             produce(avro, value.getvalue(), b"no avro")
             produce(
