@@ -87,7 +87,8 @@ def _schedule(store: Store, trigger: Trigger, source: Source) -> _Schedule:
     now = store.now() // 1_000_000
     # A schedule has no beginning: "earliest" is from now on, too.
     start = -(-trigger.start // 1_000_000) if isinstance(trigger.start, int) else now + 1
-    mine = [at for at in places(store, trigger.name) if (at.topic, at.topic_id) == (source.text, trigger.time_zone)]
+    here = ("", source.text, trigger.time_zone)
+    mine = [at for at in places(store, trigger.name) if (at.cluster, at.topic, at.topic_id) == here]
     if not mine:
         begun = Place(
             trigger=trigger.name,

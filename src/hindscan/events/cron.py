@@ -5,7 +5,8 @@ forth, so there are two rules, Debian's. Where minute or hour begins with `*`, t
 repeated hour twice and in the skipped one never. Where both are given, each matching wall clock ticks once: a repeated one when it comes first, a skipped one at the
 first minute there is after it.
 
-The only user of cronsim, and only for wall clocks: with time zones it does not end where the clocks are set forward at midnight.
+The only user of cronsim, and only for wall clocks: with time zones it leaves out ticks of, or never comes
+back from, days on which clocks that are not whole hours from UTC are set.
 
 ::
 

@@ -1,4 +1,4 @@
-"""0002: what was there when a trigger of files began."""
+"""0002: what was there when a trigger of files began, so that it starts runs only for what came later. Why each column is there stands in `runs.schema`."""
 
 from __future__ import annotations
 
