@@ -167,6 +167,7 @@ def test_files_that_are_there_are_ignored_or_taken_and_later_ones_are_one_run_ea
     for _ in range(3):
         look(first)
         look(second)
+    woken = at.woken
     third = at.dispatcher()
     look(third)
     look(third)
@@ -180,6 +181,8 @@ def test_files_that_are_there_are_ignored_or_taken_and_later_ones_are_one_run_ea
         "since": ["b.parquet", "c.parquet"],
     }
     assert len(list_events(at.store)) == 3
+    # What is recorded is not even looked at again.
+    assert at.woken == woken
 
 
 def test_a_folder_that_is_not_there_is_empty_and_its_first_file_counts(bench: Any, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from hindscan import times
 from hindscan.errors import SourceChanged
+from hindscan.events.attributes import disallowed_character
 from hindscan.events.event import Event
 from hindscan.files import FoundFile, Place, find, listing_root, look
 
@@ -39,7 +40,7 @@ def versions(place: Place) -> list[FoundFile]:
 
 def version_id(file: FoundFile) -> str:
     """Name one version of one file."""
-    return f"{file.path}@{file.identity.removeprefix(_MTIME)}-{file.size}"
+    return f"{_attribute(file.path)}@{file.identity.removeprefix(_MTIME)}-{file.size}"
 
 
 class Arrivals:
@@ -97,7 +98,7 @@ class Arrivals:
             id=name,
             source=event_source(self._text),
             type="hindscan.file",
-            subject=file.path,
+            subject=_attribute(file.path),
             time=times.to_datetime(changed_at(file)),
             data=data,
         )
@@ -117,6 +118,11 @@ def event_source(text: str) -> str:
 def changed_at(file: FoundFile) -> int:
     """Tell when a listed file was last changed, microseconds since the epoch."""
     return int(file.identity.removeprefix(_MTIME)) // 1000
+
+
+def _attribute(path: str) -> str:
+    """Write a path as an attribute can have it: nobody is kept from naming a file with a line feed."""
+    return path if disallowed_character(path) is None else quote(path)
 
 
 def _folder(text: str) -> str:

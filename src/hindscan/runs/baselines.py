@@ -13,6 +13,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+import msgspec
 import sqlalchemy as sa
 
 from hindscan.runs import schema
@@ -28,7 +29,7 @@ __all__ = ["begin", "known"]
 
 def begin(store: Store, trigger: str, source: str, versions: Collection[str]) -> None:
     """Store what was there when a trigger began, unless that is stored already."""
-    body = zlib.compress("\n".join(sorted(versions)).encode(), 1)
+    body = zlib.compress(msgspec.json.encode(sorted(versions)), 1)
     row = {"trigger": trigger, "source": source, "versions": body, "began_at": store.now()}
     with store.write(turn="record") as connection:
         insert_many(connection, schema.baselines, [row])
@@ -51,4 +52,4 @@ def known(store: Store, trigger: str, source: str, event_source: str) -> set[str
         body = connection.execute(stored).scalar_one_or_none()
         if body is None:
             return None
-        return {*filter(None, zlib.decompress(body).decode().split("\n")), *connection.execute(recorded).scalars()}
+        return {*msgspec.json.decode(zlib.decompress(body), type=list[str]), *connection.execute(recorded).scalars()}

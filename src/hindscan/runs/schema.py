@@ -292,7 +292,7 @@ baselines = Table(
     metadata,
     Column("trigger", Text, nullable=False),
     Column("source", Text, nullable=False),
-    # Names of versions, one a line, compressed: a lake has many.
+    # Names of versions (JSON), compressed: a lake has many.
     Column("versions", LargeBinary, nullable=False),
     Column("began_at", BigInteger, nullable=False),
     PrimaryKeyConstraint("trigger", "source", name="baselines_once"),

@@ -121,6 +121,15 @@ def test_what_was_there_at_the_start_is_known_until_it_changes(tmp_path: Path) -
     assert [names(arrived), names(arrived)] == [[], ["old.parquet"]]
 
 
+def test_a_name_that_no_attribute_may_have_is_written_so_that_one_may(tmp_path: Path) -> None:
+    arrived = arrivals(tmp_path)
+    write(tmp_path / "lake" / "a\nb é.parquet")
+    arrived.look()
+    (event,) = arrived.look()
+    assert isinstance(event.data, dict)
+    assert (event.subject, event.data["name"]) == ("a%0Ab%20%C3%A9.parquet", "a\nb é.parquet")
+
+
 def test_a_file_that_goes_between_the_looks_is_no_event(tmp_path: Path) -> None:
     arrived = arrivals(tmp_path)
     file = write(tmp_path / "lake" / "a.parquet")
