@@ -87,7 +87,7 @@ class Arrivals:
         except (pa.ArrowException, OSError) as fault:
             if name not in self._told:
                 self._told.add(name)
-                _LOG.warning("%s is not taken: it is no complete Parquet file: %s", root / file.path, fault)
+                _LOG.warning("%s is not taken yet: it cannot be read as a whole file: %s", root / file.path, fault)
             return None
         if before != after or after.size != file.size:
             return None

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hindscan.config import load_project
@@ -137,6 +137,7 @@ records = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(records)
 def test_any_record_is_an_event_or_has_faults(record) -> None:
     (one,) = received_from_kafka(
