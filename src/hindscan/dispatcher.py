@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -29,6 +29,7 @@ from hindscan.runs import codes, leases
 
 if TYPE_CHECKING:
     from hindscan.events.kafka import KafkaListener
+    from hindscan.events.received import Received
     from hindscan.events.watcher import Watcher
     from hindscan.workshop import Workshop
 
@@ -148,11 +149,15 @@ class Dispatcher:
 
         all_of_them: list[KafkaListener | Watcher] = [
             *listeners(self._project, self._store, self._intake),
-            *watchers(self._project, self._store, self._intake, self._notify),
+            *watchers(self._project, self._store, self._take),
         ]
         for listener in all_of_them:
             listener.__enter__()
             self._listeners.append(listener)
+
+    def _take(self, batch: Sequence[Received]) -> None:
+        self._intake.take(batch)
+        self._notify()
 
     def _watch_listeners(self) -> None:
         for listener in self._listeners:

@@ -27,13 +27,15 @@ from hindscan.runs import baselines
 from hindscan.runs.positions import Place, places, start_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from hindscan.config import Project
     from hindscan.events.event import Event
     from hindscan.events.trigger import Source, Trigger
-    from hindscan.intake import Intake
     from hindscan.runs.store import Store
+
+    #: Decides about and records what was received, and tells who waits for runs.
+    Take = Callable[[Sequence[Received]], object]
 
 __all__ = ["watchers"]
 
@@ -45,7 +47,7 @@ _BATCH: Final = 1000
 _logger = logging.getLogger("hindscan.watching")
 
 
-def watchers(project: Project, store: Store, intake: Intake, notify: Callable[[], None]) -> list[Watcher]:
+def watchers(project: Project, store: Store, take: Take) -> list[Watcher]:
     """Make a watcher for all schedules and one for each trigger's files; their starts are stored when this returns.
 
     Raises
@@ -60,12 +62,10 @@ def watchers(project: Project, store: Store, intake: Intake, notify: Callable[[]
             if source.kind == "cron":
                 schedules.append(_schedule(store, trigger, source))
             elif source.kind == "files":
-                look = partial(
-                    _look_for_files, _arrivals(project, store, trigger, source), trigger, store, intake, notify
-                )
+                look = partial(_look_for_files, _arrivals(project, store, trigger, source), trigger, store, take)
                 made.append(Watcher(f"files {trigger.name} {source.text}", look))
     if schedules:
-        made.append(Watcher("schedule", partial(_look_at_clock, schedules, store, intake, notify)))
+        made.append(Watcher("schedule", partial(_look_at_clock, schedules, store, take)))
     faults.point("watching.started")
     return made
 
@@ -103,26 +103,25 @@ def _schedule(store: Store, trigger: Trigger, source: Source) -> _Schedule:
     return _Schedule(trigger=trigger, source=source, since=mine[0].next_offset)
 
 
-def _look_at_clock(schedules: Iterable[_Schedule], store: Store, intake: Intake, notify: Callable[[], None]) -> float:
+def _look_at_clock(schedules: Iterable[_Schedule], store: Store, take: Take) -> float:
     waits = [_LONGEST_WAIT_SECONDS]
     for schedule in schedules:
         now = store.now()
         if schedule.next_at is not None and now >= schedule.next_at * 1_000_000:
-            _decide(schedule, now // 1_000_000, intake, notify)
+            _decide(schedule, now // 1_000_000, take)
         if schedule.next_at is not None:
             waits.append(max(0.0, schedule.next_at - store.now() / 1e6))
     return min(waits)
 
 
-def _decide(schedule: _Schedule, now: int, intake: Intake, notify: Callable[[], None]) -> None:
+def _decide(schedule: _Schedule, now: int, take: Take) -> None:
     trigger, expression = schedule.trigger, schedule.source.text
     if trigger.missed != "catch up" and schedule.next_at and now - schedule.next_at > LATE_SECONDS:
         _logger.warning("%s: instants of %s were missed: %s", trigger.name, expression, trigger.missed)
     instants = due(expression, trigger.time_zone, schedule.since, now, trigger.missed)
     if instants:
-        intake.take([_ticked(trigger, expression, instant, now) for instant in instants])
+        take([_ticked(trigger, expression, instant, now) for instant in instants])
         schedule.since = instants[-1] + 1
-        notify()
     # What is left of a long absence comes at once; what is skipped or past never.
     rest = schedule.since if len(instants) == MAX_DUE else max(schedule.since, now + 1)
     schedule.next_at = next_tick(expression, trigger.time_zone, rest)
@@ -159,15 +158,12 @@ def _arrivals(project: Project, store: Store, trigger: Trigger, source: Source) 
     return Arrivals(where, source.text, known or ())
 
 
-def _look_for_files(
-    arrivals: Arrivals, trigger: Trigger, store: Store, intake: Intake, notify: Callable[[], None]
-) -> float:
+def _look_for_files(arrivals: Arrivals, trigger: Trigger, store: Store, take: Take) -> float:
     found = arrivals.look()
     for first in range(0, len(found), _BATCH):
         batch = found[first : first + _BATCH]
-        intake.take([_arrived(trigger, event, store.now()) for event in batch])
+        take([_arrived(trigger, event, store.now()) for event in batch])
         arrivals.recorded(batch)
-        notify()
     return trigger.every.total_seconds()
 
 

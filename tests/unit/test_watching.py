@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from hindscan import times
 from hindscan.config import Project, load_project
+from hindscan.events.received import Received
 from hindscan.events.watcher import Watcher
 from hindscan.intake import Intake
 from hindscan.jobs.job import JobSpec, Parameter, Step
@@ -37,15 +39,17 @@ class Bench:
         (folder / "hindscan.toml").write_text(HISTORY + triggers)
         self.project: Project = load_project(folder, {})
         self.now = T0
-        self.woken = 0
+        self.taken = 0
         self.store: Store = open_store(self.project.store_url, folder, clock=lambda: self.now)
 
     def dispatcher(self) -> list[Watcher]:
         intake = Intake(self.project, self.store, {"scan": SPEC})
-        return watchers(self.project, self.store, intake, self._wake)
 
-    def _wake(self) -> None:
-        self.woken += 1
+        def take(batch: Sequence[Received]) -> None:
+            intake.take(batch)
+            self.taken += len(batch)
+
+        return watchers(self.project, self.store, take)
 
     def whiches(self) -> list[Any]:
         return [run.request.parameters["which"] for run in reversed(list_runs(self.store, limit=10_000))]
@@ -90,7 +94,7 @@ def test_a_schedule_ticks_once_for_two_dispatchers_and_through_a_change_of_the_c
         times.from_text("2026-10-26T01:30:00Z"),
         times.from_text("2026-10-25T00:30:00Z"),
     ]
-    assert at.woken == 4
+    assert at.taken == 4
     shown = list_events(at.store)[0]
     assert (shown["way"], shown["type"], shown["position"]) == ("schedule", "hindscan.schedule", None)
 
@@ -167,7 +171,7 @@ def test_files_that_are_there_are_ignored_or_taken_and_later_ones_are_one_run_ea
     for _ in range(3):
         look(first)
         look(second)
-    woken = at.woken
+    taken = at.taken
     third = at.dispatcher()
     look(third)
     look(third)
@@ -182,7 +186,7 @@ def test_files_that_are_there_are_ignored_or_taken_and_later_ones_are_one_run_ea
     }
     assert len(list_events(at.store)) == 3
     # What is recorded is not even looked at again.
-    assert at.woken == woken
+    assert at.taken == taken
 
 
 def test_a_folder_that_is_not_there_is_empty_and_its_first_file_counts(bench: Any, tmp_path: Path) -> None:
