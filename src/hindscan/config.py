@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -27,6 +28,7 @@ from hindscan.jobs.job import is_allowance
 from hindscan.logs import LEVELS
 
 if TYPE_CHECKING:
+    from hindscan.events.outlet import Outlet
     from hindscan.events.trigger import Trigger
     from hindscan.history.snapshot import History
     from hindscan.web.webhook import Webhooks
@@ -85,6 +87,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     group: str = "hindscan"
     #: Static member of that group: a restarted dispatcher takes over at once instead of after the session time-out.
     instance: str = "dispatcher"
+    #: Runs that one chain of events may have, each started by an event of the one before.
+    chain_depth: int = 8
     #: Take up changes of the project file and of jobs while serving.
     reload: bool = True
     #: Whoever sends events by HTTP must prove that they know one of these (Standard Webhooks). Default: nobody must.
@@ -132,6 +136,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     #: The `[history.NAME]` and `[triggers.NAME]` tables as written.
     history_tables: dict[str, dict[str, Any]] = {}
     trigger_tables: dict[str, dict[str, Any]] = {}
+    #: The `[publish.NAME]` tables as written.
+    publish_tables: dict[str, dict[str, Any]] = {}
 
     def __repr__(self) -> str:
         # The generated one would show the clusters' secrets, and a value that is logged or stands in a traceback is shown so.
@@ -182,6 +188,14 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         triggers = {name: trigger_from_toml(name, table) for name, table in self.trigger_tables.items()}
         check_together(triggers)
         return triggers
+
+    @cached_property
+    def outlets(self) -> dict[str, Outlet]:
+        """Where events of runs go, by name."""
+        from hindscan.events.outlet import outlet_from_toml
+
+        source = f"/hindscan/{quote(self.root.name)}"
+        return {name: outlet_from_toml(name, table, source=source) for name, table in self.publish_tables.items()}
 
     def slice_rows(self, history: str) -> int:
         """Give the rows per slice that the history asks for; the default is in `plans.make`."""
@@ -276,7 +290,7 @@ _SECRET_PROPERTY = re.compile(
 )
 #: The password of a database URL.
 _URL_PASSWORD = re.compile(r"://[^/@:]*:([^/@]+)@")
-_SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "s3", "history", "triggers")
+_SECTIONS = ("store", "compute", "serve", "jobs", "kafka", "registry", "s3", "history", "triggers", "publish")
 
 
 class _Reading:
@@ -315,9 +329,11 @@ class _Reading:
             object_stores=self._properties("s3", None, tables["s3"]),
             history_tables=self._named("history", tables["history"]),
             trigger_tables=self._named("triggers", tables["triggers"]),
+            publish_tables=self._named("publish", tables["publish"]),
         )
         self._check(("history",), project.history_tables, lambda: project.histories)
         self._check(("triggers",), project.trigger_tables, lambda: project.triggers)
+        self._check(("publish",), project.publish_tables, lambda: project.outlets)
         self._check_values(project, tables)
         if self.faults:
             listed = "\n".join(f"  {fault}" for fault in self.faults)
@@ -364,6 +380,7 @@ class _Reading:
             ("compute", "runs"),
             ("compute", "max_bytes"),
             ("compute", "memory"),
+            ("serve", "chain_depth"),
         ):
             value = getattr(getattr(project, section), field)
             if value is not None and value < 1:
@@ -460,7 +477,7 @@ class _Reading:
         return named
 
     def _check(self, section: tuple[str, ...], tables: dict[str, dict[str, Any]], build: Callable[[], object]) -> None:
-        """Build every history or trigger once, to hear all that is wrong with them."""
+        """Build every history, trigger or outlet once, to hear all that is wrong with them."""
         try:
             build()
         except HindscanError as error:
@@ -482,9 +499,10 @@ class _Reading:
             registries={name: {"url": "mock://"} for name in self._declared("registry")},
             history_tables={name: table} if section == "history" else {},
             trigger_tables={name: table} if section == "triggers" else {},
+            publish_tables={name: table} if section == "publish" else {},
         )
         try:
-            _ = alone.histories, alone.triggers
+            _ = alone.histories, alone.triggers, alone.outlets
         except HindscanError as error:
             faults = error.details.get("faults")
             for fault in faults if isinstance(faults, (list, tuple)) and faults else [str(error)]:

@@ -10,6 +10,7 @@ The HTTP edge sees none of this but a `desk.StoreDesk`.
 ::
 
     Kafka, HTTP -> Intake -> store -> slots -> runner -> result
+                                     `-> senders -> topics, webhooks
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -26,9 +28,10 @@ from hindscan import logs
 from hindscan.desk import StoreDesk
 from hindscan.errors import Fenced, HindscanError, ServiceUnavailable
 from hindscan.intake import Intake
+from hindscan.outgoing import Sender
 from hindscan.reloading import Edition, Watch
 from hindscan.runner import LEASE_SECONDS, carry_out
-from hindscan.runs import codes, leases
+from hindscan.runs import codes, leases, outbox
 from hindscan.runs.retention import Retention
 
 if TYPE_CHECKING:
@@ -81,6 +84,8 @@ class Dispatcher:
         self._faults: dict[str, str] = {}
         self._notes: dict[str, str] = {}
         self._listeners: list[KafkaListener | Watcher] = []
+        #: Ends those who send the events of runs; what is not sent then stays in the outbox.
+        self._unsent = threading.Event()
         self.desk = StoreDesk(
             self._project,
             self._store,
@@ -94,6 +99,7 @@ class Dispatcher:
     # --- Life -------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        self._open_outlets()
         self._listen()
         for slot in range(self._project.compute.runs):
             self._begin(self._slot, f"slot-{slot}")
@@ -107,6 +113,7 @@ class Dispatcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._shutdown.set()
+        self._unsent.set()
         with self._wake:
             self._wake.notify_all()
         for thread in self._threads:
@@ -181,6 +188,15 @@ class Dispatcher:
         self._intake.take(batch, starts)
         self._notify()
 
+    def _open_outlets(self) -> None:
+        """Have moves of runs announced, from before the first event on, and send what is announced."""
+        outlets = self._project.outlets
+        outbox.declare(self._store, {outlet.name: outlet.source for outlet in outlets.values()})
+        self._unsent = threading.Event()
+        for outlet in outlets.values():
+            sender = Sender(self._project, self._store, outlet, owner=self._owner)
+            self._begin(partial(sender.run, self._unsent), f"send-{outlet.name}")
+
     def _silence(self) -> None:
         """Leave the listeners; what they have not recorded is heard again by those that come."""
         for listener in self._listeners:
@@ -238,6 +254,9 @@ class Dispatcher:
             self._listen()
             raise
         self._edition = change
+        if change.project.outlets != before.outlets:
+            self._unsent.set()
+            self._open_outlets()
         self._workshop.take_up(change.project)
         self.desk.take_up(change.project, change.specs, intake)
         self._say(before, change)

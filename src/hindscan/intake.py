@@ -24,6 +24,7 @@ import msgspec
 
 from hindscan import faults
 from hindscan.errors import ConfigError, EventError, HindscanError, NotFound
+from hindscan.events.chain import chain_fault
 from hindscan.events.received import Received, Unread
 from hindscan.events.trigger import Source, Trigger, decide
 from hindscan.history.snapshot import Position
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from hindscan.jobs.job import JobSpec
     from hindscan.runs.store import Store
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "position_of"]
 
 _logger = logging.getLogger("hindscan.intake")
 
@@ -123,10 +124,22 @@ class Intake:
             self._tries.settle(places, groups)
         return recorded
 
+    def decide(self, trigger: Trigger, received: Received) -> Decision:
+        """Decide for one trigger about one event, as when it comes in, and record nothing: for events of the past.
+
+        Raises
+        ------
+        ValueError
+            What was received is no event.
+        """
+        if received.event is None:
+            raise ValueError("only an event can be decided about")
+        return self._decision(trigger, received, received.event, position_of(received))
+
     def redecide(self, received: Received, names: Collection[str]) -> Entry:
         """Decide once more, by those of these triggers that are still declared, about an event that is recorded already."""
         assert received.event is not None, "what is recorded is an event"
-        position = _position(received)
+        position = position_of(received)
         triggers = [trigger for name, trigger in self._project.triggers.items() if name in names]
         return self._decided(received, received.event, triggers, position)
 
@@ -153,7 +166,7 @@ class Intake:
         return [trigger for trigger in listening if trigger.wrapping is None] if received.way == "http" else listening
 
     def _entry(self, received: Received, starts: Mapping[tuple[str, str, int], int]) -> Entry | Unreadable:
-        position = _position(received)
+        position = position_of(received)
         listening = self._listening(received, position, starts)
         if received.event is None:
             return _unreadable(received, received.reason, "InvalidEvent", position, listening)
@@ -176,7 +189,7 @@ class Intake:
     ) -> Entry | Unreadable:
         """Keep what nobody lives through: an event with its decisions held, a record as its bytes."""
         reason = _POISON.format(died=died)
-        position = _position(received)
+        position = position_of(received)
         listening = self._listening(received, position, starts)
         if isinstance(received, Unread):
             return _unreadable(received, reason, EventError.__name__, position, listening)
@@ -198,6 +211,9 @@ class Intake:
         decided = decide(trigger, event, [parameter.name for parameter in spec.parameters if not parameter.required])
         if decided.outcome != "matched":
             return Decision(trigger=trigger.name, outcome=decided.outcome, reason=decided.reason)
+        fault = chain_fault(event.extensions, self._project.serve.chain_depth)
+        if fault is not None:
+            return Decision(trigger=trigger.name, outcome="quarantined", reason=fault)
         as_of = received.time if trigger.as_of == "event" else None
         if received.way != "kafka":
             # A schedule stands at its instants; that is no place in the log of a history.
@@ -274,7 +290,7 @@ def _source(received: Received | Unread) -> Source:
     return _source_of(received.way, received.cluster or "", received.topic or "")
 
 
-def _position(received: Received | Unread) -> Position | None:
+def position_of(received: Received | Unread) -> Position | None:
     """Give the place of a record in its topic; None for what came over HTTP."""
     if received.partition is None or received.offset is None:
         return None

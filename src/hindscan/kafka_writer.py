@@ -185,6 +185,14 @@ class TopicWriter:
         self._call(self._producer.poll, 0)
         self._check()
 
+    def put(self, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> None:
+        """Queue one record with headers; `flush` says whether it was delivered."""
+        try:
+            self._producer.produce(self.topic, value, key, headers=list(headers))
+        except KafkaException as fault:
+            doing = f"While writing to topic {self.topic!r}"
+            raise translated(doing, fault.args[0], self._config, self._right) from fault
+
     def flush(self) -> None:
         """Wait until everything queued is delivered.
 

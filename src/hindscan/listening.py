@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from hindscan import faults
 from hindscan.errors import ConfigError, SourceMissing
 from hindscan.events.kafka import KafkaListener
+from hindscan.events.trigger import Source
 from hindscan.events.wrapping import wrap
 from hindscan.kafka import describe_topics, find_offsets
 from hindscan.runs.positions import Place, places, start_at
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     Take = Callable[[Sequence[Unread], Mapping[tuple[str, str, int], int]], object]
 
-__all__ = ["listeners", "resolve_starts", "wrapped_by"]
+__all__ = ["listeners", "resolve_starts", "wrapped_at", "wrapped_by"]
 
 
 def listeners(project: Project, store: Store, take: Take) -> list[KafkaListener]:
@@ -120,6 +121,13 @@ def wrapped_by(project: Project, trigger: Trigger) -> Wrapped | None:
             f"Setting up trigger {trigger.name!r}: the schema registry {wrapping.registry} must be declared as [registry.NAME]. Declared: {declared}."
         )
     return partial(wrap, wrapping, read=avro_values(project.registries[wrapping.registry], wrapping.registry))
+
+
+def wrapped_at(project: Project, cluster: str, topic: str) -> Wrapped | None:
+    """Say how events are made of the records of a topic, by the triggers that listen to it now."""
+    source = Source(kind="kafka", cluster=cluster, topic=topic)
+    listening = [trigger for trigger in project.triggers.values() if trigger.listens_to(source)]
+    return wrapped_by(project, listening[0]) if listening else None
 
 
 def resolve_starts(

@@ -12,7 +12,8 @@ Points of failure: `runner.published`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from hindscan import faults, times
 from hindscan.history.kafka_window import check_lateness
@@ -21,7 +22,7 @@ from hindscan.plans.incomplete import coverage_document
 from hindscan.runs import inbox
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
 from hindscan.runs.partials import proof_of
-from hindscan.runs.results import SliceRecord, publish
+from hindscan.runs.results import SliceRecord, publish, read_manifest
 from hindscan.tasks.outcome import outcome
 from hindscan.words import chosen_document
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from hindscan.tasks.execution import Executed, StageDone
     from hindscan.workshop import Workshop
 
-__all__ = ["publish_run"]
+__all__ = ["publish_run", "published_summary"]
 
 #: Characters of the message of a slice that failed which are kept in snapshot.parquet.
 MESSAGE_MOST: Final = 4_000
@@ -76,6 +77,22 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
     folder = published.folder.resolve()
     root = workshop.project.root.resolve()
     return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
+
+
+def published_summary(folder: Path) -> dict[str, Any]:
+    """Say in few words what a result is, for those who hear of it: what its manifest says at length."""
+    manifest = read_manifest(folder)
+    return {
+        "rows": manifest.result.rows,
+        "digest": manifest.result.digest,
+        "slices": {
+            "total": manifest.slices.total,
+            "reused": manifest.slices.reused,
+            "computed": manifest.slices.computed,
+        },
+        "seconds": manifest.seconds,
+        "incomplete": manifest.incomplete,
+    }
 
 
 def _records(stage: Stage, done: StageDone, partials: Partials) -> list[SliceRecord]:

@@ -18,8 +18,7 @@ import msgspec
 
 from hindscan.errors import Conflict, Gone, NotFound
 from hindscan.events.received import Received, received_from_kafka
-from hindscan.events.trigger import Source
-from hindscan.listening import wrapped_by
+from hindscan.listening import wrapped_at
 from hindscan.runs import held, positions
 from hindscan.runs.ledger import record
 
@@ -204,14 +203,12 @@ def _received(event: HeldEvent) -> Received:
 
 
 def _read_again(project: Project, row: HeldRecord) -> list[Received]:
-    source = Source(kind="kafka", cluster=row.place["cluster"] or "", topic=row.place["topic"] or "")
-    listening = [trigger for trigger in project.triggers.values() if trigger.listens_to(source)]
     read = received_from_kafka(
         row.body,
         row.headers,
         key=row.key,
         record_time=row.record_time,
-        wrapped=wrapped_by(project, listening[0]) if listening else None,
+        wrapped=wrapped_at(project, row.place["cluster"] or "", row.place["topic"] or ""),
         **row.place,
     )
     return [replace(one, way=row.way, received_at=row.received_at) for one in read]

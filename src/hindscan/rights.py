@@ -70,6 +70,9 @@ def needed_rights(project: Project) -> tuple[Right, ...]:
                 want(source.cluster, "topic", source.topic, True, READ=f"listen for trigger {name}")
                 want(source.cluster, "group", group, True, READ=f"listen for the triggers of cluster {source.cluster}")
                 want(source.cluster, "topic", source.topic, False, WRITE=f"hindscan emit --to kafka:{source.topic}")
+    for name, outlet in project.outlets.items():
+        if outlet.topic is not None:
+            want(outlet.topic.cluster, "topic", outlet.topic.topic, True, WRITE=f"send events of runs to outlet {name}")
     return tuple(sorted(rights.values(), key=lambda r: (r.cluster, not r.needed, r.kind, r.name, r.operation)))
 
 

@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from hindscan import faults, times
 from hindscan.errors import (
@@ -40,7 +40,7 @@ from hindscan.progress import (
     StageFinished,
     TaskLost,
 )
-from hindscan.publication import publish_run
+from hindscan.publication import publish_run, published_summary
 from hindscan.runs import codes, leases, log, register, snapshots
 from hindscan.runs.run import Run, State
 from hindscan.workshop import kind_of_executor
@@ -116,11 +116,12 @@ def carry_out(
 
 def _attempt(
     workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observer
-) -> tuple[State, dict[str, str], str]:
+) -> tuple[State, dict[str, Any], str]:
     """Try once; give the state to move to, with the values that go with it and the reason."""
     run = claimed.run
     try:
-        return "succeeded", {"result": _work(workshop, claimed, keeper, observe)}, ""
+        folder = _work(workshop, claimed, keeper, observe)
+        return "succeeded", {"result": folder, "summary": published_summary(workshop.project.root / folder)}, ""
     except RunCancelled as error:
         if keeper.why == "shutdown":
             return "pending", {}, "its dispatcher was stopped"

@@ -44,12 +44,12 @@ class Server:
 
 
 @contextmanager
-def serve(project: Path, *, fault: str = "", **env: str) -> Iterator[Server]:
-    """Start the server on a free port; whatever happens, it is ended."""
+def serve(project: Path, *, fault: str = "", port: str = "0", **env: str) -> Iterator[Server]:
+    """Start the server on a free port unless one is given; whatever happens, it is ended."""
     log = project / f"serve-{time.monotonic_ns()}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hindscan", "serve", "--port", "0", "--json", "--project", str(project)],
+            [sys.executable, "-m", "hindscan", "serve", "--port", port, "--json", "--project", str(project)],
             cwd=Path(sys.executable).parent,
             stdout=subprocess.PIPE,
             stderr=errors,

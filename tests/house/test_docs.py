@@ -197,10 +197,15 @@ def test_every_name_of_the_python_interface_is_documented(root) -> None:
         assert [name for name in names if not re.search(rf"\bhs\.{name}\b", text)] == []
 
 
-def test_every_setting_of_a_trigger_and_a_history_is_documented_and_no_other(root) -> None:
+def test_every_setting_of_a_trigger_a_history_and_an_outlet_is_documented_and_no_other(root) -> None:
     page = sections(root / "docs/reference/settings.md")
     declared = importlib.import_module("hindscan.history.declared")
     trigger = importlib.import_module("hindscan.events.declared")
-    for section, keys in (("[triggers.NAME]", trigger._KEYS), ("[history.NAME]", declared.KEYS)):
+    outlet = importlib.import_module("hindscan.events.outlet")
+    for section, keys in (
+        ("[triggers.NAME]", trigger._KEYS),
+        ("[history.NAME]", declared.KEYS),
+        ("[publish.NAME]", outlet.KEYS),
+    ):
         documented = re.findall(r"^\| `(\w+)` \|", page[section], re.MULTILINE)
         assert sorted(documented) == sorted(keys), section

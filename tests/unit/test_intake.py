@@ -162,3 +162,14 @@ def test_what_matches_nothing_is_recorded_with_the_reason(project: Project, stor
 def test_a_trigger_of_an_unknown_job_is_refused(project: Project, store: Store) -> None:
     with pytest.raises(NotFound, match="scan"):
         Intake(project, store, {})
+
+
+def test_an_event_of_too_long_a_chain_opens_no_run_and_only_what_would_match_is_quarantined(
+    project: Project, store: Store
+) -> None:
+    intake = Intake(project, store, {"scan": SPEC})
+    deep, other = event("1") | {"chaindepth": 8}, event("2", type="opened") | {"chaindepth": 8}
+    one, two, three = intake.take([over_http(deep), over_http(other), over_http(event("3") | {"chaindepth": 7})])
+    assert "one chain may have 8 runs" in one.quarantined["scan"]
+    assert (one.opened, two.opened, two.quarantined) == ({}, {}, {})
+    assert set(three.opened) == {"scan"}

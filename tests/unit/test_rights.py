@@ -87,3 +87,12 @@ def test_the_command_prints_what_is_for_what_and_the_lines_by_need(
     ] == [5, 5]
     assert "--allow-principal User:me --operation Read --topic bids" in needed
     assert "hush" not in printed
+
+
+def test_a_topic_that_events_of_runs_go_to_must_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text(
+        TEXT + '[publish.told]\nto = "kafka:prod:run-events"\n[publish.hook]\nto = "http://127.0.0.1:1/"\n'
+    )
+    rights = needed_rights(load_project(tmp_path, {"SECRET": "hush"}))
+    (one,) = [right for right in rights if right.name == "run-events"]
+    assert (one.cluster, one.operation, one.needed, "outlet told" in one.purpose) == ("prod", "WRITE", True, True)

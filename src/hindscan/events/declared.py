@@ -26,7 +26,7 @@ from hindscan.events.path import compile_path
 from hindscan.events.strict import json_fault, shown
 from hindscan.events.trigger import Missed, ParameterMapping, Source, Trigger
 
-__all__ = ["check_together", "parse_source", "trigger_from_toml"]
+__all__ = ["check_together", "parse_source", "read_filter", "trigger_from_toml"]
 
 _Faults = list[tuple[str, str]]
 
@@ -80,6 +80,10 @@ def trigger_from_toml(name: str, table: Mapping[str, Any]) -> Trigger:
             close = difflib.get_close_matches(key, _KEYS, 1)
             hint = f"; is it {close[0]}? There are" if close else "; there are"
             faults.append((key, f"there is no such setting{hint} {', '.join(_KEYS)}"))
+    if "@" in name:
+        faults.append(
+            ("", f"a trigger's name has no '@', which stands before the name of a replay, and it is {shown(name)}")
+        )
     job = table.get("job")
     if not isinstance(job, str) or not job:
         faults.append(("job", f"it must name the job to run, and is {shown(job)}"))
@@ -91,7 +95,7 @@ def trigger_from_toml(name: str, table: Mapping[str, Any]) -> Trigger:
         name=name,
         job=str(job),
         sources=sources,
-        filter=_filter(table.get("filter"), table.get("strict") is True, faults),
+        filter=read_filter(table.get("filter"), faults, strict=table.get("strict") is True),
         parameters=_parameters(table.get("parameters", {}), faults),
         start=_start(table.get("start", "now"), faults),
         as_of=_as_of(table.get("as_of", "event"), faults),
@@ -192,15 +196,16 @@ def _sources(value: object, faults: _Faults) -> tuple[Source, ...]:
     return tuple(found)
 
 
-def _filter(value: object, strict: bool, faults: _Faults) -> Filter | None:
+def read_filter(value: object, faults: list[tuple[str, str]], *, strict: bool = False) -> Filter | None:
+    """Read a table `filter`, adding what is wrong with it to the faults."""
     if value is None:
         return None
     try:
         return Filter(value, strict=strict)  # type: ignore[arg-type]
     except FilterSyntaxError as wrong:
         listed = wrong.details["faults"]
-        for fault in listed if isinstance(listed, list) else ():
-            faults.append((".".join(part for part in ("filter", fault["field"]) if part), fault["message"]))
+        found = listed if isinstance(listed, list) else []
+        faults += [(".".join(part for part in ("filter", fault["field"]) if part), fault["message"]) for fault in found]
         return None
 
 

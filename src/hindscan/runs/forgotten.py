@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from hindscan.runs.store import Store
 
-__all__ = ["FORGOTTEN_SOURCE", "Concerned", "concerned", "forgotten_identity", "redact", "seal"]
+__all__ = ["FORGOTTEN_SOURCE", "Concerned", "concerned", "forgotten_among", "forgotten_identity", "redact", "seal"]
+
+_Identity = tuple[str, str]
 
 #: An event's source is never empty.
 FORGOTTEN_SOURCE: Final = ""
@@ -54,6 +56,20 @@ class Concerned(msgspec.Struct, frozen=True, kw_only=True):
 def forgotten_identity(source: str, identity: str) -> tuple[str, str]:
     """Give what an event is known by when it is forgotten."""
     return FORGOTTEN_SOURCE, f"sha256:{hashlib.sha256(msgspec.json.encode((source, identity))).hexdigest()}"
+
+
+def forgotten_among(connection: sa.Connection, identities: Iterable[_Identity]) -> dict[_Identity, _Identity]:
+    """Give those of some identities that were forgotten, with what they are known by."""
+    columns = (schema.events.c.source, schema.events.c.id)
+    of_any = sa.select(columns[0]).where(columns[0] == FORGOTTEN_SOURCE).limit(1)
+    if connection.execute(of_any).first() is None:
+        return {}
+    digests = {forgotten_identity(*identity): identity for identity in identities}
+    found: dict[_Identity, _Identity] = {}
+    for part in keys_in_parts(digests):
+        there = connection.execute(sa.select(*columns).where(sa.tuple_(*columns).in_(part)))
+        found |= {digests[source, digest]: (source, digest) for source, digest in there}
+    return found
 
 
 def concerned(store: Store, subject: str) -> Concerned:
@@ -202,6 +218,8 @@ def _redact_run(connection: sa.Connection, run: Run) -> None:
         .values(**cleared, request=request, event_source=event[0], event_id=event[1], message=SAID)
     )
     connection.execute(sa.delete(facts).where(facts.c.run == run.id))
+    # What it said of itself holds its parameters, sent or not.
+    connection.execute(sa.delete(schema.outbox).where(schema.outbox.c.run == run.id))
 
 
 def _redact_record(connection: sa.Connection, seq: int) -> None:

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from hindscan.errors import Fenced
 from hindscan.faults import point
 from hindscan.progress import StateChanged
-from hindscan.runs import log, register, schema
+from hindscan.runs import log, outbox, register, schema
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -98,6 +98,7 @@ def claim(
             connection, [StateChanged(run=chosen, state="running", at=now, reason=f"claimed by {owner}")], now
         )
         taken = register.from_row(connection.execute(sa.select(runs).where(runs.c.id == chosen)).mappings().one())
+        outbox.announce(connection, taken, now)
     point("store.claimed")
     return Claimed(run=taken, token=token, owner=owner, expires_at=expires_at)
 

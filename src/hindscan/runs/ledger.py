@@ -30,7 +30,7 @@ from hindscan.errors import StoreError
 from hindscan.events.event import Event, data_bytes, data_digest
 from hindscan.faults import point
 from hindscan.runs import positions, schema
-from hindscan.runs.forgotten import FORGOTTEN_SOURCE, forgotten_identity
+from hindscan.runs.forgotten import forgotten_among
 from hindscan.runs.register import new_run_id, run_row
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import blames_a_row, insert_many, keys_in_parts
@@ -68,6 +68,9 @@ class Decision:
     order_key: str | None = None
     #: The run starts no earlier than this.
     not_before: int = 0
+    #: Of a replay: the run of the original, and the digest of the snapshot it is to read; None: it pins its own.
+    parent: str | None = None
+    snapshot: str | None = None
 
     def __post_init__(self) -> None:
         if (self.outcome == "matched") != (self.request is not None):
@@ -90,6 +93,8 @@ class Entry:
     received_at: int | None = None
     #: Row of the quarantine that it was read from, which it takes the place of.
     resolves: int | None = None
+    #: It comes out of the past: its triggers stand where they stand.
+    past: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,9 +220,11 @@ def _write(store: Store, batch: Sequence[Entry | Unreadable], redrive: bool) -> 
     digests = {id(entry): data_digest(entry.event) for entry in entries}
     with store.write(turn="record") as connection:
         _resolve(connection, entries)
-        forgotten = _forgotten(connection, entries)
+        # Nothing of these events is written again.
+        forgotten = forgotten_among(connection, {entry.event.identity for entry in entries})
         known = [entry for entry in entries if entry.event.identity not in forgotten] if forgotten else entries
-        in_conflict = set() if redrive else _write_events(connection, known, digests, now)
+        new = [entry for entry in known if entry.past or not redrive]  # what is driven again is recorded already
+        in_conflict = _write_events(connection, new, digests, now) if new else set()
         kept = [entry for entry in known if id(entry) not in in_conflict]
         stored = _write_decisions(connection, kept, now, redrive)
         _recall(connection, entries, forgotten, stored)
@@ -234,20 +241,6 @@ def _resolve(connection: sa.Connection, entries: Sequence[Entry]) -> None:
     rows = [entry.resolves for entry in entries if entry.resolves is not None]
     if rows:
         connection.execute(sa.delete(schema.quarantine).where(schema.quarantine.c.seq.in_(rows)))
-
-
-def _forgotten(connection: sa.Connection, entries: Sequence[Entry]) -> dict[tuple[str, str], tuple[str, str]]:
-    """Give the identities that were forgotten, with what they are known by: nothing of these events is written again."""
-    columns = (schema.events.c.source, schema.events.c.id)
-    of_any = sa.select(columns[0]).where(columns[0] == FORGOTTEN_SOURCE).limit(1)
-    if connection.execute(of_any).first() is None:
-        return {}
-    digests = {forgotten_identity(*identity): identity for identity in {entry.event.identity for entry in entries}}
-    found: dict[tuple[str, str], tuple[str, str]] = {}
-    for part in keys_in_parts(digests):
-        there = connection.execute(sa.select(*columns).where(sa.tuple_(*columns).in_(part)))
-        found |= {digests[source, digest]: (source, digest) for source, digest in there}
-    return found
 
 
 def _recall(
@@ -361,8 +354,10 @@ def _write_decisions(connection: sa.Connection, entries: Sequence[Entry], now: i
             event=key[1:],
             order_key=decisions[key].order_key,
             not_before=decisions[key].not_before,
+            parent=decisions[key].parent,
             requested_by=f"trigger:{key[0]}",
         )
+        | {"snapshot": decisions[key].snapshot}
         for key, (_, _, run, mine) in stored.items()
         if mine and run is not None
     ]
@@ -380,6 +375,7 @@ def _decision_row(key: _Key, decision: Decision, run: str | None, now: int) -> d
         "reason": decision.reason,
         "parameters": parameters,
         "run": run,
+        "snapshot": decision.snapshot,
         "decided_at": now,
     }
 
@@ -477,7 +473,7 @@ def _passed(batch: Sequence[Entry | Unreadable]) -> list[tuple[str, Position]]:
     """Tell which triggers have gone past which positions."""
     passed = []
     for entry in batch:
-        if entry.position is not None:
+        if entry.position is not None and not (isinstance(entry, Entry) and entry.past):
             names = entry.triggers if isinstance(entry, Unreadable) else [d.trigger for d in entry.decisions]
             passed += [(name, entry.position) for name in names]
     return passed

@@ -23,12 +23,14 @@ import sqlalchemy as sa
 from hindscan.errors import Conflict, Fenced, Gone, NotFound
 from hindscan.faults import point
 from hindscan.progress import StateChanged
-from hindscan.runs import log, schema
+from hindscan.runs import log, outbox, schema
 from hindscan.runs.run import FINAL, Run, RunRequest, State, check_move
 from hindscan.runs.snapshots import write_snapshot
 from hindscan.runs.store import insert_many, insert_new
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hindscan.history.snapshot import Snapshot
     from hindscan.runs.store import Store
 
@@ -40,6 +42,7 @@ __all__ = [
     "new_run_id",
     "open_run",
     "refuse_forgotten",
+    "reopen_run",
     "request_cancel",
     "retry",
     "run_row",
@@ -129,6 +132,44 @@ def open_run(
             row["snapshot"] = write_snapshot(connection, snapshot, now)
         insert_many(connection, schema.runs, [row])
         opened = _get(connection, run)
+    point("store.opened")
+    return opened
+
+
+def reopen_run(
+    store: Store,
+    run: str,
+    request: RunRequest,
+    *,
+    code: str,
+    trigger: str,
+    event: tuple[str, str],
+    order_key: str | None,
+    not_before: int,
+) -> bool:
+    """Open the run that a decision names and that is not there, under its own id; tell whether it was opened here.
+
+    Parameters
+    ----------
+    trigger : str
+        Whose decision.
+    event : (str, str)
+        Source and id of the event it is about.
+    """
+    now = store.now()
+    with store.write() as connection:
+        row = run_row(
+            run=run,
+            request=request,
+            now=now,
+            code=code,
+            trigger=trigger,
+            event=event,
+            order_key=order_key,
+            not_before=not_before,
+            requested_by=f"trigger:{trigger}",
+        )
+        opened = insert_many(connection, schema.runs, [row]) == 1
     point("store.opened")
     return opened
 
@@ -281,8 +322,9 @@ def move(
     error: str | None = None,
     message: str | None = None,
     result: str | None = None,
+    summary: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Move a run to another state and log it.
+    """Move a run to another state, log it, and write its event for every outlet.
 
     Parameters
     ----------
@@ -294,6 +336,8 @@ def move(
         Name of the class in `hindscan.errors`, and its text.
     result : str, optional
         Folder of the published result.
+    summary : mapping, optional
+        What its event says of the result.
 
     Raises
     ------
@@ -311,6 +355,7 @@ def move(
             token=token,
             reason=reason,
             values={"error": error, "message": message, "result": result},
+            summary=summary,
         )
     point("store.moved")
     return moved
@@ -325,6 +370,7 @@ def move_in(
     token: int | None,
     reason: str,
     values: dict[str, Any],
+    summary: Mapping[str, Any] | None = None,
 ) -> Run:
     """Move a run inside a transaction: see `move`."""
     row = _row(connection, run)
@@ -346,7 +392,9 @@ def move_in(
     if before == "running":
         connection.execute(sa.delete(schema.leases).where(schema.leases.c.run == run))
     log.write_facts(connection, [StateChanged(run=run, state=state, at=now, reason=reason)], now)
-    return _get(connection, run)
+    moved = _get(connection, run)
+    outbox.announce(connection, moved, now, summary)
+    return moved
 
 
 def _fenced(row: sa.RowMapping, state: State, token: int | None) -> Fenced:

@@ -9,6 +9,7 @@ what was stored. `migrations/` leads an older store here; a test holds the two e
 
     events <── decisions ──> runs ──> facts, leases, snapshots, codes
     quarantine (what is no event)     positions (up to where a trigger has recorded)     tries (what is being decided)
+    outlets <── outbox (what runs say of themselves, to be sent)
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ __all__ = [
     "idempotency",
     "leases",
     "metadata",
+    "outbox",
+    "outlets",
     "positions",
     "quarantine",
     "runs",
@@ -51,7 +54,7 @@ __all__ = [
 ]
 
 #: The newest revision in `migrations/versions`; a store that has it is opened without loading Alembic.
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 
 metadata = MetaData()
 
@@ -330,4 +333,40 @@ idempotency = Table(
     Column("request_digest", Text, nullable=False),
     Column("run", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+)
+
+#: Where events of runs are sent to, and who sends at present: one dispatcher at a time, so that none sends double on purpose. The row is what makes a
+#: run's move write to `outbox`, whichever process moves it; what happened before it was declared is not sent.
+outlets = Table(
+    "outlets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # The `source` of its events.
+    Column("source", Text, nullable=False),
+    Column("declared_at", BigInteger, nullable=False),
+    Column("owner", Text),
+    Column("expires_at", BigInteger, nullable=False, server_default="0"),
+)
+
+#: What runs say of themselves, one row for each outlet; written in the transaction that moves the run, and sent afterwards under the id it has here.
+outbox = Table(
+    "outbox",
+    metadata,
+    _order(),
+    Column("outlet", Text, nullable=False),
+    Column("run", Text, nullable=False),
+    # The event in the JSON format.
+    Column("event", Text, nullable=False),
+    Column("written_at", BigInteger, nullable=False),
+    Column("state", Text, nullable=False, server_default="waiting"),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    # After a failed try: not before this time.
+    Column("next_at", BigInteger, nullable=False, server_default="0"),
+    # Of the last failed try, or why it is not for this outlet.
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("sent_at", BigInteger),
+    CheckConstraint("state IN ('waiting', 'sent', 'unmatched', 'refused')", name="outbox_state"),
+    # The sender looks for what waits, oldest first, and whether something earlier of the same run does.
+    Index("outbox_waiting", "outlet", "run", "seq", **_where("state = 'waiting'")),
+    sqlite_autoincrement=True,
 )

@@ -1,12 +1,12 @@
-"""0003: what was there when a trigger of files began, so that it starts runs only for what came later. Why each column is there stands in `runs.schema`."""
+"""0004: what was there when a trigger of files began, so that it starts runs only for what came later. Why each column is there stands in `runs.schema`."""
 
 from __future__ import annotations
 
 from alembic import op
 from sqlalchemy import BigInteger, Column, LargeBinary, PrimaryKeyConstraint, Text
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 
 def upgrade() -> None:

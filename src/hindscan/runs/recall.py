@@ -1,0 +1,182 @@
+"""Recorded events as they were received, and what a trigger made of them: what a replay goes through and an audit compares with.
+
+The reading side of promises 3 and 4 for events of the past: an event comes out of the store equal to how it came in, with its place and its times, so that deciding about
+it again is deciding about the same. "When it came in" is the time of its record in the topic, else of its receipt.
+
+::
+
+    events, decisions, runs -> recorded -> Received, Received, ... -> replaying, auditing
+                            -> known -> Known (by identity)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from hindscan.events.event import build_event
+from hindscan.events.received import Received
+from hindscan.runs import schema
+from hindscan.runs.forgotten import forgotten_among
+from hindscan.runs.store import keys_in_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from hindscan.events.trigger import Source
+    from hindscan.runs.store import Store
+
+__all__ = ["Known", "doubled", "first_receipt", "known", "orphaned", "quarantined_places", "recorded", "without_body"]
+
+#: Events taken from the store at once.
+BATCH: Final = 500
+
+_Identity = tuple[str, str]
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store has of one event and one trigger."""
+
+    #: None: the trigger has not decided about it.
+    outcome: str | None = None
+    #: The run that its decision names.
+    run: str | None = None
+    #: The job of that run; None: there is no such run.
+    job: str | None = None
+    #: Digest of the snapshot that was pinned first.
+    snapshot: str | None = None
+
+
+def recorded(
+    store: Store, sources: Collection[Source], since: int | None, until: int | None
+) -> Iterator[list[Received]]:
+    """Give the events that came from these sources and whose bodies are there, in the order they were recorded.
+
+    Parameters
+    ----------
+    sources : collection of Source
+        Of a trigger.
+    since, until : int, optional
+        When they came in, half-open, microseconds since the epoch.
+    """
+    table = schema.events
+    chosen = _chosen(sources, since, until)
+    query = sa.select(table).where(*chosen, table.c.gone.is_(None)).order_by(table.c.seq).limit(BATCH)
+    last = 0
+    while True:
+        with store.read() as connection:
+            rows = connection.execute(query.where(table.c.seq > last)).mappings().all()
+        if not rows:
+            return
+        last = rows[-1]["seq"]
+        yield [_received(row) for row in rows]
+
+
+def without_body(store: Store, sources: Collection[Source], since: int | None, until: int | None) -> int:
+    """Count the events that came from these sources and whose bodies were deleted; of a forgotten one only the receipt tells when."""
+    table = schema.events
+    query = sa.select(sa.func.count()).where(*_chosen(sources, since, until), table.c.gone.is_not(None))
+    with store.read() as connection:
+        return connection.execute(query).scalar_one()
+
+
+def _chosen(sources: Collection[Source], since: int | None, until: int | None) -> list[sa.ColumnElement[bool]]:
+    table = schema.events
+    came = sa.func.coalesce(table.c.record_time, table.c.received_at)
+    of_source = [
+        sa.and_(table.c.cluster == source.cluster, table.c.topic == source.topic)
+        if source.kind == "kafka"
+        else table.c.way == source.kind
+        for source in sources
+    ]
+    bounds = [*([came >= since] if since is not None else []), *([came < until] if until is not None else [])]
+    return [sa.or_(sa.false(), *of_source), *bounds]
+
+
+def _received(row: sa.RowMapping) -> Received:
+    data = None if row["data"] is None else bytes(row["data"])
+    event = build_event(msgspec.json.decode(row["attributes"]), data, [], "reading a recorded event")
+    names = ("way", "cluster", "topic", "topic_id", "partition", "offset", "record_time", "received_at")
+    return Received(event=event, **{name: row[name] for name in names})
+
+
+def known(store: Store, trigger: str, identities: Iterable[_Identity]) -> dict[_Identity, Known]:
+    """Tell what is recorded of these events and this trigger; an event that is not recorded is missing."""
+    events, decisions, runs = schema.events, schema.decisions, schema.runs
+    decided = sa.and_(
+        decisions.c.source == events.c.source, decisions.c.id == events.c.id, decisions.c.trigger == trigger
+    )
+    joined = events.outerjoin(decisions, decided).outerjoin(runs, runs.c.id == decisions.c.run)
+    columns = (
+        events.c.source,
+        events.c.id,
+        decisions.c.outcome,
+        decisions.c.run,
+        runs.c.job,
+        sa.func.coalesce(runs.c.snapshot, decisions.c.snapshot),
+    )
+    identities = set(identities)
+    found: dict[_Identity, Known] = {}
+    with store.read() as connection:
+        forgotten = forgotten_among(connection, identities)
+        for part in keys_in_parts(identities):
+            query = (
+                sa.select(*columns).select_from(joined).where(sa.tuple_(events.c.source, events.c.id).in_(list(part)))
+            )
+            for source, identity, outcome, run, job, snapshot in connection.execute(query):
+                found[source, identity] = Known(outcome=outcome, run=run, job=job, snapshot=snapshot)
+    # There is nothing about them that could be done once more.
+    return found | dict.fromkeys(forgotten, Known(outcome="forgotten"))
+
+
+def doubled(store: Store, trigger: str) -> dict[_Identity, list[str]]:
+    """Give the events for which a trigger has more than one run, with these; there must be none. One look at all runs of the trigger."""
+    runs = schema.runs
+    same = (runs.c.event_source, runs.c.event_id)
+    of_trigger = runs.c.trigger == trigger
+    several = sa.select(*same).where(of_trigger).group_by(*same).having(sa.func.count() > 1)
+    query = sa.select(*same, runs.c.id).where(of_trigger, sa.tuple_(*same).in_(several)).order_by(runs.c.seq)
+    found: dict[_Identity, list[str]] = defaultdict(list)
+    with store.read() as connection:
+        for source, identity, run in connection.execute(query):
+            found[source, identity].append(run)
+    return dict(found)
+
+
+def orphaned(store: Store, trigger: str) -> list[_Identity]:
+    """Give the events that a trigger has decided about and that are not in the store; there must be none."""
+    events, decisions = schema.events, schema.decisions
+    there = sa.exists().where(events.c.source == decisions.c.source, events.c.id == decisions.c.id)
+    query = (
+        sa.select(decisions.c.source, decisions.c.id)
+        .where(decisions.c.trigger == trigger, ~there)
+        .order_by(decisions.c.decided_at, decisions.c.source, decisions.c.id)
+    )
+    with store.read() as connection:
+        return [(source, identity) for source, identity in connection.execute(query)]
+
+
+def first_receipt(store: Store, trigger: str) -> int | None:
+    """Tell when the first event came in that a trigger has decided about; None: it never has."""
+    events, decisions = schema.events, schema.decisions
+    same = sa.and_(decisions.c.source == events.c.source, decisions.c.id == events.c.id)
+    query = (
+        sa.select(sa.func.min(events.c.received_at))
+        .select_from(decisions.join(events, same))
+        .where(decisions.c.trigger == trigger)
+    )
+    with store.read() as connection:
+        return connection.execute(query).scalar_one()  # type: ignore[no-any-return]
+
+
+def quarantined_places(store: Store, cluster: str, topic: str, topic_id: str) -> set[tuple[int, int]]:
+    """Give the places (partition, offset) of a topic whose records are in quarantine as a whole."""
+    table = schema.quarantine
+    query = sa.select(table.c.partition, table.c.offset).where(
+        table.c.cluster == cluster, table.c.topic == topic, table.c.topic_id == topic_id
+    )
+    with store.read() as connection:
+        return {(partition, offset) for partition, offset in connection.execute(query)}
