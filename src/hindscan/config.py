@@ -189,9 +189,11 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def triggers(self) -> dict[str, Trigger]:
         """Declared triggers by name."""
-        from hindscan.events.declared import trigger_from_toml
+        from hindscan.events.declared import check_together, trigger_from_toml
 
-        return {name: trigger_from_toml(name, table) for name, table in self.trigger_tables.items()}
+        triggers = {name: trigger_from_toml(name, table) for name, table in self.trigger_tables.items()}
+        check_together(triggers)
+        return triggers
 
     @cached_property
     def outlets(self) -> dict[str, Outlet]:
@@ -529,10 +531,16 @@ class _Reading:
         """Build every history, trigger or outlet once, to hear all that is wrong with them."""
         try:
             build()
-        except HindscanError:
+        except HindscanError as error:
             # One is wrong: ask each alone, so that every fault is told.
+            known = len(self.faults)
             for name, table in tables.items():
                 self._check_one(section[0], name, table)
+            if len(self.faults) == known:
+                # Each is right alone; they do not go together.
+                faults = error.details.get("faults")
+                for place, message in faults if isinstance(faults, list) else ():
+                    self.fault((*section, str(place)), str(message))
 
     def _check_one(self, section: str, name: str, table: dict[str, Any]) -> None:
         alone = Project(

@@ -16,7 +16,9 @@ import msgspec
 from hindscan import times
 from hindscan.errors import NotFound, UsageError
 from hindscan.events.received import received_over_http
+from hindscan.events.trigger import Source
 from hindscan.lag import Lags
+from hindscan.listening import wrapped_by
 from hindscan.planning import ask
 from hindscan.redriving import redrive
 from hindscan.rerunning import rerun
@@ -29,6 +31,7 @@ from hindscan.words import job_document, run_document, state_of
 if TYPE_CHECKING:
     from hindscan.config import Project
     from hindscan.events.event import Event
+    from hindscan.events.received import Received, Wrapped
     from hindscan.intake import Intake
     from hindscan.jobs.job import JobSpec
     from hindscan.runs.run import Run
@@ -89,21 +92,44 @@ class StoreDesk:
         self._notify, self._faults, self._notes = notify, faults, notes
         self._combining = threading.Lock()
         self._counter, self._lags = Counter(store), Lags(project, store)
+        self._wrappings: dict[str, Wrapped | None] = {}
 
     def take_up(self, project: Project, specs: Mapping[str, JobSpec], intake: Intake) -> None:
         """Answer from another edition from now on."""
         self._project, self._specs, self._intake = project, specs, intake
         self._lags = Lags(project, self._store)
+        self._wrappings = {}
 
     def receive(self, events: Sequence[Event]) -> dict[str, list[str]]:
         """Record events and what they start."""
-        recorded = self._intake.take([received_over_http(event) for event in events])
+        return self._take([received_over_http(event) for event in events])
+
+    def _take(self, received: list[Received]) -> dict[str, list[str]]:
+        recorded = self._intake.take(received)
         self._notify()
         return {
             "runs": [run for one in recorded for run in one.opened.values()],
             "existing": [run for one in recorded for run in one.existing.values()],
             "quarantined": [reason for one in recorded for reason in one.quarantined.values()],
         }
+
+    def receive_body(self, trigger: str, body: bytes) -> dict[str, list[str]]:
+        """Record what a body that is no CloudEvent starts, as the trigger declares it."""
+        return self._take([received_over_http(event, trigger) for event in self._wrapped(trigger)(body, None)])
+
+    def _wrapped(self, trigger: str) -> Wrapped:
+        if trigger not in self._wrappings:
+            found = self._project.triggers.get(trigger)
+            if found is not None and found.wrapping is not None and found.listens_to(Source(kind="http")):
+                self._wrappings[trigger] = wrapped_by(self._project, found)
+        made = self._wrappings.get(trigger)
+        if made is None:
+            raise NotFound(
+                f"Receiving a body for trigger {trigger!r}: it must listen to http and say what its bodies are, by `event` or `format`; there is none of this "
+                "name that does. CloudEvents are posted to /events.",
+                trigger=trigger,
+            )
+        return made
 
     def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
         """Decide once more about one event that is held, or about all."""

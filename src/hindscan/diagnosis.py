@@ -19,6 +19,7 @@ from hindscan.errors import HindscanError, ServiceUnavailable
 
 if TYPE_CHECKING:
     from hindscan.config import ClusterSettings, Project
+    from hindscan.events.trigger import Trigger
 
 __all__ = ["Finding", "diagnose"]
 
@@ -56,6 +57,10 @@ def diagnose(project: Project) -> Iterator[Finding]:
     for name, settings in project.registries.items():
         todo = f'Start the registry, or correct "url" in [registry.{name}].'
         yield _tried(f"registry {name}", partial(_registry, name, settings), todo)
+    for name, trigger in project.triggers.items():
+        if any(source.kind in ("cron", "files") for source in trigger.sources):
+            todo = f"Check `on` of [triggers.{name}]."
+            yield _tried(f"trigger {name}", partial(_sources, project, trigger), todo)
     yield _tried("workers", lambda: _workers(project), "Run again; if it stays, reinstall the environment.")
 
 
@@ -130,6 +135,25 @@ def _history(project: Project, name: str) -> str:
             f"; {caveat}" for caveat in pin.caveats
         )
     return "draws"
+
+
+def _sources(project: Project, trigger: Trigger) -> str:
+    """Look at what no listener of a cluster sees: when a schedule is next due, what is in a folder."""
+    from hindscan import times
+    from hindscan.events.files import versions
+    from hindscan.events.schedule import next_tick
+    from hindscan.files import place
+
+    found = []
+    for source in trigger.sources:
+        if source.kind == "cron":
+            instant = next_tick(source.text, trigger.time_zone, times.now() // 1_000_000 + 1)
+            at = "never again" if instant is None else f"next at {times.to_text(instant * 1_000_000)}"
+            found.append(f"{source} in {trigger.time_zone}, {at}")
+        elif source.kind == "files":
+            count = len(versions(place(source.text, project.root, project.object_stores)))
+            found.append(f"{source}, {count} files")
+    return "; ".join(found)
 
 
 def _cluster(settings: ClusterSettings) -> str:

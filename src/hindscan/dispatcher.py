@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from hindscan.config import Project
     from hindscan.events.kafka import KafkaListener
-    from hindscan.events.received import Unread
+    from hindscan.events.received import Received, Unread
+    from hindscan.events.watcher import Watcher
     from hindscan.workshop import Workshop
 
 __all__ = ["Dispatcher"]
@@ -82,7 +83,7 @@ class Dispatcher:
         self._threads: list[threading.Thread] = []
         self._faults: dict[str, str] = {}
         self._notes: dict[str, str] = {}
-        self._listeners: list[KafkaListener] = []
+        self._listeners: list[KafkaListener | Watcher] = []
         #: Ends those who send the events of runs; what is not sent then stays in the outbox.
         self._unsent = threading.Event()
         self.desk = StoreDesk(
@@ -171,12 +172,19 @@ class Dispatcher:
     def _listen(self) -> None:
         """Enter one listener for each cluster with triggers; runs are worked on only while events are taken."""
         from hindscan.listening import listeners
+        from hindscan.watching import watchers
 
-        for listener in listeners(self._project, self._store, self._take):
+        all_of_them: list[KafkaListener | Watcher] = [
+            *listeners(self._project, self._store, self._take),
+            *watchers(self._project, self._store, self._take),
+        ]
+        for listener in all_of_them:
             listener.__enter__()
             self._listeners.append(listener)
 
-    def _take(self, batch: Sequence[Unread], starts: Mapping[tuple[str, str, int], int]) -> None:
+    def _take(
+        self, batch: Sequence[Received | Unread], starts: Mapping[tuple[str, str, int], int] | None = None
+    ) -> None:
         self._intake.take(batch, starts)
         self._notify()
 
@@ -197,9 +205,10 @@ class Dispatcher:
 
     def _watch_listeners(self) -> None:
         for listener in tuple(self._listeners):
-            name = f"kafka {listener.cluster}"
             if listener.error is not None:
-                self._faults[name] = str(listener.error)
+                self._faults[listener.name] = str(listener.error)
+            else:
+                self._faults.pop(listener.name, None)
 
     # --- Change -----------------------------------------------------------------------------------------------------
 
@@ -279,6 +288,9 @@ class Dispatcher:
 
 def _heard(project: Project) -> object:
     """Give all that listeners depend on; equal for two projects whose listeners are the same."""
-    return project.clusters, {
-        name: (trigger.sources, trigger.start, trigger.was) for name, trigger in project.triggers.items()
-    }
+    return project.clusters, project.registries, project.object_stores, {
+        name: (
+            trigger.sources, trigger.start, trigger.was, trigger.wrapping, trigger.time_zone, trigger.missed, trigger.every,
+        )
+        for name, trigger in project.triggers.items()
+    }  # fmt: skip

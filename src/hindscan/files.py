@@ -244,7 +244,9 @@ def exists(where: Place | str | os.PathLike[str]) -> bool:
     return bool(at.filesystem.get_file_info(at.path).type != pafs.FileType.NotFound)
 
 
-def find(where: Place | str | os.PathLike[str], suffixes: Sequence[str] = ()) -> list[FoundFile]:
+def find(
+    where: Place | str | os.PathLike[str], suffixes: Sequence[str] = (), *, arriving: bool = False
+) -> list[FoundFile]:
     """List files: one file, all in and under a folder, or those a glob names.
 
     Hidden files and folders (a name that begins with ``.`` or ``_``, unless it is a hive partition ``_name=value``) are left out, so
@@ -257,6 +259,8 @@ def find(where: Place | str | os.PathLike[str], suffixes: Sequence[str] = ()) ->
         A file, a folder, or either with ``*``, ``?``, ``[...]`` and ``**`` (any number of folders).
     suffixes : sequence of str
         Endings that count when a folder is listed. Default: all. A file or glob that names one itself is taken at its word.
+    arriving : bool
+        Files are waited for: a folder that is not there is empty, and a glob whose last part begins with ``_`` finds such files, which mark what is complete.
 
     Returns
     -------
@@ -271,19 +275,23 @@ def find(where: Place | str | os.PathLike[str], suffixes: Sequence[str] = ()) ->
     at = place(where)
     root = listing_root(at)
     if root.path == at.path:
-        selector = pafs.FileSelector(root.path, recursive=True)
+        pattern = ""
+        selector = pafs.FileSelector(root.path, recursive=True, allow_not_found=arriving)
         wanted = None
     else:
         pattern = at.path[len(root.path.rstrip("/")) + 1 :]
-        selector = pafs.FileSelector(root.path, recursive="/" in pattern or "**" in pattern)
+        recursive = "/" in pattern or "**" in pattern
+        selector = pafs.FileSelector(root.path, recursive=recursive, allow_not_found=arriving)
         wanted = _glob(pattern) if _MAGIC.search(pattern) else re.compile(re.escape(pattern) + r"\Z")
     found = []
     with _reaching(at):
         infos = at.filesystem.get_file_info(selector)
     prefix = len(root.path.rstrip("/")) + 1
+    markers = arriving and posixpath.basename(pattern).startswith("_")
     for info in infos:
         path = info.path[prefix:]
-        if info.type != pafs.FileType.File or any(_hidden(part) for part in path.split("/")):
+        shown = posixpath.dirname(path) if markers else path
+        if info.type != pafs.FileType.File or any(_hidden(part) for part in shown.split("/")):
             continue
         if wanted is not None and not wanted.match(path):
             continue

@@ -115,7 +115,8 @@ class Intake:
             if group.poison:
                 entries = [self._set_aside(one, starts or {}, group.died) for one in part]
             else:
-                entries = [self._entry(one.read() if isinstance(one, Unread) else one, starts or {}) for one in part]
+                read = [each for one in part for each in (one.read() if isinstance(one, Unread) else [one])]
+                entries = [self._entry(each, starts or {}) for each in read]
             recorded += record(self._store, entries)
             groups.append(group)
         faults.point("intake.recorded")
@@ -154,10 +155,17 @@ class Intake:
     ) -> list[Trigger]:
         return [
             trigger
-            for trigger in self._by_source.get(_source(received), ())
+            for trigger in self._heard_by(received)
             if position is None
             or position.offset >= starts.get((trigger.name, position.topic_id, position.partition), 0)
         ]
+
+    def _heard_by(self, received: Received | Unread) -> list[Trigger]:
+        if isinstance(received, Received) and received.trigger is not None:
+            return [self._project.triggers[received.trigger]]
+        listening = self._by_source.get(_source(received), [])
+        # What is posted to all is a CloudEvent; bodies that are none are posted to the one trigger that says what they are.
+        return [trigger for trigger in listening if trigger.wrapping is None] if received.way == "http" else listening
 
     def _entry(self, received: Received, starts: Mapping[tuple[str, str, int], int]) -> Entry | Unreadable:
         position = position_of(received)
@@ -209,6 +217,9 @@ class Intake:
         if fault is not None:
             return Decision(trigger=trigger.name, outcome="quarantined", reason=fault)
         as_of = received.time if trigger.as_of == "event" else None
+        if received.way != "kafka":
+            # A schedule stands at its instants; that is no place in the log of a history.
+            position = None
         queue = trigger.queue
         try:
             key = queue.key(event)

@@ -11,23 +11,26 @@ partition from the furthest behind of its triggers; a trigger never decides abou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from hindscan import faults
 from hindscan.errors import ConfigError, SourceMissing
 from hindscan.events.kafka import KafkaListener
+from hindscan.events.trigger import Source
+from hindscan.events.wrapping import wrap
 from hindscan.kafka import describe_topics, find_offsets
 from hindscan.runs.positions import Place, places, start_at
 
 if TYPE_CHECKING:
     from hindscan.config import Project
-    from hindscan.events.received import Unread
+    from hindscan.events.received import Unread, Wrapped
     from hindscan.events.trigger import Trigger
     from hindscan.runs.store import Store
 
     Take = Callable[[Sequence[Unread], Mapping[tuple[str, str, int], int]], object]
 
-__all__ = ["listeners", "resolve_starts"]
+__all__ = ["listeners", "resolve_starts", "wrapped_at", "wrapped_by"]
 
 
 def listeners(project: Project, store: Store, take: Take) -> list[KafkaListener]:
@@ -93,7 +96,38 @@ def _listener(
         record,
         position,
         cluster=cluster,
+        wrapped={topic: wrapped for topic, triggers in topics.items() if (wrapped := wrapped_by(project, triggers[0]))},
     )
+
+
+def wrapped_by(project: Project, trigger: Trigger) -> Wrapped | None:
+    """Say how events are made of what a trigger listens to, if it is no CloudEvents; the records of a topic are alike for all of its triggers.
+
+    Raises
+    ------
+    hindscan.errors.ConfigError
+        The trigger names a registry that is not declared.
+    """
+    wrapping = trigger.wrapping
+    if wrapping is None:
+        return None
+    if wrapping.format != "avro":
+        return partial(wrap, wrapping)
+    from hindscan.history.values import avro_values
+
+    if wrapping.registry not in project.registries:
+        declared = ", ".join(sorted(project.registries)) or "none"
+        raise ConfigError(
+            f"Setting up trigger {trigger.name!r}: the schema registry {wrapping.registry} must be declared as [registry.NAME]. Declared: {declared}."
+        )
+    return partial(wrap, wrapping, read=avro_values(project.registries[wrapping.registry], wrapping.registry))
+
+
+def wrapped_at(project: Project, cluster: str, topic: str) -> Wrapped | None:
+    """Say how events are made of the records of a topic, by the triggers that listen to it now."""
+    source = Source(kind="kafka", cluster=cluster, topic=topic)
+    listening = [trigger for trigger in project.triggers.values() if trigger.listens_to(source)]
+    return wrapped_by(project, listening[0]) if listening else None
 
 
 def resolve_starts(

@@ -19,9 +19,11 @@ import msgspec
 from hindscan.errors import ConfigError
 from hindscan.events.received import Received, received_from_kafka
 from hindscan.kafka_log import RangeReader, TopicInspector
+from hindscan.listening import wrapped_at
 
 if TYPE_CHECKING:
     from hindscan.config import ClusterSettings, Project
+    from hindscan.events.received import Wrapped
     from hindscan.events.trigger import Trigger
     from hindscan.kafka_fetch import RawBatch
 
@@ -98,6 +100,7 @@ def read_log(project: Project, spans: Sequence[Span], since: int | None, until: 
     for span in spans:
         if span.start >= span.end:
             continue
+        wrapped = wrapped_at(project, span.cluster, span.topic)
         reader = RangeReader(
             project.clusters[span.cluster],
             span.topic,
@@ -107,7 +110,7 @@ def read_log(project: Project, spans: Sequence[Span], since: int | None, until: 
         )
         with reader:
             for batch in reader.read(span.partition, span.start, span.end, ("keys", "headers")):
-                yield from _in_parts([one for one in _of(batch, span) if _inside(one, since, until)])
+                yield from _in_parts([one for one in _of(batch, span, wrapped) if _inside(one, since, until)])
 
 
 def _in_parts(found: list[Received]) -> Iterator[list[Received]]:
@@ -115,12 +118,12 @@ def _in_parts(found: list[Received]) -> Iterator[list[Received]]:
         yield found[first : first + BATCH]
 
 
-def _of(batch: RawBatch, span: Span) -> Iterator[Received]:
+def _of(batch: RawBatch, span: Span, wrapped: Wrapped | None) -> Iterator[Received]:
     keys: Any = batch.keys
     headers: Any = batch.headers
     for index in range(len(batch)):
         milliseconds = int(batch.times[index])
-        yield received_from_kafka(
+        yield from received_from_kafka(
             batch.values[index].as_py(),
             [(header["key"], header["value"]) for header in (headers[index].as_py() or ())],
             key=keys[index].as_py(),
@@ -130,6 +133,7 @@ def _of(batch: RawBatch, span: Span) -> Iterator[Received]:
             partition=span.partition,
             offset=int(batch.offsets[index]),
             record_time=None if milliseconds < 0 else milliseconds * 1000,
+            wrapped=wrapped,
         )
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from hindscan.errors import Conflict, Gone, NotFound
 from hindscan.events.received import Received, received_from_kafka
+from hindscan.listening import wrapped_at
 from hindscan.runs import held, positions
 from hindscan.runs.ledger import record
 
@@ -153,12 +154,12 @@ def _redrive_records(project: Project, store: Store, intake: Intake, rows: list[
         # One that has no place of its own in this topic began to listen later.
         for name in project.triggers:
             starts.setdefault((name, row.place["topic_id"], row.place["partition"]), _NOWHERE)
-        received = _read_again(row)
-        entry = intake.reread(received, starts, row.handle.number)
-        if entry is None:
-            done.append(Redriven(event=str(row.handle), outcome="quarantined", reason=received.reason))
-        else:
-            entries.append((row, entry))
+        for received in _read_again(project, row):
+            entry = intake.reread(received, starts, row.handle.number)
+            if entry is None:
+                done.append(Redriven(event=str(row.handle), outcome="quarantined", reason=received.reason))
+            else:
+                entries.append((row, entry))
     recorded = record(store, [entry for _, entry in entries])
     for (row, entry), one in zip(entries, recorded, strict=True):
         source, identity = entry.event.identity
@@ -201,9 +202,16 @@ def _received(event: HeldEvent) -> Received:
     )
 
 
-def _read_again(row: HeldRecord) -> Received:
-    read = received_from_kafka(row.body, row.headers, key=row.key, record_time=row.record_time, **row.place)
-    return replace(read, way=row.way, received_at=row.received_at)
+def _read_again(project: Project, row: HeldRecord) -> list[Received]:
+    read = received_from_kafka(
+        row.body,
+        row.headers,
+        key=row.key,
+        record_time=row.record_time,
+        wrapped=wrapped_at(project, row.place["cluster"] or "", row.place["topic"] or ""),
+        **row.place,
+    )
+    return [replace(one, way=row.way, received_at=row.received_at) for one in read]
 
 
 def _gone(handle: Handle, why: str | None) -> Gone:

@@ -100,6 +100,8 @@ def topic_of(place: str, project: Project) -> tuple[str, str, ClusterSettings]:
         source = parse_source(place)
     except ValueError as error:
         raise UsageError(f"Reading {place!r}: {error}.") from None
+    if source.kind != "kafka":
+        raise UsageError(f"Reading {place!r}: it must be kafka:TOPIC or kafka:CLUSTER:TOPIC, and is {source}.")
     if source.cluster not in project.clusters:
         known = ", ".join(sorted(project.clusters)) or "none"
         raise NotFound(

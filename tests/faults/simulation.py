@@ -310,12 +310,13 @@ class Schedule:
         )  # fmt: skip
 
     def _received(self, partition: int, offset: int) -> Received:
-        return received_from_kafka(
+        (one,) = received_from_kafka(
             self.log[partition][offset][0],
             [("content-type", b"application/cloudevents+json")],
             key=None, cluster="default", topic="closings", topic_id=self.topic_id, partition=partition, offset=offset,
             record_time=self.clock.now,
         )  # fmt: skip
+        return one
 
     def _stored(self, partition: int) -> int:
         table = schema.positions

@@ -81,7 +81,8 @@ def over_http(document: dict[str, Any]) -> Any:
 
 def unreadable(offset: int, value: bytes, headers: list[tuple[str, bytes | None]]) -> Any:
     at = {"cluster": "default", "topic": "greetings", "topic_id": "i", "partition": 0, "offset": offset}
-    return received_from_kafka(value, headers, key=b"canary-key" if b"canary" in value else b"k", record_time=1, **at)
+    (one,) = received_from_kafka(value, headers, key=b"canary-key" if b"canary" in value else b"k", record_time=1, **at)
+    return one
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ HOMES = {
         "kafka_registry",
         "kafka_writer",
     },
+    "cronsim": {"events.cron"},
     "cyclopts": {"cli"},
     "dask": {"tasks", "explore"},
     "deltalake": {"history.delta"},

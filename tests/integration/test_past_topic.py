@@ -61,7 +61,7 @@ def workshop(tmp_path: Path, log: Topic, kafka_cluster: KafkaCluster) -> Iterato
 
 def listen(workshop: Workshop, decided: int) -> None:
     """Listen as `serve` does, until the trigger has decided about so many events."""
-    (listener,) = listeners(workshop.project, workshop.store, open_intake(workshop))
+    (listener,) = listeners(workshop.project, workshop.store, open_intake(workshop).take)
     with listener:
         until(lambda: len(decisions(workshop)) >= decided or listener.error, f"{decided} decisions")
     assert listener.error is None

@@ -1,11 +1,12 @@
-"""What the doctor finds of a project's registries."""
+"""What the doctor finds of a project's registries, schedules and folders of files."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from hindscan.config import load_project
-from hindscan.diagnosis import Finding, diagnose
+from hindscan.diagnosis import Finding, _sources, diagnose
 from registry_server import RegistryServer
 
 
@@ -27,3 +28,17 @@ def test_a_registry_that_answers_is_well_and_another_is_not(tmp_path: Path) -> N
     assert (finding.ok, finding.unreachable) == (False, True)
     assert "hush" not in finding.found
     assert finding.todo == 'Start the registry, or correct "url" in [registry.prod].'
+
+
+def test_schedules_and_folders_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "a.parquet").touch()
+    (tmp_path / "hindscan.toml").write_text(
+        '[triggers.both]\njob = "j"\non = ["cron:0 6 * * *", "files:lake", "files:nowhere"]\ntime_zone = "Asia/Tokyo"\n'
+    )
+    project = load_project(tmp_path, {})
+    found = _sources(project, project.triggers["both"])
+    assert re.fullmatch(
+        r"cron:0 6 \* \* \* in Asia/Tokyo, next at \d{4}-\d\d-\d\dT21:00:00Z; files:lake, 1 files; files:nowhere, 0 files",
+        found,
+    )

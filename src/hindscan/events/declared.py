@@ -19,12 +19,14 @@ from typing import Any, Final, Literal
 from hindscan import times
 from hindscan.errors import ConfigError, FilterSyntaxError
 from hindscan.events import queue
+from hindscan.events.cron import cron_fault, time_zone
+from hindscan.events.declared_wrapping import wrapping_from_toml
 from hindscan.events.filters import Filter
 from hindscan.events.path import compile_path
 from hindscan.events.strict import json_fault, shown
-from hindscan.events.trigger import ParameterMapping, Source, Trigger
+from hindscan.events.trigger import Missed, ParameterMapping, Source, Trigger
 
-__all__ = ["parse_source", "read_filter", "trigger_from_toml"]
+__all__ = ["check_together", "parse_source", "read_filter", "trigger_from_toml"]
 
 _Faults = list[tuple[str, str]]
 
@@ -40,14 +42,16 @@ _KEYS: Final = (
     "paused",
     "was",
     *queue.KEYS,
+    "event",
+    "format",
+    "registry",
+    "time_zone",
+    "missed",
+    "every",
 )
-#: Settings and sources that have their name but not yet their meaning. The only place that refuses them.
-_LATER_KEYS: Final = {
-    "event": "records that are not CloudEvents",
-    "format": "records that are not CloudEvents",
-    "time_zone": "the source cron",
-}
-_LATER_SOURCES: Final = ("cron", "files")
+#: Settings that mean something for one kind of source only.
+_FOR_ONE: Final = {"time_zone": "cron", "missed": "cron", "every": "files"}
+_SOURCES: Final = "kafka:TOPIC, kafka:CLUSTER:TOPIC, http, cron:EXPRESSION and files:FOLDER"
 
 # "The topic's name must be 1 to 249 of these" (Kafka, org.apache.kafka.common.internals.Topic).
 _TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -70,9 +74,7 @@ def trigger_from_toml(name: str, table: Mapping[str, Any]) -> Trigger:
     """
     faults: _Faults = []
     for key in table:
-        if key in _LATER_KEYS:
-            faults.append((key, f"it is for {_LATER_KEYS[key]}, which this version of hindscan does not have yet"))
-        elif key not in _KEYS:
+        if key not in _KEYS:
             close = difflib.get_close_matches(key, _KEYS, 1)
             hint = f"; is it {close[0]}? There are" if close else "; there are"
             faults.append((key, f"there is no such setting{hint} {', '.join(_KEYS)}"))
@@ -83,10 +85,14 @@ def trigger_from_toml(name: str, table: Mapping[str, Any]) -> Trigger:
     job = table.get("job")
     if not isinstance(job, str) or not job:
         faults.append(("job", f"it must name the job to run, and is {shown(job)}"))
+    sources = _sources(table.get("on"), faults)
+    for key, kind in _FOR_ONE.items():
+        if key in table and sources and kind not in {source.kind for source in sources}:
+            faults.append((key, f"it is for the source {kind}:, and the trigger has {', '.join(map(str, sources))}"))
     trigger = Trigger(
         name=name,
         job=str(job),
-        sources=_sources(table.get("on"), faults),
+        sources=sources,
         filter=read_filter(table.get("filter"), faults, strict=table.get("strict") is True),
         parameters=_parameters(table.get("parameters", {}), faults),
         start=_start(table.get("start", "now"), faults),
@@ -96,6 +102,10 @@ def trigger_from_toml(name: str, table: Mapping[str, Any]) -> Trigger:
         paused=_flag("paused", table.get("paused", False), faults),
         was=_was(name, table.get("was", ""), faults),
         queue=queue.queue_from_toml(table, faults),
+        wrapping=wrapping_from_toml(table, {source.kind for source in sources}, faults),
+        time_zone=_time_zone(table.get("time_zone", "UTC"), faults),
+        missed=_missed(table.get("missed", "catch up"), faults),
+        every=_every(table.get("every", "5s"), faults),
     )
     if faults:
         listed = "; ".join(f"triggers.{name}.{place}: {message}" for place, message in faults)
@@ -107,8 +117,36 @@ def trigger_from_toml(name: str, table: Mapping[str, Any]) -> Trigger:
     return trigger
 
 
+def check_together(triggers: Mapping[str, Trigger]) -> None:
+    """Check what no trigger shows alone: the records of a topic are of one kind, so that one record is one event for all of its triggers.
+
+    Raises
+    ------
+    ConfigError
+        With every fault in `details["faults"]`.
+    """
+    first: dict[Source, Trigger] = {}
+    faults: _Faults = []
+    for trigger in triggers.values():
+        for source in trigger.sources:
+            before = first.setdefault(source, trigger)
+            if source.kind == "kafka" and before.wrapping != trigger.wrapping:
+                faults.append(
+                    (
+                        trigger.name,
+                        f"its format and event must be those of {before.name}, which listens to {source} too",
+                    )
+                )
+    if faults:
+        listed = "; ".join(f"triggers.{place}: {message}" for place, message in faults)
+        raise ConfigError(
+            f"While reading the triggers: the records of one topic must be read alike; {listed}. Correct the project file.",
+            faults=faults,
+        )
+
+
 def parse_source(text: object) -> Source:
-    """Read one source as `on` has it: ``http``, ``kafka:TOPIC`` or ``kafka:CLUSTER:TOPIC``.
+    """Read one source as `on` has it: ``http``, ``kafka:TOPIC``, ``kafka:CLUSTER:TOPIC``, ``cron:EXPRESSION`` or ``files:FOLDER``.
 
     Raises
     ------
@@ -128,17 +166,20 @@ def parse_source(text: object) -> Source:
                 f"a topic is named kafka:TOPIC or kafka:CLUSTER:TOPIC, of letters, digits, '.', '_' and '-', not {shown(text)}"
             )
         return Source(kind="kafka", cluster=cluster or "default", topic=topic)
-    if kind in _LATER_SOURCES:
-        raise ValueError(
-            f"the source {kind} is not available in this version of hindscan; there are kafka:TOPIC, kafka:CLUSTER:TOPIC and http"
-        )
-    raise ValueError(f"there is no source {shown(text)}; there are kafka:TOPIC, kafka:CLUSTER:TOPIC and http")
+    if kind == "cron":
+        wrong = cron_fault(rest)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return Source(kind="cron", text=" ".join(rest.split()))
+    if kind == "files" and rest:
+        return Source(kind="files", text=rest.rstrip("/") or "/")
+    raise ValueError(f"there is no source {shown(text)}; there are {_SOURCES}")
 
 
 def _sources(value: object, faults: _Faults) -> tuple[Source, ...]:
     texts = value if isinstance(value, list) else [value]
     if value is None or not texts:
-        faults.append(("on", "it must name at least one source: kafka:TOPIC, kafka:CLUSTER:TOPIC or http"))
+        faults.append(("on", f"it must name at least one source: {_SOURCES}"))
         return ()
     found: list[Source] = []
     for text in texts:
@@ -260,6 +301,35 @@ def _was(name: str, value: object, faults: _Faults) -> str:
     return str(value)
 
 
+def _time_zone(value: object, faults: _Faults) -> str:
+    try:
+        return time_zone(value if isinstance(value, str) else repr(value)).key
+    except ValueError as fault:
+        faults.append(("time_zone", str(fault)))
+        return "UTC"
+
+
+def _missed(value: object, faults: _Faults) -> Missed:
+    match value:
+        case "catch up" | "latest" | "skip":
+            return value
+    faults.append(
+        ("missed", f'it is "catch up" (a run for each), "latest" (for the last one) or "skip", not {shown(value)}')
+    )
+    return "catch up"
+
+
+def _every(value: object, faults: _Faults) -> timedelta:
+    try:
+        micros = times.duration(value if isinstance(value, str) else repr(value))
+    except ValueError as fault:
+        faults.append(("every", f"it {fault}"))
+        return timedelta(seconds=5)
+    if not _LEAST_EVERY <= timedelta(microseconds=micros) <= _GREATEST_EVERY:
+        faults.append(("every", f"it is from 1s to 1d, not {shown(value)}"))
+    return timedelta(microseconds=micros)
+
+
 def _lateness(value: object, faults: _Faults) -> timedelta:
     seconds = queue.seconds_from(value)
     if seconds is None:
@@ -271,3 +341,8 @@ def _lateness(value: object, faults: _Faults) -> timedelta:
         )
         return timedelta(0)
     return timedelta(seconds=seconds)
+
+
+#: Object stores tell a file's time in whole seconds: looking more often could take two versions for one.
+_LEAST_EVERY: Final = timedelta(seconds=1)
+_GREATEST_EVERY: Final = timedelta(days=1)

@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from hindscan.errors import DataLost, HindscanError, SourceChanged, SourceMissing
-from hindscan.events.received import Received, Unread, received_from_kafka
+from hindscan.events.received import Received, Unread, Wrapped, received_from_kafka
 from hindscan.kafka import MOCK_TOPIC_ID, describe_topics, find_offsets
 from hindscan.kafka_group import GroupConsumer, Heard
 
@@ -68,6 +68,8 @@ class KafkaListener:
         partition, which is then read from its beginning.
     cluster : str
         Name of the cluster in the project file.
+    wrapped : Mapping[str, Wrapped], optional
+        How events are made of the records of topics that hold no CloudEvents. What it raises beside `InvalidEvent` is treated as what `record` raises.
 
     Raises
     ------
@@ -86,6 +88,7 @@ class KafkaListener:
         record: Callable[[list[Unread]], object],
         positions: Callable[[str, str, int], int | None],
         cluster: str = "default",
+        wrapped: Mapping[str, Wrapped] | None = None,
     ) -> None:
         self._config = config
         self._group = group
@@ -95,6 +98,7 @@ class KafkaListener:
         self._positions = positions
         #: Name of the cluster in the project file.
         self.cluster = cluster
+        self._wrapped = dict(wrapped or {})
         self._ids: dict[str, str] = {}
         self._assigned: list[tuple[str, int]] = []
         self._ahead: deque[Heard] = deque()
@@ -116,6 +120,11 @@ class KafkaListener:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def name(self) -> str:
+        """What it is called where faults are told."""
+        return f"kafka {self.cluster}"
 
     @property
     def alive(self) -> bool:
@@ -240,7 +249,7 @@ class KafkaListener:
             read=partial(self._received, heard),
         )
 
-    def _received(self, heard: Heard) -> Received:
+    def _received(self, heard: Heard) -> list[Received]:
         return received_from_kafka(
             heard.value,
             heard.headers,
@@ -251,6 +260,7 @@ class KafkaListener:
             partition=heard.partition,
             offset=heard.offset,
             record_time=heard.time,
+            wrapped=self._wrapped.get(heard.topic),
         )
 
     # --- Where it begins ----------------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ class Path:
     expression: str
     parsed: Any = field(repr=False, compare=False)
 
-    def search(self, document: Mapping[str, Any]) -> Any:
-        """Evaluate the expression on an event in the JSON format.
+    def search(self, document: Any) -> Any:
+        """Evaluate the expression on an event in the JSON format, or on any JSON value.
 
         Returns
         -------

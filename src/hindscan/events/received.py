@@ -10,18 +10,22 @@ Times are microseconds since the epoch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from hindscan import times
 from hindscan.errors import InvalidEvent
 from hindscan.events.wire import parse_kafka
+from hindscan.events.wrapping import RecordPlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hindscan.events.event import Event
 
-__all__ = ["Received", "Unread", "received_from_kafka", "received_over_http"]
+__all__ = ["Received", "Unread", "Wrapped", "received_from_kafka", "received_over_http"]
+
+#: Makes the events of a value at a place; raises `InvalidEvent`.
+Wrapped: TypeAlias = "Callable[[bytes | None, RecordPlace | None], list[Event]]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +41,7 @@ class Received:
     faults : tuple[str, ...]
         The faults one by one.
     way : str
-        "kafka" or "http".
+        "kafka", "http", "schedule" or "files".
     body : bytes | None
         The record's value or the request's body, as it came; None over HTTP, where what cannot be parsed is refused and not kept.
     headers : tuple[tuple[str, bytes | None], ...]
@@ -52,6 +56,8 @@ class Received:
         The record's own time.
     received_at : int
         When it came in.
+    trigger : str | None
+        The only trigger that it is for: schedules and files are watched for each trigger, from its own start. None: all that listen there.
     """
 
     event: Event | None
@@ -68,6 +74,7 @@ class Received:
     offset: int | None = None
     record_time: int | None = None
     received_at: int
+    trigger: str | None = None
 
     def __post_init__(self) -> None:
         if (self.event is None) != bool(self.reason):
@@ -95,8 +102,8 @@ class Unread:
     partition: int
     offset: int
     record_time: int | None
-    #: Reads it.
-    read: Callable[[], Received]
+    #: Reads it: one, but for a notification about several objects.
+    read: Callable[[], list[Received]]
 
 
 def received_from_kafka(
@@ -110,36 +117,52 @@ def received_from_kafka(
     partition: int,
     offset: int,
     record_time: int | None,
-) -> Received:
-    """Make a record what was received, whatever it holds."""
-    event: Event | None = None
+    wrapped: Wrapped | None = None,
+) -> list[Received]:
+    """Make a record what was received, whatever it holds: one, but for a notification about several objects.
+
+    Parameters
+    ----------
+    wrapped : callable, optional
+        Makes the events of a record that is no CloudEvent.
+    """
+    events: list[Event | None]
     reason = ""
     faults: tuple[str, ...] = ()
     try:
-        event = parse_kafka(value, headers)
+        if wrapped is None:
+            events = [parse_kafka(value, headers)]
+        else:
+            place = RecordPlace(
+                cluster=cluster, topic=topic, topic_id=topic_id or "", partition=partition, offset=offset
+            )
+            events = [*wrapped(value, place)]
     except InvalidEvent as fault:
-        reason, faults = str(fault), _faults(fault)
-    return Received(
-        event=event,
-        reason=reason,
-        faults=faults,
-        way="kafka",
-        body=value,
-        headers=tuple(headers or ()),
-        key=key,
-        cluster=cluster,
-        topic=topic,
-        topic_id=topic_id,
-        partition=partition,
-        offset=offset,
-        record_time=record_time,
-        received_at=times.now(),
-    )
+        events, reason, faults = [None], str(fault), _faults(fault)
+    return [
+        Received(
+            event=event,
+            reason=reason,
+            faults=faults,
+            way="kafka",
+            body=value,
+            headers=tuple(headers or ()),
+            key=key,
+            cluster=cluster,
+            topic=topic,
+            topic_id=topic_id,
+            partition=partition,
+            offset=offset,
+            record_time=record_time,
+            received_at=times.now(),
+        )
+        for event in events
+    ]
 
 
-def received_over_http(event: Event) -> Received:
-    """Make an event what was received; one that cannot be parsed never gets here."""
-    return Received(event=event, way="http", received_at=times.now())
+def received_over_http(event: Event, trigger: str | None = None) -> Received:
+    """Make an event what was received, by all triggers or by one; one that cannot be parsed never gets here."""
+    return Received(event=event, way="http", trigger=trigger, received_at=times.now())
 
 
 def _faults(fault: InvalidEvent) -> tuple[str, ...]:

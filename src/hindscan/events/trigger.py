@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from hindscan.events.event import Event
+    from hindscan.events.wrapping import Wrapping
 
 __all__ = [
     "Decision",
+    "Missed",
     "ParameterMapping",
     "Source",
     "Trigger",
@@ -37,19 +39,24 @@ __all__ = [
 ]
 
 Outcome = Literal["matched", "unmatched", "quarantined"]
+Missed = Literal["catch up", "latest", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where events come from: `http`, or a topic of a cluster."""
+    """Where events come from: `http`, a topic of a cluster, a schedule, or a place where files arrive."""
 
-    kind: Literal["kafka", "http"]
+    kind: Literal["kafka", "http", "cron", "files"]
     cluster: str = ""
     topic: str = ""
+    #: The expression of a schedule; the folder, glob or URL of files.
+    text: str = ""
 
     def __str__(self) -> str:
         if self.kind == "http":
             return "http"
+        if self.kind in ("cron", "files"):
+            return f"{self.kind}:{self.text}"
         return f"kafka:{self.topic}" if self.cluster == "default" else f"kafka:{self.cluster}:{self.topic}"
 
 
@@ -105,6 +112,14 @@ class Trigger:
         The name it had: it goes on where that trigger stood in its topics. Empty: it had no other.
     queue : Queue
         In which order its runs go, how many at once, and what becomes of one that fails.
+    wrapping : Wrapping | None
+        How records that are not CloudEvents become events; None where they are.
+    time_zone : str
+        Whose clock its schedules go by.
+    missed : "catch up", "latest" or "skip"
+        What becomes of a schedule's instants that passed while nobody listened: a run for each, for the latest, or none.
+    every : timedelta
+        How often it is looked whether files have arrived.
     """
 
     name: str
@@ -119,6 +134,10 @@ class Trigger:
     paused: bool = False
     was: str = ""
     queue: Queue = field(default_factory=Queue)
+    wrapping: Wrapping | None = None
+    time_zone: str = "UTC"
+    missed: Missed = "catch up"
+    every: timedelta = timedelta(seconds=5)
 
     def listens_to(self, source: Source) -> bool:
         """Tell whether events of a source are for this trigger to decide."""

@@ -121,6 +121,7 @@ def _quarantine(connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
 
 def _position(row: sa.RowMapping) -> str | None:
     """Write a place in a topic as people do: ``topic[partition]@offset``."""
-    if row["offset"] is None:
+    if row["offset"] is None or row["way"] == "schedule":
+        # A schedule's place is its instant, which is the event's id and time.
         return None
     return f"{row['topic']}[{row['partition']}]@{row['offset']}"

@@ -35,6 +35,7 @@ from sqlalchemy import (
 
 __all__ = [
     "REVISION",
+    "baselines",
     "codes",
     "decisions",
     "events",
@@ -54,7 +55,7 @@ __all__ = [
 ]
 
 #: The newest revision in `migrations/versions`; a store that has it is opened without loading Alembic.
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 
 metadata = MetaData()
 
@@ -335,6 +336,18 @@ tries = Table(
     # The process: its own marks say nothing to it, for it lives.
     Column("process", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
+)
+
+#: What a trigger of files found when it began, and so does not start runs for; explicit before its first look. One row: it is whole or not there.
+baselines = Table(
+    "baselines",
+    metadata,
+    Column("trigger", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    # Names of versions (JSON), compressed: a lake has many.
+    Column("versions", LargeBinary, nullable=False),
+    Column("began_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("trigger", "source", name="baselines_once"),
 )
 
 #: A client's Idempotency-Key and the run it opened: a repeated request gets the same run, another one under the key is refused.

@@ -24,7 +24,7 @@ from hindscan.errors import HindscanError
 from hindscan.events import wire
 from hindscan.runs.run import FINAL
 from hindscan.web import media, metrics
-from hindscan.web.body import DOCUMENT, EVENTS, json_object
+from hindscan.web.body import ANYTHING, DOCUMENT, EVENTS, json_object
 from hindscan.web.desk import Desk
 from hindscan.web.guard import Guard
 from hindscan.web.problem import SCHEMA, problem_bytes, problem_of
@@ -111,21 +111,31 @@ def _add_errors(app: FastAPI) -> None:
         return Response(problem_bytes(500, "An internal error; the log has it."), 500, media_type=_PROBLEM)
 
 
+_Origin = Annotated[str | None, Header(alias="WebHook-Request-Origin")]
+
+
 def _add_events(app: FastAPI, desk: Desk, webhooks: Webhooks) -> None:
-    @app.post("/events", status_code=202, tags=["events"], openapi_extra=EVENTS)
-    async def receive(
-        request: Request, origin: Annotated[str | None, Header(alias="WebHook-Request-Origin")] = None
-    ) -> Response:
-        """Take CloudEvents: binary, structured or batched; signed, where webhook secrets are set."""
+    async def let_in(request: Request, origin: str | None) -> bytes:
+        """Give the body of a sender that may send events."""
         if origin is not None and not webhooks.allows(origin):
             raise HTTPException(
                 403, f"Events of {origin!r} are not taken; [serve] webhook_origins names those that are."
             )
         body = await request.body()
         webhooks.check(request.headers.raw, body, time.time())
-        events = wire.parse_http(request.headers.raw, body)
+        return body
+
+    @app.post("/events", status_code=202, tags=["events"], openapi_extra=EVENTS)
+    async def receive(request: Request, origin: _Origin = None) -> Response:
+        """Take CloudEvents: binary, structured or batched; signed, where webhook secrets are set."""
+        events = wire.parse_http(request.headers.raw, await let_in(request, origin))
         # The store is synchronous: a thread waits for it, never the loop.
         return _Json(await run_in_threadpool(desk.receive, events), 202)
+
+    @app.post("/triggers/{trigger}/events", status_code=202, tags=["events"], openapi_extra=ANYTHING)
+    async def receive_body(trigger: str, request: Request, origin: _Origin = None) -> Response:
+        """Take a body that is no CloudEvent, as this trigger declares it; signed, where webhook secrets are set."""
+        return _Json(await run_in_threadpool(desk.receive_body, trigger, await let_in(request, origin)), 202)
 
     @app.options("/events", tags=["events"], response_class=Response)
     def handshake(origin: Annotated[str | None, Header(alias="WebHook-Request-Origin")] = None) -> Response:

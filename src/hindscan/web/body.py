@@ -16,7 +16,7 @@ from hindscan.errors import UsageError
 from hindscan.events import wire
 from hindscan.events.strict import json_fault, parse_json, shown
 
-__all__ = ["DOCUMENT", "EVENTS", "json_object"]
+__all__ = ["ANYTHING", "DOCUMENT", "EVENTS", "json_object"]
 
 _ANY_OBJECT: Final = {"type": "object"}
 #: Of a path whose body is a JSON object, or nothing.
@@ -71,3 +71,7 @@ async def json_object(request: Request) -> dict[str, Any]:
         raise UsageError(f"Reading the body of the request: {fault}. Send one JSON object in UTF-8.", faults=[fault])
     assert isinstance(document, dict)
     return document
+
+
+#: What a trigger says that its bodies are.
+ANYTHING: Final[dict[str, Any]] = {"requestBody": {"content": {"*/*": {}}}}

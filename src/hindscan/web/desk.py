@@ -23,6 +23,10 @@ class Desk(Protocol):
         """Record events and what they start, durably, before returning: ``runs``, ``existing``, ``quarantined``."""
         ...
 
+    def receive_body(self, trigger: str, body: bytes) -> dict[str, list[str]]:
+        """Record what a body that is no CloudEvent starts, as the trigger declares it; answers as `receive` does."""
+        ...
+
     def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
         """Decide once more about an event in quarantine, or about all (of one trigger)."""
         ...

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,51 +24,18 @@ from hindscan.plans.cut import cut, cut_whole
 from hindscan.runs.copies import copy_result
 from hindscan.runs.manifest import Manifest
 from hindscan.runs.results import publish
-
-KEYS = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "quite-secret"}
-SERVER = """
-import sys
-from werkzeug.serving import make_server
-from moto.server import DomainDispatcherApplication, create_backend_app
-server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
+from object_store import KEYS, bucket, object_store
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    environment = os.environ | KEYS
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", SERVER],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        text=True,
-    ) as server:
-        assert server.stdout is not None
-        port = server.stdout.readline().strip()
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
+    with object_store() as url:
+        yield url
 
 
 @pytest.fixture
 def lake(endpoint: str) -> pafs.S3FileSystem:
-    store = pafs.S3FileSystem(
-        access_key="reader",
-        secret_key="quite-secret",
-        endpoint_override=endpoint.removeprefix("http://"),
-        scheme="http",
-        region="us-east-1",
-        allow_bucket_creation=True,
-        allow_bucket_deletion=True,
-    )
-    if store.get_file_info("lake").type != pafs.FileType.NotFound:
-        store.delete_dir("lake")
-    store.create_dir("lake")
-    return store
+    return bucket(endpoint, "lake")
 
 
 def write(lake: pafs.S3FileSystem, path: str, *numbers: int) -> None:

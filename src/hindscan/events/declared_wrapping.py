@@ -1,0 +1,98 @@
+"""How records that are not CloudEvents are wrapped, as it is declared: `format`, `event` and `registry` of a trigger.
+
+Keeps promise 5 before anything happens, like `declared`, whose part this is: every fault with its field, when the project file is loaded.
+
+::
+
+    format, event, registry -> wrapping_from_toml -> Wrapping, or None for CloudEvents
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from hindscan.errors import FilterSyntaxError
+from hindscan.events.attributes import attribute_name_fault
+from hindscan.events.path import Path, compile_path
+from hindscan.events.strict import shown
+from hindscan.events.wrapping import FORMATS, UNITS, AttributeMapping, Wrapping
+
+__all__ = ["wrapping_from_toml"]
+
+_Faults = list[tuple[str, str]]
+#: Attributes that are not a record's to say.
+_OURS: Final = {"specversion": "it is always 1.0", "datacontenttype": "it is always application/json"}
+
+
+def wrapping_from_toml(table: Mapping[str, Any], kinds: Collection[str], faults: _Faults) -> Wrapping | None:
+    """Read how a trigger's records are wrapped; None where they are CloudEvents.
+
+    Parameters
+    ----------
+    table : Mapping[str, Any]
+        The trigger's.
+    kinds : Collection[str]
+        Kinds of its sources.
+    faults : list
+        Where faults are added, each with its field.
+    """
+    format_ = table.get("format", "json" if "event" in table else "cloudevents")
+    if format_ not in FORMATS:
+        faults.append(("format", f"it is one of {', '.join(FORMATS)}, not {shown(format_)}"))
+        return None
+    if "registry" in table and format_ != "avro":
+        faults.append(("registry", f"it is for the format avro, and the format is {format_}"))
+    if format_ == "cloudevents":
+        if "event" in table:
+            faults.append(("event", "CloudEvents have their attributes; it is for the formats json and avro"))
+        return None
+    if kinds and not {"kafka", "http"} & set(kinds):
+        faults.append(("format", "it is for records of kafka: and bodies of http, and the trigger has neither"))
+    if format_ == "s3" and "event" in table:
+        faults.append(("event", "what S3 says has its own mapping; it is for the formats json and avro"))
+        return None
+    written = table.get("event", {})
+    if not isinstance(written, Mapping):
+        faults.append(
+            ("event", f"it must be a table of attributes and where they stand in the record, and is {shown(written)}")
+        )
+        return None
+    found = [_attribute(name, value, faults) for name, value in written.items() if name != "data"]
+    attributes = tuple(mapping for mapping in found if mapping is not None)
+    if "http" in kinds and format_ != "s3" and not {"id", "source"} <= set(written):
+        faults.append(("event", "what comes over http stands nowhere, so the mapping must name its id and its source"))
+    registry = table.get("registry", "default")
+    if not isinstance(registry, str):
+        faults.append(("registry", f"it is the name of a [registry.NAME], not {shown(registry)}"))
+    data = _path("event.data", written["data"], faults) if "data" in written else None
+    return Wrapping(format=format_, attributes=attributes, data=data, registry=str(registry))
+
+
+def _attribute(name: str, value: Any, faults: _Faults) -> AttributeMapping | None:
+    place = f"event.{name}"
+    wrong = _OURS.get(name) or attribute_name_fault(name)
+    if wrong is not None:
+        faults.append((place, wrong))
+        return None
+    unit: Any = None
+    if isinstance(value, dict):
+        if name != "time" or set(value) != {"path", "unit"} or value["unit"] not in UNITS:
+            faults.append(
+                (
+                    place,
+                    f"only time takes a table, with path and unit ({', '.join(UNITS)}); found {', '.join(map(shown, value))}",
+                )
+            )
+            return None
+        value, unit = value["path"], value["unit"]
+    path = _path(place, value, faults)
+    return None if path is None else AttributeMapping(name=name, path=path, unit=unit)
+
+
+def _path(place: str, value: object, faults: _Faults) -> Path | None:
+    try:
+        return compile_path(value)
+    except FilterSyntaxError as wrong:
+        faults.append((place, f"{shown(value)}, column {wrong.details['column']}: {wrong.details['reason']}"))
+        return None
