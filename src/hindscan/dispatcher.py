@@ -99,6 +99,7 @@ class Dispatcher:
     # --- Life -------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        self._limit(self._edition)
         self._open_outlets()
         self._listen()
         for slot in range(self._project.compute.runs):
@@ -254,6 +255,7 @@ class Dispatcher:
             self._listen()
             raise
         self._edition = change
+        self._limit(change)
         if change.project.outlets != before.outlets:
             self._unsent.set()
             self._open_outlets()
@@ -266,23 +268,25 @@ class Dispatcher:
         """Say what is in force now, and what becomes of triggers that are gone."""
         _logger.info("changes are in force: %d jobs, %d triggers", len(change.jobs), len(change.project.triggers))
         gone = set(before.triggers) - set(change.project.triggers)
-        waiting = list(change.waiting)
-        waiting += [
+        told = list(change.waiting)
+        told += [
             f"trigger {name} is gone: its recorded runs are carried out still, events that come now are not its own any more, "
             "and declared again it goes on where it stood in its topics"
             for name in sorted(gone - {trigger.was for trigger in change.project.triggers.values()})
         ]
-        for text in waiting:
+        for text in told:
             _logger.warning("%s", text)
         self._notes.pop("reload", None)
-        if waiting:
-            self._notes["reload"] = "; ".join(waiting)
+        if told:
+            self._notes["reload"] = "; ".join(told)
+
+    def _limit(self, edition: Edition) -> None:
+        waiting.set_limits(self._store, limits_of_runs(edition.project, edition.specs))
 
     def _intake_of(self, edition: Edition) -> Intake:
         intake = Intake(edition.project, self._store, edition.specs)
         for spec, code in edition.jobs.values():
             codes.save_code(self._store, spec, code)
-        waiting.set_limits(self._store, limits_of_runs(edition.project, edition.specs))
         return intake
 
 
