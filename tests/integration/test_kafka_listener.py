@@ -40,7 +40,7 @@ class Memory:
                 key = (received.topic, received.topic_id, received.partition)
                 assert received.offset >= self.next.get(key, 0), "a record came again or out of order"
                 self.next[key] = received.offset + 1
-            self.taken += [unread.read() for unread in batch]
+            self.taken += [one for unread in batch for one in unread.read()]
 
     def positions(self, topic, topic_id, partition):
         return self.next.get((topic, topic_id, partition))

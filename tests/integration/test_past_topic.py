@@ -177,7 +177,7 @@ def test_a_replay_from_the_topic_sees_what_the_ledger_never_had(workshop: Worksh
     from hindscan.config import load_project
 
     with open_workshop(load_project(workshop.project.root, {})) as late:
-        (listener,) = listeners(late.project, late.store, open_intake(late))
+        (listener,) = listeners(late.project, late.store, open_intake(late).take)
         log.send(closing("live"), b"no event")
         with listener:
             until(lambda: decisions(late), "the live event")

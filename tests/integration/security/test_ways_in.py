@@ -40,7 +40,7 @@ def heard(site: Site, settings: Settings, ids: list[str]) -> KafkaListener:
     changed = threading.Event()
 
     def record(batch: list[Unread]) -> None:
-        taken.extend(unread.read() for unread in batch)
+        taken.extend(one for unread in batch for one in unread.read())
         changed.set()
 
     listener = KafkaListener(settings, site.group, "one", [site.closed], record, lambda *_: None, cluster="prod")
