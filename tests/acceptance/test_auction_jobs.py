@@ -184,8 +184,12 @@ def test_a_topic_gives_a_sql_job_and_a_whole_job_the_same_rows_as_files(
     site: Path, kafka_cluster: KafkaCluster
 ) -> None:
     cluster = {"bootstrap.servers": kafka_cluster.bootstrap}
-    generate_auctions("kafka:bids", source=str(site / "data"), kafka=cluster, partitions=3, aborted=5)
-    env = {"HINDSCAN_KAFKA__DEFAULT__BOOTSTRAP_SERVERS": f'"{kafka_cluster.bootstrap}"'}
+    # A topic of its own: other tests fill `bids`, and the cluster may be theirs, too.
+    generate_auctions("kafka:bids-for-jobs", source=str(site / "data"), kafka=cluster, partitions=3, aborted=5)
+    env = {
+        "HINDSCAN_KAFKA__DEFAULT__BOOTSTRAP_SERVERS": f'"{kafka_cluster.bootstrap}"',
+        "HINDSCAN_HISTORY__BIDS_LOG__TOPIC": '"bids-for-jobs"',
+    }
     for job in ("closing_price_by_category", "bids_per_hour"):
         document = hindscan("run", job, "--history", "bids=bids_log", "--json", project=site, **env).document
         found, wanted = pq.read_table(document["result"]["path"]), result(site, job)
