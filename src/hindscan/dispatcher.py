@@ -73,7 +73,6 @@ class Dispatcher:
 
     def __init__(self, workshop: Workshop) -> None:
         self._workshop = workshop
-        self._project = workshop.project
         self._store = workshop.store
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._edition = Edition(project=workshop.project, jobs=workshop.registered.jobs)
@@ -95,6 +94,10 @@ class Dispatcher:
             faults=self._faults,
             notes=self._notes,
         )
+
+    @property
+    def _project(self) -> Project:
+        return self._edition.project
 
     # --- Life -------------------------------------------------------------------------------------------------------
 
@@ -239,29 +242,28 @@ class Dispatcher:
     def _take_up(self, change: Edition) -> None:
         """Put an edition in force, or leave everything as it is and raise."""
         intake = self._intake_of(change)
-        before, decided = self._project, self._intake
-        deaf = _heard(change.project) != _heard(before)
+        before, decided = self._edition, self._intake
+        deaf = _heard(change.project) != _heard(before.project)
         if deaf:
             # First: a trigger that takes over from another begins where that one stands in the end.
             self._silence()
         # Before anything is heard: what a new trigger hears must not be decided without it.
-        self._project, self._intake = change.project, intake
+        self._edition, self._intake = change, intake
         try:
             if deaf:
                 self._listen()
         except BaseException:
             self._silence()
-            self._project, self._intake = before, decided
+            self._edition, self._intake = before, decided
             self._listen()
             raise
-        self._edition = change
         self._limit(change)
-        if change.project.outlets != before.outlets:
+        if change.project.outlets != before.project.outlets:
             self._unsent.set()
             self._open_outlets()
         self._workshop.take_up(change.project)
         self.desk.take_up(change.project, change.specs, intake)
-        self._say(before, change)
+        self._say(before.project, change)
         self._notify()
 
     def _say(self, before: Project, change: Edition) -> None:
