@@ -139,7 +139,7 @@ def events(
 
 
 def _received(project: Project, type: str | None, bounds: Mapping[str, int]) -> list[PastEvent]:
-    from hindscan.runs.past import past_events
+    from hindscan.runs.recall import past_events
     from hindscan.runs.store import open_store
 
     with open_store(project.store_url, project.root) as store:

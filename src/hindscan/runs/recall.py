@@ -5,6 +5,7 @@ it again is deciding about the same. "When it came in" is the time of its record
 
 ::
 
+    events -> past_events -> dicts by the time their runs are as of, for backtests
     events, decisions, runs -> recorded -> Received, Received, ... -> replaying, auditing
                             -> known -> Known (by identity)
 """
@@ -12,15 +13,15 @@ it again is deciding about the same. "When it came in" is the time of its record
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
-from hindscan.events.event import build_event
 from hindscan.events.received import Received
 from hindscan.runs import schema
 from hindscan.runs.forgotten import forgotten_among
+from hindscan.runs.held import stored_event
 from hindscan.runs.store import keys_in_parts
 
 if TYPE_CHECKING:
@@ -29,7 +30,17 @@ if TYPE_CHECKING:
     from hindscan.events.trigger import Source
     from hindscan.runs.store import Store
 
-__all__ = ["Known", "doubled", "first_receipt", "known", "orphaned", "quarantined_places", "recorded", "without_body"]
+__all__ = [
+    "Known",
+    "doubled",
+    "first_receipt",
+    "known",
+    "orphaned",
+    "past_events",
+    "quarantined_places",
+    "recorded",
+    "without_body",
+]
 
 #: Events taken from the store at once.
 BATCH: Final = 500
@@ -97,10 +108,50 @@ def _chosen(sources: Collection[Source], since: int | None, until: int | None) -
 
 
 def _received(row: sa.RowMapping) -> Received:
-    data = None if row["data"] is None else bytes(row["data"])
-    event = build_event(msgspec.json.decode(row["attributes"]), data, [], "reading a recorded event")
     names = ("way", "cluster", "topic", "topic_id", "partition", "offset", "record_time", "received_at")
-    return Received(event=event, **{name: row[name] for name in names})
+    return Received(event=stored_event(row), **{name: row[name] for name in names})
+
+
+def past_events(
+    store: Store, type: str | None = None, *, since: int | None = None, until: int | None = None
+) -> list[dict[str, Any]]:
+    """Give events of a type whose bodies are there by the time their runs are as of: their own, else their record's, else that of their receipt.
+
+    Parameters
+    ----------
+    type : str, optional
+        Default: of any.
+    since, until : int, optional
+        Microseconds since the epoch, half-open.
+
+    Returns
+    -------
+    list of dict
+        ``id, source, time, attributes, data`` (bytes or None) and ``position``: where it stood in its topic, as `history.snapshot.Position` has it, or None.
+    """
+    table = schema.events
+    time = sa.func.coalesce(table.c.time, table.c.record_time, table.c.received_at)
+    query = sa.select(table, time.label("at")).where(table.c.gone.is_(None)).order_by(time, table.c.source, table.c.id)
+    if type is not None:
+        query = query.where(table.c.type == type)
+    if since is not None:
+        query = query.where(time >= since)
+    if until is not None:
+        query = query.where(time < until)
+    with store.read() as connection:
+        return [_as_dict(row) for row in connection.execute(query).mappings()]
+
+
+def _as_dict(row: sa.RowMapping) -> dict[str, Any]:
+    place = ("cluster", "topic", "topic_id", "partition", "offset")
+    return {
+        "id": row["id"],
+        "source": row["source"],
+        "time": row["at"],
+        "attributes": msgspec.json.decode(row["attributes"]),
+        "data": row["data"],
+        "position": None if row["offset"] is None else {name: row[name] for name in place},
+    }
 
 
 def known(store: Store, trigger: str, identities: Iterable[_Identity]) -> dict[_Identity, Known]:
