@@ -344,7 +344,7 @@ def test_a_pin_ends_at_the_last_stable_offset_and_reports_what_holds_it_back(
     topic, log, stable = transactional
     started = time.monotonic()
     pin = history(kafka_cluster, topic).pin(Window())
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 10
     [partition] = pin.partitions
     assert (partition.start, partition.end) == (0, stable)
     assert partition.high_watermark == log[-1].offset + 1 > stable
@@ -616,7 +616,7 @@ def test_a_missing_topic_is_an_error_within_ten_seconds(kafka_cluster: KafkaClus
         pytest.raises(SourceMissing),
     ):
         offsets(reader, 0, 5)
-    assert time.monotonic() - started < 40
+    assert time.monotonic() - started < 20, "ten seconds each"
     name = topic("two", partitions=2)
     with pytest.raises(SourceMissing, match=r"partitions \[5\]"):
         history(kafka_cluster, name, partitions=[0, 5]).pin(Window())
@@ -628,7 +628,7 @@ def test_no_broker_is_an_error_within_ten_seconds() -> None:
     started = time.monotonic()
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1"):
         of.pin(Window())
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 10.5
 
 
 def recreate(admin: AdminClient, topic: str) -> None:
