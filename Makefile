@@ -11,8 +11,9 @@ unexport PYTHONDONTWRITEBYTECODE
 digest = $(shell cat $(1) | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
 LOCKED := .venv/.locked-$(call digest,requirements.txt requirements-uv.txt)
 READY := .venv/.ready-$(call digest,requirements.txt requirements-uv.txt pyproject.toml)
+PEERS := .venv-peers/.ready-$(call digest,requirements-peers.txt)
 
-.PHONY: help setup demo test lint types docs bench lock clean
+.PHONY: help setup demo test lint types docs peers bench lock clean
 
 help: ## list the verbs
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 14
@@ -38,15 +39,18 @@ types: setup ## strict types over the package and jobs/
 docs: setup ## run the examples in docstrings; prove that the pages are complete and their links resolve
 	$(BIN)/pytest -q tests/house/test_docs.py tests/house/test_examples.py
 
-bench: setup ## every measurement of benchmarks/, one after the other
+peers: $(PEERS) ## make .venv-peers as locked: what the benchmarks compare hindscan with (Spark, Prefect)
+
+bench: setup peers ## every measurement of benchmarks/, one after the other
 	@shopt -s nullglob; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file"; done
 
 lock: setup ## resolve anew what pyproject.toml asks for (keeps what still fits; UPGRADE=--upgrade takes the newest)
 	$(BIN)/uv pip compile -q pyproject.toml --all-extras --group dev --universal --generate-hashes --no-emit-index-url --python-version 3.11 $(UPGRADE) -o requirements.txt
+	$(BIN)/uv pip compile -q benchmarks/peers.in --universal --generate-hashes --no-emit-index-url --python-version 3.11 $(UPGRADE) -o requirements-peers.txt
 
-clean: ## remove what was made, but not .venv
+clean: ## remove what was made, but not the environments
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "hindscan needs Python 3.11 or later; this is " + sys.version + ". Run: make PYTHON=python3.11 ...")'
@@ -61,4 +65,10 @@ $(LOCKED): | .venv/bin/python
 $(READY): | $(LOCKED)
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	rm -f .venv/.ready-*
+	touch $@
+
+$(PEERS): | $(LOCKED)
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv --without-pip .venv-peers
+	$(BIN)/uv pip sync -q --compile-bytecode --python .venv-peers/bin/python --require-hashes requirements-peers.txt
+	rm -f .venv-peers/.ready-*
 	touch $@
