@@ -15,24 +15,19 @@ the slice and the state; `state=` itself works on nothing). Each other parameter
 from __future__ import annotations
 
 import functools
-import inspect
-import re
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import msgspec
-
-from hindscan.errors import JobDefinitionError, ParameterError
+from hindscan.errors import JobDefinitionError
 from hindscan.jobs.estimators import Statistic
-from hindscan.jobs.estimators import faults_of as statistics_faults
-from hindscan.jobs.job import JobSpec, Parameter, Step, StepName, is_allowance
-from hindscan.jobs.language import describe
-from hindscan.jobs.parameters import NAMED_OPTIONS, evaluated, validate
-from hindscan.jobs.sampling import GeneratorName, Sampling, sampling_faults
+from hindscan.jobs.job import JobSpec, Parameter, Step, StepName
+from hindscan.jobs.options import keys_of, option_faults, table_faults
+from hindscan.jobs.sampling import GeneratorName, Sampling
+from hindscan.jobs.signature import Signature, summary
 from hindscan.retries import retries_from
 
-__all__ = ["NAME", "Function", "Job", "job", "simulation"]
+__all__ = ["Function", "Job", "job", "simulation"]
 
 Function = Callable[..., Any]
 
@@ -45,12 +40,6 @@ _CALIBRATION: dict[StepName, StepName] = {
 
 #: What a step of an ordered job works on, where it is not one thing.
 _ORDERED: dict[str, tuple[str, ...]] = {"slice": ("the slice", "the state"), "start": (), "close": ("the state",)}
-
-#: Parts of a split: each is a batch in every partial, and a table to finish.
-MOST_PARTS = 4096
-
-#: What jobs may be called.
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 
 
 class Job:
@@ -295,7 +284,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
     parameters: dict[str, Parameter] = {}
     leading: dict[str, tuple[str, ...]] = {}
     for step, function in declared.steps.items():
-        seen = _Signature(step, function, _works_on(declared, step), tables, faults)
+        seen = Signature(step, function, _works_on(declared, step), tables, faults)
         steps[step] = Step(digest="", parameters=tuple(seen.parameters), tables=tuple(seen.tables))
         leading[step] = seen.leading
         for name, parameter in seen.parameters.items():
@@ -315,12 +304,8 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         if history not in (None, own):
             faults.append(f"its calibration is a job on history {own!r}, and history= says {history!r}; leave one out")
         history = own
-    faults += _faulty_tables(tables, table, steps if whole else None)
-    faults += _faulty_options(declared, history, table)
-    faults += _faulty_keys(declared)
-    faults += _faulty_order(declared, leading.get("slice", ()))
-    faults += _faulty_whole(declared)
-    faults += _faulty_statistics(declared)
+    faults += table_faults(tables, table, steps if whole else None)
+    faults += option_faults(declared, history, leading, table)
     if faults:
         raise JobDefinitionError(
             f"Declaring the job {declared.name!r}: {'; '.join(faults)}. Change the declaration, then load it again.",
@@ -342,7 +327,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         combine=combine,
         calibrate_combine=typing.cast("Any", _combined(declared, "calibrate_combine", calibrated)),
         order=options.get("order"),
-        by=_keys_of(options),
+        by=keys_of(options),
         parts=options.get("parts", 16),
         whole=bool(options.get("whole")),
         **{
@@ -357,7 +342,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         retries=None if options["retries"] is None else retries_from(options["retries"]),
         concurrency=options["concurrency"],
         allow_failed=options.get("allow_failed"),
-        doc=_summary(declared.steps["slice"]),
+        doc=summary(declared.steps["slice"]),
         code="",
     )
 
@@ -379,201 +364,3 @@ def _works_on(declared: Job, step: str) -> tuple[str, ...]:
 
 def _declaration(parameter: Parameter) -> str:
     return parameter.type if parameter.required else f"{parameter.type} = {parameter.default!r}"
-
-
-def _faulty_tables(tables: Mapping[str, str], table: str | None, steps: Mapping[str, Step] | None) -> Iterator[str]:
-    taken = set(tables) if steps is None else {name for step in steps.values() for name in step.tables}
-    for name, history in tables.items():
-        if name == table:
-            yield f"`{name}` in tables= is the first parameter, which gets the sliced history"
-        elif name not in taken:
-            yield f"`{name}` in tables= is no parameter of any step"
-        if not isinstance(history, str) or not history:
-            yield f"`{name}` in tables= must name a history, and is {history!r}"
-
-
-def _faulty_options(declared: Job, history: object, table: str | None) -> Iterator[str]:
-    options = declared.options
-    if not isinstance(declared.name, str) or not NAME.fullmatch(declared.name):
-        yield f"its name must be letters, digits, _ and -, and is {declared.name!r}; give name="
-    if (history is not None or declared.kind == "scan") and (not isinstance(history, str) or not history):
-        yield f"history= must name a history, and is {history!r}"
-    if declared.kind == "simulation" and (history is None) != (table is None):
-        yield "history= and calibrate= belong together: the history is what the model is calibrated on"
-    if options["combine"] not in (None, "concat"):
-        yield f"combine= must be 'concat' or left out, and is {options['combine']!r}; an own one is declared with @{declared.name}.combine"
-    elif options["combine"] and "combine" in declared.steps:
-        yield "it has both combine='concat' and a combine of its own; leave one out"
-    if options["retries"] is not None:
-        try:
-            retries_from(options["retries"])
-        except ValueError as fault:
-            yield f"retries= cannot be: {fault}"
-    for option in ("max_bytes", "max_slices", "block_size", "draws", "concurrency"):
-        value = options.get(option)
-        if value is not None and (type(value) is not int or value < 1):
-            yield f"{option}= must be a positive whole number, and is {value!r}"
-    for option in ("max_seconds", "time_limit"):
-        limit = options[option]
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
-            yield f"{option}= must be a positive number of seconds, and is {limit!r}"
-    allowed = options.get("allow_failed")
-    if allowed is not None and not is_allowance(allowed):
-        yield f"allow_failed= must be a share below 1 (0.01) or a whole number of slices, and is {allowed!r}"
-    elif allowed and options.get("order"):
-        yield "allow_failed= is for slices that know nothing of each other, and order= makes each need the one before it; leave one out"
-
-
-def _keys_of(options: Mapping[str, Any]) -> tuple[str, ...]:
-    by = options.get("by")
-    return () if by is None else (by,) if isinstance(by, str) else tuple(by)
-
-
-def _faulty_keys(declared: Job) -> Iterator[str]:
-    options, calibration = declared.options, declared.calibration
-    by, parts = options.get("by"), options.get("parts", 16)
-    if by is not None:
-        keys = [by] if isinstance(by, str) else list(by) if isinstance(by, Sequence) else []
-        if not keys or len(set(map(str, keys))) < len(keys) or not all(isinstance(key, str) and key for key in keys):
-            yield f"by= must name one column or a list of different ones, and is {by!r}"
-    if type(parts) is not int or not 1 <= parts <= MOST_PARTS:
-        yield f"parts= must be a whole number from 1 to {MOST_PARTS}, and is {parts!r}"
-    if calibration is not None and calibration.options.get("by") is not None:
-        yield f"its calibration {calibration.name!r} is split by key, and a model is one table; leave out by="
-
-
-def _faulty_order(declared: Job, leading: tuple[str, ...]) -> Iterator[str]:
-    options, calibration = declared.options, declared.calibration
-    order, state = options.get("order"), options.get("state")
-    if order not in (None, "partition"):
-        yield f"order= must be 'partition' or left out, and is {order!r}"
-    if (order is None) != (state is None):
-        yield "order= and state= belong together: the state is what one slice of a partition leaves to the next"
-    if order is None and "close" in declared.steps:
-        yield f"@{declared.name}.close is for ordered jobs: it gets the state a partition ends with; say order='partition' and state="
-    if len(leading) == 2 and leading[1] in declared.tables:
-        yield f"`{leading[1]}` in tables= is the second parameter, which gets the state"
-    if calibration is not None and calibration.options.get("order") is not None:
-        yield f"its calibration {calibration.name!r} is an ordered job, and slices of a calibration know nothing of each other"
-
-
-def _faulty_whole(declared: Job) -> Iterator[str]:
-    options, calibration = declared.options, declared.calibration
-    if calibration is not None and calibration.options.get("whole"):
-        yield f"its calibration {calibration.name!r} gets the history as a whole, and a calibration is computed slice by slice"
-    if not options.get("whole"):
-        return
-    if options["order"] is not None:
-        yield "it has both whole=True and order=; a whole history has no slices that follow on one another"
-    if options["combine"] or {"combine", "finish"} & set(declared.steps):
-        yield "with whole=True what the function returns is the result, so it has neither combine nor finish"
-    if options.get("by") is not None or options.get("allow_failed"):
-        yield "with whole=True there are no partials that could be split or left out, so it takes neither by= nor allow_failed="
-
-
-def _faulty_statistics(declared: Job) -> Iterator[str]:
-    options, size = declared.options, declared.options.get("block_size")
-    if declared.kind != "simulation" or type(size) is not int or size < 1:
-        return
-    yield from sampling_faults(options["generator"], options["sampling"], size)
-    yield from statistics_faults(options["statistics"], size)
-    if options["statistics"] and (options["combine"] or "combine" in declared.steps):
-        yield "it has both statistics= and a combine; leave one out"
-    if options["sampling"] is not None and not options["statistics"]:
-        yield "with sampling= draws depend on each other, and the built-in summary takes them for independent; declare statistics="
-
-
-class _Signature:
-    """What one step's function takes."""
-
-    def __init__(
-        self, step: str, function: object, leading: tuple[str, ...], tables: Mapping[str, str], faults: list[str]
-    ) -> None:
-        self.leading: tuple[str, ...] = ()
-        self.parameters: dict[str, Parameter] = {}
-        self.tables: list[str] = []
-        if not callable(function):
-            faults.append(f"{step} must be a function, and is {function!r}")
-            return
-        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-            faults.append(f"{step} must return a table, and is a coroutine or a generator")
-        try:
-            taken = list(inspect.signature(function).parameters.values())
-        except (TypeError, ValueError) as error:
-            faults.append(f"{step} has no signature that could be read ({error})")
-            return
-        faults += [
-            f"`{one}` of {step} is {one.kind.description}; every parameter is given by its name"
-            for one in taken
-            if one.kind in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL, one.VAR_KEYWORD)
-        ]
-        named = [one for one in taken if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-        first = [one for one in named[: len(leading)] if one.kind is not one.KEYWORD_ONLY]
-        self.leading = tuple(one.name for one in first)
-        if len(first) < len(leading):
-            faults.append(
-                f"{step} must take {' and '.join(leading)} first, and takes ({', '.join(one.name for one in named)})"
-            )
-        namespace = getattr(inspect.unwrap(function), "__globals__", {})
-        notes = _documented(function)
-        for one in named[len(first) :]:
-            if one.name in tables:
-                self.tables.append(one.name)
-            elif one.name in NAMED_OPTIONS:
-                faults.append(f"`{one.name}` of {step} is an option of every run; rename the parameter")
-            else:
-                try:
-                    self.parameters[one.name] = _parameter(one, namespace, notes)
-                except (ValueError, ParameterError) as error:
-                    faults.append(f"`{one.name}` of {step} {error}")
-
-
-def _parameter(one: inspect.Parameter, namespace: Mapping[str, Any], notes: Mapping[str, str]) -> Parameter:
-    required = one.default is one.empty
-    annotation = one.annotation
-    if annotation is one.empty:
-        if required or one.default is None:
-            raise ValueError("has neither an annotation nor a default to tell its type; annotate it")
-        annotation = type(one.default)
-    annotation = evaluated(annotation, namespace)
-    if getattr(annotation, "__module__", "") == "hindscan.data":
-        raise ValueError("is a table, and tables= does not name its history; add it there")
-    try:
-        described = describe(annotation)
-    except ValueError as error:
-        raise ValueError(f"has an annotation that no parameter can have: {error}") from error
-    doc = next(
-        (
-            m.description
-            for m in getattr(annotation, "__metadata__", ())
-            if isinstance(m, msgspec.Meta) and m.description
-        ),
-        notes.get(one.name, ""),
-    )
-    made = Parameter(name=one.name, type=str(described), required=required, doc=doc)
-    if required:
-        return made
-    try:
-        default = validate([made], {one.name: one.default})[one.name]
-    except ParameterError as error:
-        faults = typing.cast("list[dict[str, str]]", error.details["faults"])
-        raise ValueError(f"has a default that {faults[0]['fault']}") from error
-    return msgspec.structs.replace(made, default=default)
-
-
-def _summary(function: Function) -> str:
-    """First paragraph of the docstring, on one line."""
-    return " ".join((inspect.getdoc(function) or "").split("\n\n", 1)[0].split())
-
-
-def _documented(function: Function) -> dict[str, str]:
-    """Sentences of a numpydoc ``Parameters`` section, by parameter."""
-    doc = inspect.getdoc(function) or ""
-    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\S[^\n]*\n-{3,}$|\Z)", doc, re.MULTILINE | re.DOTALL)
-    notes: dict[str, str] = {}
-    for entry in re.split(r"\n(?=\S)", section[1] if section else ""):
-        head, _, body = entry.partition("\n")
-        for name in head.split(":")[0].split(","):
-            if name.strip():
-                notes[name.strip()] = " ".join(body.split())
-    return notes

@@ -37,10 +37,10 @@ import msgspec
 
 from hindscan.errors import JobDefinitionError, ParameterError
 from hindscan.jobs.code import MEANING
-from hindscan.jobs.declare import NAME
 from hindscan.jobs.digest import digest_of
 from hindscan.jobs.job import Code, JobSpec, Parameter, Step, StepName
 from hindscan.jobs.language import describe, parse
+from hindscan.jobs.options import NAME
 from hindscan.jobs.parameters import NAMED_OPTIONS, validate
 from hindscan.jobs.statement import FORM, Misplaced, Statement, pack, read_statement
 from hindscan.jobs.world import version_of
