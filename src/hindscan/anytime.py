@@ -22,7 +22,7 @@ import msgspec
 import pyarrow as pa
 
 from hindscan.errors import NotFound
-from hindscan.plans.incomplete import Coverage, coverage_document, coverage_of, without
+from hindscan.plans.incomplete import Coverage, coverage_document, coverage_of, covered_together, without_slices
 
 if TYPE_CHECKING:
     from hindscan.config import Project
@@ -45,7 +45,7 @@ class PartialResult(msgspec.Struct, frozen=True, kw_only=True):
     #: Of the run, when it was looked at.
     state: str
     table: pa.Table
-    #: Of the run's last stage: for a simulation its draws.
+    #: For a simulation of its draws; of a joined job of all its histories.
     coverage: Coverage
 
     @property
@@ -114,7 +114,7 @@ def partial_result(project: Project, store: Store, partials: Partials, run: str)
     finally:
         for key in _made(plan) - own:
             partials.remove(key)
-    coverage = coverage_of(plan.stages[-1])
+    coverage = covered_together([(stage.join, coverage_of(stage)) for stage in plan.stages])
     if not coverage.complete:
         said = {**(table.schema.metadata or {}), INCOMPLETE: msgspec.json.encode(coverage)}
         table = table.replace_schema_metadata(said)
@@ -124,14 +124,17 @@ def partial_result(project: Project, store: Store, partials: Partials, run: str)
 def _so_far(prepared: Prepared, partials: Partials, run: Run) -> Plan:
     """Leave out of a plan what is not there."""
     plan = prepared.plan
-    *earlier, last = plan.stages
-    if any(not _there(stage, partials) for stage in earlier):
+    if any(stage.step == "calibrate" and not _there(stage, partials) for stage in plan.stages):
         raise _nothing(run, "its model is not calibrated yet")
-    missing = {position for position, key in enumerate(last.keys) if not partials.has(key)}
-    left = without(last, missing, purpose=f"so far {secrets.token_hex(8)}")
-    if left is None:
-        raise _nothing(run, "none of its slices is done yet")
-    return msgspec.structs.replace(plan, stages=(*earlier, left))
+    missing = [
+        set() if stage.step == "calibrate" else {at for at, key in enumerate(stage.keys) if not partials.has(key)}
+        for stage in plan.stages
+    ]
+    stages = without_slices(plan.stages, missing, purpose=f"so far {secrets.token_hex(8)}")
+    if stages is None:
+        of_each = " of one of its histories" if plan.job.joins else ""
+        raise _nothing(run, f"none of its slices{of_each} is done yet")
+    return msgspec.structs.replace(plan, stages=stages)
 
 
 def _there(stage: Stage, partials: Partials) -> bool:

@@ -25,7 +25,7 @@ import msgspec
 from hindscan import faults, files
 from hindscan.errors import HindscanError, NotFound
 from hindscan.planning import make
-from hindscan.plans.incomplete import without
+from hindscan.plans.incomplete import without_slices
 from hindscan.runs import codes, forgotten, snapshots
 from hindscan.runs.partials import Partials, local_folder
 from hindscan.runs.results import forget_result, result_folder, slice_keys_of
@@ -146,7 +146,7 @@ def _made_by(
         keys |= of_slices
         try:
             spec, _ = codes.load_code(store, run.code, run.job)
-            histories |= {name for name in (spec.history, *spec.tables.values()) if name is not None}
+            histories |= {name for name in spec.histories.values() if name is not None}
             histories |= set(run.request.histories.values())
             keys |= _keys_of_plans(project, store, partials, run, failed)
         except HindscanError as error:
@@ -173,8 +173,6 @@ def _keys_of_plans(
 
 def _incomplete(plan: Plan, failed: dict[str, set[int]]) -> list[Plan]:
     """Make the plan of a result that left failed slices out, if one did."""
-    stages = []
-    for stage in plan.stages:
-        left = without(stage, failed.get(stage.step, set()), purpose="tolerated")
-        stages += [] if left is None else [left]
-    return [msgspec.structs.replace(plan, stages=tuple(stages))] if any(failed.values()) else []
+    missing = [failed.get(stage.step, set()) for stage in plan.stages]
+    stages = without_slices(plan.stages, missing, purpose="tolerated") if any(missing) else None
+    return [] if stages is None else [msgspec.structs.replace(plan, stages=stages)]

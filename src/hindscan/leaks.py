@@ -244,7 +244,7 @@ class _Test:
     def __init__(self, project: Project, spec: JobSpec, code: Code, request: RunRequest) -> None:
         self.project, self.request = project, request
         self._spec, self._code = spec, code
-        declared = {**spec.tables, **({spec.table: spec.history or ""} if spec.table is not None else {})}
+        declared = {table: name or "" for table, name in spec.histories.items()}
         #: Name of the history by the job's table.
         self.names = {
             table: request.histories.get(table, request.histories.get(name, name)) for table, name in declared.items()

@@ -133,7 +133,7 @@ def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
         faults += _stop_faults(spec, request.stop)
     if request.workers is not None and request.workers < 1:
         faults.append(f"workers must be at least 1, found {request.workers}")
-    known = {*spec.tables, *spec.tables.values(), *(name for name in (spec.table, spec.history) if name)}
+    known = {name for name in (*spec.histories, *spec.histories.values()) if name}
     faults += [
         f"history {name!r} is none of the job's; it has {', '.join(sorted(known))}"
         for name in request.histories
@@ -269,10 +269,8 @@ def limits_of(project: Project) -> Limits:
 
 
 def _histories(project: Project, spec: JobSpec, request: RunRequest) -> dict[str, History]:
-    """Find the history of each of the job's tables, with the replacements of the request."""
-    declared = dict(spec.tables)
-    if spec.table is not None and spec.history is not None:
-        declared = {spec.table: spec.history, **declared}
+    """Find the history of each of the job's tables, those of the jobs it is joined with included, with the replacements of the request."""
+    declared = {table: name for table, name in spec.histories.items() if name is not None}
     if spec.table is not None and spec.history is None and spec.table not in request.histories:
         raise ParameterError(f"Asking for job {spec.name}: it must be told which history to read; it declares none.")
     return {

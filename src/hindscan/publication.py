@@ -19,7 +19,7 @@ from hindscan import faults, times
 from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
 from hindscan.jobs.chart import charts_of
-from hindscan.plans.incomplete import coverage_document
+from hindscan.plans.incomplete import coverage_document, covered_together
 from hindscan.plans.sweep import finals, swept_table
 from hindscan.rounds import drawn_document
 from hindscan.runs import inbox
@@ -224,7 +224,7 @@ def _manifest(
             failed=sum(bool(record.error) for record in records),
         ),
         incomplete=not all(stage.coverage.complete for stage in executed.stages),
-        coverage=coverage_document(executed.stages[-1].coverage),
+        coverage=coverage_document(covered_together([(stage.join, stage.coverage) for stage in executed.stages])),
         set_aside=sum(proof.set_aside for proof in proofs),
         repeatable_until=until,
         caveats=caveats,

@@ -95,6 +95,7 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
         "doc": spec.doc,
         "history": spec.history,
         "tables": spec.tables,
+        "joins": {name: joined.history for name, joined in spec.joins.items()},
         "combine": spec.combine,
         "order": spec.order,
         "file": spec.file,

@@ -372,3 +372,62 @@ def regrouped(partials):
         "SELECT g, sum(rows)::BIGINT AS rows, sum(valued)::BIGINT AS valued, sum(nans)::BIGINT AS nans, sum(total) AS total, max(most) AS most "
         "FROM partials GROUP BY g ORDER BY g NULLS FIRST"
     )
+
+
+def others_of(others, bad_other: int = -1):
+    """Give the history that is joined as it is; one of its slices may fail."""
+    rows = others.arrow(["k", "o"])
+    if bad_other in rows["o"].to_pylist():
+        raise LookupError(f"other {bad_other} is bad")
+    return rows
+
+
+@hs.job(history="others", by="k", parts=3, combine="concat", name="other_rows")
+def other_rows(others, bad_other: int = -1):
+    return others_of(others, bad_other)
+
+
+def keys_of(numbers, bad: int = -1, every: int = 1):
+    """Some sums for each key, of which some are null, and some no other has."""
+    if bad in numbers.arrow(["n"])["n"].to_pylist():
+        raise LookupError(f"slice {bad} is bad")
+    return numbers.sql(
+        "SELECT CASE WHEN i % 37 < 36 THEN i % 37 END AS key, sum(x) AS total, count(*) AS rows FROM numbers WHERE i % $every = 0 GROUP BY ALL ORDER BY ALL",
+        every=every,
+    )
+
+
+def add_keys(partials):
+    return partials.sql(
+        "SELECT key, sum(total) AS total, sum(rows)::BIGINT AS rows FROM partials GROUP BY ALL ORDER BY ALL"
+    )
+
+
+@hs.job(history="numbers", by="key", parts=3, join={"others": other_rows})
+def joined(numbers, bad: int = -1, every: int = 1):
+    return keys_of(numbers, bad, every)
+
+
+joined.combine(add_keys)
+
+
+@joined.finish
+def both(combined, others, times: int = 1):
+    return combined.sql(
+        "SELECT coalesce(key, k) AS key, total, rows, sum(o)::BIGINT * $times AS o, count(o) AS others "
+        "FROM combined FULL JOIN others ON k = key GROUP BY ALL ORDER BY ALL",
+        times=times,
+    )
+
+
+@hs.job(history="others", by="k", parts=3, combine="concat")
+def texts(others):
+    return others.sql("SELECT k::VARCHAR AS k, o FROM others")
+
+
+@hs.job(history="numbers", by="key", parts=3, join={"others": texts}, combine="concat")
+def unjoinable(numbers):
+    return keys_of(numbers)
+
+
+unjoinable.finish(both)

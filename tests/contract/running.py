@@ -6,7 +6,7 @@ import pickle
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from hindscan import files
 from hindscan.history.parquet import ParquetHistory
-from hindscan.history.snapshot import Snapshot, Window
+from hindscan.history.snapshot import Reader, Snapshot, Window
 from hindscan.jobs.code import bundle
 from hindscan.jobs.declare import Job
 from hindscan.jobs.job import Code, JobSpec
@@ -66,10 +66,14 @@ class Site:
     def partials(self) -> Partials:
         return Partials(self.root / ".hindscan")
 
-    @property
-    def history(self) -> ParquetHistory:
-        folder = self.root / "numbers"
-        return ParquetHistory(name="numbers", location=str(folder), place=files.place(folder))
+    def history(self, name: str) -> ParquetHistory:
+        """Give the history of all files in the folder of that name."""
+        folder = self.root / name
+        return ParquetHistory(name=name, location=str(folder), place=files.place(folder))
+
+    def readers(self, plan: Plan) -> dict[str, Reader]:
+        pins = plan.snapshot.pins
+        return {table: self.history(name or "").reader(pins[table]) for table, name in plan.job.histories.items()}
 
     def packed(self, job: Job | str) -> tuple[JobSpec, Code]:
         """Give a job of the project's file, or one that a script has declared."""
@@ -86,22 +90,24 @@ class Site:
         seed: int | None = None,
         draws: int | None = None,
         slice_rows: int = ROWS,
+        anew: Sequence[int] = (),
         **parameters: object,
     ) -> Plan:
         spec, _ = self.packed(job)
         defaults = {p.name: p.default for p in spec.parameters}
-        tables = [*([spec.table] if spec.table else []), *spec.tables]
-        pins = {table: self.history.pin(Window()) for table in tables}
+        histories = {table: self.history(name or "") for table, name in spec.histories.items()}
+        pins = {table: history.pin(Window()) for table, history in histories.items()}
         return make_plan(
             spec,
             defaults | parameters,
             Snapshot(pins=pins, window=Window(), pinned_at=0),
-            identities={table: self.history.reader(pin).identity() for table, pin in pins.items()},
-            slice_rows=dict.fromkeys(tables, slice_rows),
+            identities={table: histories[table].reader(pin).identity() for table, pin in pins.items()},
+            slice_rows=dict.fromkeys(pins, slice_rows),
             existing=self.partials.has,
             fresh=fresh,
             seed=seed,
             draws=draws,
+            anew=anew,
         )
 
     def run(
@@ -122,7 +128,7 @@ class Site:
             plan,
             run="run",
             code=self.packed(job)[1],
-            readers={name: self.history.reader(pin) for name, pin in plan.snapshot.pins.items()},
+            readers=self.readers(plan),
             partials=self.partials,
             executor=executor,
             observe=(facts if facts is not None else []).append,
@@ -135,8 +141,9 @@ class Site:
         """Give one task for each slice, named after it."""
         plan = self.plan(job, **parameters)
         stage = plan.stages[0]
-        readers = {name: self.history.reader(pin) for name, pin in plan.snapshot.pins.items()}
-        assignment = pack(assignment_of(plan, stage, "run", self.packed(job)[1], readers, {}, self.partials, None))
+        assignment = pack(
+            assignment_of(plan, stage, "run", self.packed(job)[1], self.readers(plan), {}, self.partials, None)
+        )
         return [
             Work(
                 id=str(s.position),

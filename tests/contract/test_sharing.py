@@ -119,7 +119,7 @@ def anew(site: Site, *positions: int) -> Any:
         plan.job,
         plan.parameters,
         plan.snapshot,
-        identities={table: site.history.reader(pin).identity() for table, pin in pins.items()},
+        identities={table: site.history("numbers").reader(pin).identity() for table, pin in pins.items()},
         slice_rows=dict.fromkeys(pins, 10),
         existing=site.partials.has,
         anew=positions,
@@ -185,7 +185,7 @@ def test_a_key_changes_just_when_what_its_slice_reads_or_sees_changes(site: Site
         job,
         parameters,
         msgspec.structs.replace(base.snapshot, pins=pins),
-        identities={table: site.history.reader(pin).identity() for table, pin in base.snapshot.pins.items()},
+        identities={table: site.history("numbers").reader(pin).identity() for table, pin in base.snapshot.pins.items()},
         slice_rows=dict.fromkeys(pins, 10),
     )
     before, after = set(base.stages[0].keys), set(plan.stages[0].keys)

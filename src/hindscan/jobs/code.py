@@ -82,6 +82,7 @@ def bundle(job: Job, root: Path, *, file: str = "") -> tuple[JobSpec, Code]:
         A captured value or an import that cannot travel or has no stable digest; all of them, by name.
     """
     spec = job.spec
+    joined = {name: bundle(other, root, file=file) for name, other in job.joins.items()}
     world = World(root)
     digester = Digester(world)
     digests = {step: digest_of([_meaning(spec, step), digester.step(made)]) for step, made in job.steps.items()}
@@ -94,12 +95,16 @@ def bundle(job: Job, root: Path, *, file: str = "") -> tuple[JobSpec, Code]:
     used += [(cast("Modules", world.folders), name) for name in sorted(digester.imported)]
     modules = _carried(job, used)
     sources = {key: module.source for key, module in modules.items()}
-    digest = digest_of([digests, Program(sources).digest, _FORM])
+    of_joins = {name: code.digest for name, (_, code) in joined.items()}
+    digest = digest_of([digests, Program(sources).digest, _FORM, *([sorted(of_joins.items())] if of_joins else [])])
     steps = {
         name: msgspec.structs.replace(step, digest=digests[cast("StepName", name)]) for name, step in spec.steps.items()
     }
-    code = Code(digest=digest, modules=sources, payload=payload)
-    return msgspec.structs.replace(spec, steps=steps, code=digest, file=file), code
+    code = Code(
+        digest=digest, modules=sources, payload=payload, joins={name: code for name, (_, code) in joined.items()}
+    )
+    joins = {name: spec for name, (spec, _) in joined.items()}
+    return msgspec.structs.replace(spec, steps=steps, joins=joins, code=digest, file=file), code
 
 
 def _meaning(spec: JobSpec, step: str) -> Token:

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from hindscan.errors import JobDefinitionError
 from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.job import JobSpec, Parameter, Step, StepName
-from hindscan.jobs.options import keys_of, option_faults, table_faults
+from hindscan.jobs.options import join_faults, keys_of, option_faults, table_faults
 from hindscan.jobs.sampling import GeneratorName, Sampling
 from hindscan.jobs.signature import Signature, summary
 from hindscan.retries import retries_from
@@ -53,6 +53,8 @@ class Job:
         What the decorator was given.
     calibration : Job, optional
         The job that makes a simulation's model.
+    joins : dict of Job
+        The jobs it is joined with, by name.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class Job:
         self.name: str = options.get("name") or str(getattr(function, "__name__", ""))
         self.options = dict(options)
         self.calibration = calibrate if isinstance(calibrate, Job) else None
+        join = options.get("join")
+        self.joins: dict[str, Job] = dict(join) if isinstance(join, Mapping) else {}
         self._own: dict[StepName, Function] = {"slice": function}
         if calibrate is not None and self.calibration is None:
             self._own["calibrate"] = calibrate
@@ -137,6 +141,7 @@ def job(
     combine: Literal["concat"] | None = None,
     by: str | Sequence[str] | None = None,
     parts: int = 16,
+    join: Mapping[str, Job] | None = None,
     order: Literal["partition"] | None = None,
     state: Function | None = None,
     whole: bool = False,
@@ -165,6 +170,10 @@ def job(
         one key stay in the order `finish` gave them. Default: not split.
     parts : int
         With `by`: how many parts, at most 4096. A worker holds up to 16 partials' rows of one part.
+    join : mapping of Job, optional
+        With `by`: jobs over other histories, split by as many keys into as many parts, by the name of a parameter of `finish`. `finish` is called for each
+        part with what both sides have for the keys in it, and says how they are joined; so neither history is ever held whole. Parameters of one name are one
+        parameter. The joined jobs are read as of the same time, and whole otherwise: a window is the job's own. Default: nothing is joined.
     order : "partition", optional
         The slices of one partition are computed one after another, in the order of their offsets (files of a Parquet history: of their times), and
         partitions in parallel. The function then gets a state as its second parameter and returns a pair: its partial, and the
@@ -196,7 +205,7 @@ def job(
         The decorator.
     """
     options = {
-        "history": history, "tables": tables, "combine": combine, "by": by, "parts": parts, "order": order, "state": state, "whole": whole,
+        "history": history, "tables": tables, "combine": combine, "by": by, "parts": parts, "join": join, "order": order, "state": state, "whole": whole,
         "name": name, "max_bytes": max_bytes, "max_slices": max_slices, "max_seconds": max_seconds, "time_limit": time_limit,
         "retries": retries, "concurrency": concurrency, "allow_failed": allow_failed,
     }  # fmt: skip
@@ -284,18 +293,15 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
     parameters: dict[str, Parameter] = {}
     leading: dict[str, tuple[str, ...]] = {}
     for step, function in declared.steps.items():
-        seen = Signature(step, function, _works_on(declared, step), tables, faults)
-        steps[step] = Step(digest="", parameters=tuple(seen.parameters), tables=tuple(seen.tables))
+        seen = Signature(step, function, _works_on(declared, step), tables, declared.joins, faults)
+        steps[step] = Step(
+            digest="", parameters=tuple(seen.parameters), tables=tuple(seen.tables), joins=tuple(seen.joins)
+        )
         leading[step] = seen.leading
-        for name, parameter in seen.parameters.items():
-            known = parameters.setdefault(name, parameter)
-            if (known.type, known.required, known.default) != (parameter.type, parameter.required, parameter.default):
-                faults.append(
-                    f"`{name}` is `{_declaration(parameter)}` in {step} and `{_declaration(known)}` in an earlier step; "
-                    "a parameter has one type and one default"
-                )
-            elif parameter.doc and not known.doc:
-                parameters[name] = parameter
+        faults += _gathered(parameters, seen.parameters.values(), step)
+    joined = {name: other.spec for name, other in declared.joins.items() if isinstance(other, Job)}
+    for name, spec in joined.items():
+        faults += _gathered(parameters, spec.parameters, f"the joined job {name}")
     sliced = "calibrate" if declared.kind == "simulation" else "slice"
     table = next(iter(leading.get(sliced, ())), None)
     history = options["history"]
@@ -305,6 +311,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
             faults.append(f"its calibration is a job on history {own!r}, and history= says {history!r}; leave one out")
         history = own
     faults += table_faults(tables, table, steps if whole else None)
+    faults += join_faults(declared, table, steps if whole else None)
     faults += option_faults(declared, history, leading, table)
     if faults:
         raise JobDefinitionError(
@@ -329,6 +336,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         order=options.get("order"),
         by=keys_of(options),
         parts=options.get("parts", 16),
+        joins=joined,
         whole=bool(options.get("whole")),
         **{
             key: options[key]
@@ -345,6 +353,19 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         doc=summary(declared.steps["slice"]),
         code="",
     )
+
+
+def _gathered(known: dict[str, Parameter], found: Iterable[Parameter], where: str) -> Iterator[str]:
+    """Take in parameters; tell of those that are something else elsewhere."""
+    for parameter in found:
+        before = known.setdefault(parameter.name, parameter)
+        if (before.type, before.required, before.default) != (parameter.type, parameter.required, parameter.default):
+            yield (
+                f"`{parameter.name}` is `{_declaration(parameter)}` in {where} and `{_declaration(before)}` in an earlier step; "
+                "a parameter has one type and one default"
+            )
+        elif parameter.doc and not before.doc:
+            known[parameter.name] = parameter
 
 
 def _combined(declared: Job, step: StepName, option: str | None) -> Literal["function", "concat", "statistics", "none"]:

@@ -272,9 +272,14 @@ def wrapped(environment: Environment, spec: JobSpec, code: Code) -> tuple[JobSpe
         name: msgspec.structs.replace(step, digest=digest_of([_MEANING, step.digest, environment.digest]))
         for name, step in spec.steps.items()
     }
+    joined = {name: wrapped(environment, spec.joins[name], inner) for name, inner in code.joins.items()}
     content = msgspec.msgpack.encode(_Wrapped(environment=environment, inner=code))
     payload = FORM + f" {_MEANING}\n".encode() + content
-    return msgspec.structs.replace(spec, steps=steps, code=digest), Code(digest=digest, modules={}, payload=payload)
+    joins = {name: code for name, (_, code) in joined.items()}
+    made = Code(digest=digest, modules={}, payload=payload, joins=joins)
+    return msgspec.structs.replace(
+        spec, steps=steps, joins={name: spec for name, (spec, _) in joined.items()}, code=digest
+    ), made
 
 
 def _opened(code: Code) -> _Wrapped | None:

@@ -22,7 +22,7 @@ from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.sampling import GeneratorName, Sampling
 from hindscan.retries import Retries
 
-__all__ = ["Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance"]
+__all__ = ["Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance", "pinned_as"]
 
 #: What can be called: once per slice, per node of the tree, once at the end; the same three for a simulation's model; at the two ends of a
 #: partition of an ordered job.
@@ -50,6 +50,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     parameters: tuple[str, ...] = ()
     #: Names of the broadcast tables that it takes.
     tables: tuple[str, ...] = ()
+    #: Names of the joined jobs whose tables it takes; of "finish" only.
+    joins: tuple[str, ...] = ()
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +78,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     by: tuple[str, ...] = ()
     #: Into how many parts.
     parts: int = 16
+    #: Other jobs, split by as many keys into as many parts: "finish" of a part gets, by these names, what they give for the same part. Their tables are
+    #: their own, their parameters are the job's, too.
+    joins: dict[str, JobSpec] = {}
     #: The function gets the history as a whole, once, and returns the result.
     whole: bool = False
     #: Draws per stream of a simulation.
@@ -104,6 +109,25 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: Project file the job was loaded from, relative; empty for a notebook cell.
     file: str = ""
 
+    @property
+    def histories(self) -> dict[str, str | None]:
+        """Name of each history it reads, by the name that it is pinned under.
+
+        Own ones are pinned under their tables' names; what a joined job slices under the name of the join, its broadcast tables as ``JOIN.TABLE``.
+        """
+        found: dict[str, str | None] = {} if self.table is None else {self.table: self.history}
+        found |= self.tables
+        for name, job in self.joins.items():
+            found[name] = job.history
+            found |= {pinned_as(name, table): history for table, history in job.tables.items()}
+        return found
+
+    @property
+    def broadcast(self) -> tuple[str, ...]:
+        """Names under which the broadcast tables are pinned, those of joined jobs included."""
+        joined = (pinned_as(name, table) for name, job in self.joins.items() for table in job.tables)
+        return (*self.tables, *joined)
+
 
 class Code(msgspec.Struct, frozen=True, kw_only=True):
     """What travels to workers: opaque here, opened only by `jobs.code.load`."""
@@ -113,6 +137,13 @@ class Code(msgspec.Struct, frozen=True, kw_only=True):
     modules: dict[str, str]
     #: Own cloudpickle bytes of the steps' functions by step name; project modules inside are references into `modules`.
     payload: bytes
+    #: Code of the joined jobs, by the names of the joins.
+    joins: dict[str, Code] = {}
+
+
+def pinned_as(join: str | None, table: str) -> str:
+    """Give the name under which a broadcast table is pinned: of a joined job ``JOIN.TABLE``, because its names are its own."""
+    return table if join is None else f"{join}.{table}"
 
 
 def is_allowance(value: object) -> bool:

@@ -1,7 +1,7 @@
 """What can be wrong with the options of a declaration, kind by kind.
 
-Keeps the declaring half of promise 12. Each function looks at one kind of option (tables, limits, the split by key, order, a whole history, statistics), in itself and
-together with the others, and gives what is wrong in words that follow "Declaring the job"; nothing is raised here, so that all faults are told at once.
+Keeps the declaring half of promise 12. Each function looks at one kind of option (tables, joins, limits, the split by key, order, a whole history, statistics), in
+itself and together with the others, and gives what is wrong in words that follow "Declaring the job"; nothing is raised here, so that all faults are told at once.
 
 ::
 
@@ -22,7 +22,7 @@ from hindscan.retries import retries_from
 if TYPE_CHECKING:
     from hindscan.jobs.declare import Job
 
-__all__ = ["NAME", "keys_of", "option_faults", "table_faults"]
+__all__ = ["NAME", "join_faults", "keys_of", "option_faults", "table_faults"]
 
 #: Parts of a split: each is a batch in every partial, and a table to finish.
 MOST_PARTS: Final = 4096
@@ -96,6 +96,33 @@ def _faulty_options(declared: Job, history: object, table: str | None) -> Iterat
         yield f"allow_failed= must be a share below 1 (0.01) or a whole number of slices, and is {allowed!r}"
     elif allowed and options.get("order"):
         yield "allow_failed= is for slices that know nothing of each other, and order= makes each need the one before it; leave one out"
+
+
+def join_faults(declared: Job, table: str | None, steps: Mapping[str, Step] | None) -> Iterator[str]:
+    """Tell what is wrong with the joined jobs; without `steps` some may still come."""
+    options, by = declared.options, keys_of(declared.options)
+    if not isinstance(options.get("join"), Mapping | None):
+        yield f"join= must name jobs by parameters of finish, and is {options['join']!r}; write join={{'NAME': job}}"
+    if declared.joins and not by:
+        yield "join= is for jobs that are split by key: say by= in both"
+    if declared.joins and options.get("whole"):
+        yield "it has both whole=True and join=; a whole history has no parts that could be joined"
+    for name, other in declared.joins.items():
+        if not hasattr(other, "joins"):
+            yield f"`{name}` in join= must be a job, and is {other!r}"
+            continue
+        what = f"`{name}` in join= is the job {other.name!r}, which"
+        if other.kind != "scan" or other.options.get("whole") or other.joins:
+            yield f"{what} must be computed slice by slice over one history, and is a simulation, gets its history as a whole or joins others itself"
+        keys = keys_of(other.options)
+        if len(keys) != len(by):
+            yield f"{what} must be split by as many columns as this one ({', '.join(by) or 'none'}), and is by {', '.join(keys) or 'none'}"
+        elif by and other.options["parts"] != options["parts"]:
+            yield f"{what} must be split into as many parts as this one ({options['parts']}), and is into {other.options['parts']}"
+        if name == table or name in declared.tables:
+            yield f"`{name}` in join= is the name of another table of the job; take another name"
+        elif steps is not None and name not in (steps["finish"].joins if "finish" in steps else ()):
+            yield f"`{name}` in join= is no parameter of finish, which says how it is joined; declare @{declared.name}.finish with it"
 
 
 def keys_of(options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """What the function of a step takes, read off its signature.
 
 Keeps the declaring half of promise 12: what a step is given is decided by the names, annotations and defaults of its parameters alone. The first ones are what it works
-on; each other is a broadcast table if `tables=` has its name, else a parameter of the job, documented by its annotation or by the numpydoc section of the function.
+on; each other is a joined or a broadcast table if `join=` or `tables=` has its name, else a parameter of the job, documented by its annotation or by the numpydoc
+section of the function.
 
 ::
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -30,11 +31,18 @@ class Signature:
     """What one step's function takes."""
 
     def __init__(
-        self, step: str, function: object, leading: tuple[str, ...], tables: Mapping[str, str], faults: list[str]
+        self,
+        step: str,
+        function: object,
+        leading: tuple[str, ...],
+        tables: Collection[str],
+        joins: Collection[str],
+        faults: list[str],
     ) -> None:
         self.leading: tuple[str, ...] = ()
         self.parameters: dict[str, Parameter] = {}
         self.tables: list[str] = []
+        self.joins: list[str] = []
         if not callable(function):
             faults.append(f"{step} must be a function, and is {function!r}")
             return
@@ -60,7 +68,11 @@ class Signature:
         namespace = getattr(inspect.unwrap(function), "__globals__", {})
         notes = _documented(function)
         for one in named[len(first) :]:
-            if one.name in tables:
+            if one.name in joins:
+                self.joins.append(one.name)
+                if step != "finish":
+                    faults.append(f"`{one.name}` of {step} is joined, and only finish gets what is joined")
+            elif one.name in tables:
                 self.tables.append(one.name)
             elif one.name in NAMED_OPTIONS:
                 faults.append(f"`{one.name}` of {step} is an option of every run; rename the parameter")

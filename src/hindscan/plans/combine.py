@@ -70,7 +70,7 @@ def tree_by_part(
     parts: int,
     key_of: Callable[[Sequence[str]], str],
     *,
-    finish: Callable[[str], str],
+    finish: Callable[[str, int], str],
     concat: bool,
 ) -> tuple[tuple[tuple[Node, ...], ...], tuple[Part, ...]]:
     """Build a tree for each part over the keys of split partials.
@@ -84,7 +84,7 @@ def tree_by_part(
     key_of : callable
         Gives the key of a node from its children's keys.
     finish : callable
-        Gives the key of a part's finished table from that of its combined one.
+        Gives the key of a part's finished table from that of its combined one and the part's number.
     concat : bool
         One node over all, as `flat`.
 
@@ -105,7 +105,7 @@ def tree_by_part(
             held = levels.setdefault(level, [])
             held += [msgspec.structs.replace(n, level=level, index=len(held) + n.index) for n in nodes]
         combined = above[-1][0].key if above else first[0].key
-        ends.append(Part(combined=combined, finished=finish(combined)))
+        ends.append(Part(combined=combined, finished=finish(combined, part)))
     return tuple(tuple(nodes) for nodes in levels.values()), tuple(ends)
 
 

@@ -107,7 +107,7 @@ def cost_of(
     """
     paces = paces or {}
     to_do = [(stage, [s for s in stage.slices if s.position not in stage.reused]) for stage in plan.stages]
-    table_bytes = sum(_bytes_in_memory(plan, name, cut_whole(plan.snapshot.pins[name])) for name in plan.job.tables)
+    table_bytes = sum(_bytes_in_memory(plan, name, cut_whole(plan.snapshot.pins[name])) for name in plan.job.broadcast)
     chains = [
         [s for s in stage.slices[chain.first : chain.last] if s.position not in stage.reused]
         for stage in plan.stages

@@ -2,12 +2,13 @@
 
 Keeps promise 2 (complete or failed) where somebody asked for less: failures that were tolerated, and results on the way. The shape of the tree stays that of the whole
 plan; what is missing is left out of it, and every node above gets a key of its own, so an incomplete combination is never found under the key of a complete one,
-neither by this plan nor by a later one. Nodes below which nothing is missing keep their keys and are shared with the complete tree.
+neither by this plan nor by a later one. Nodes below which nothing is missing keep their keys and are shared with the complete tree. What is finished of a join has
+a key of its own where any of its sides is incomplete.
 
 ::
 
-    Stage + positions without partials -> without -> Stage (left_out) -> execution
-                                       -> coverage_of -> Coverage -> manifest, metadata of a partial result
+    Stage + positions without partials -> without -> Stage (left_out) -> joined_with -> execution
+                                       -> coverage_of, covered_together -> Coverage -> manifest, metadata of a partial result
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ from hindscan.history.snapshot import DrawSlice, KafkaSlice, ParquetSlice, Slice
 from hindscan.plans.keys import digest_of
 from hindscan.plans.plan import Node, Part, Stage
 
-__all__ = ["Coverage", "PartCoverage", "allowed_failures", "coverage_document", "coverage_of", "without"]
+__all__ = [
+    "Coverage",
+    "PartCoverage",
+    "allowed_failures",
+    "coverage_document",
+    "coverage_of",
+    "covered_together",
+    "joined_with",
+    "without",
+    "without_slices",
+]
 
 
 class PartCoverage(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +114,50 @@ def without(stage: Stage, positions: Collection[int], *, purpose: str) -> Stage 
     )
 
 
+def joined_with(stage: Stage, sides: Sequence[Stage], *, purpose: str) -> Stage:
+    """Join a stage with others as they are now: with what is left of one that slices were left out of.
+
+    Parameters
+    ----------
+    stage : Stage
+        As it was planned, or with slices left out.
+    sides : sequence of Stage
+        The stages before it; those of other histories are what it is joined with.
+    purpose : str
+        As in `without`.
+    """
+    joined = {side.join: tuple(side.results) for side in sides if side.join in stage.joined}
+    if joined == stage.joined:
+        return stage
+    found = [list(keys) for keys in zip(*joined.values(), strict=True)]
+    parts = tuple(
+        msgspec.structs.replace(part, finished=_key(part.finished, keys, purpose))
+        for part, keys in zip(stage.parts, found, strict=True)
+    )
+    finished = _key(stage.finished, [part.finished for part in parts], purpose)
+    return msgspec.structs.replace(stage, joined=joined, parts=parts, finished=finished)
+
+
+def without_slices(
+    stages: Sequence[Stage], missing: Sequence[Collection[int]], *, purpose: str
+) -> tuple[Stage, ...] | None:
+    """Leave slices out of the stages of a plan; None where nothing is left of one. See `without`.
+
+    Parameters
+    ----------
+    missing : sequence of collection of int
+        For each stage the positions that are missing.
+    """
+    left: list[Stage] = []
+    for stage, positions in zip(stages, missing, strict=True):
+        # As a run comes to know it: what it is joined with first, then its own.
+        what_is_left = without(joined_with(stage, left, purpose=purpose), positions, purpose=purpose)
+        if what_is_left is None:
+            return None
+        left.append(what_is_left)
+    return tuple(left)
+
+
 def _finished(finished: str, combined: str, left: str, purpose: str) -> str:
     """Give the key of what is finished from what is left of the combined table."""
     if left == combined:
@@ -147,6 +202,29 @@ def coverage_of(stage: Stage) -> Coverage:
         rows=sum(part.rows for part in parts.values()),
         rows_done=sum(part.rows_done for part in parts.values()),
         parts=parts,
+    )
+
+
+def covered_together(stages: Sequence[tuple[str | None, Coverage]]) -> Coverage:
+    """Give the coverage of a result from those of its stages.
+
+    Parameters
+    ----------
+    stages : sequence
+        Of each the name of its join, None for the job's own history, and its coverage. Partitions and files of a joined history have that name before theirs. What a
+        model was calibrated on is not counted: it is whole.
+    """
+    *_, (_, last) = stages
+    all_of = [(f"{join}: ", one) for join, one in stages if join is not None]
+    if not all_of:
+        return last
+    all_of.append(("", last))
+    return Coverage(
+        slices=sum(one.slices for _, one in all_of),
+        slices_done=sum(one.slices_done for _, one in all_of),
+        rows=sum(one.rows for _, one in all_of),
+        rows_done=sum(one.rows_done for _, one in all_of),
+        parts={before + name: part for before, one in all_of for name, part in one.parts.items()},
     )
 
 

@@ -159,9 +159,17 @@ def node_key(
     return digest_of({"kind": "node", "children": list(children), **_seen(step, parameters, tables)})
 
 
-def finish_key(combined: str, *, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:
-    """Give the key of a finished table: the finishing step over one combined table."""
-    return digest_of({"kind": "finish", "combined": combined, **_seen(step, parameters, tables)})
+def finish_key(
+    combined: str,
+    *,
+    step: Step,
+    parameters: Mapping[str, object],
+    tables: Mapping[str, str],
+    joined: Mapping[str, str] | None = None,
+) -> str:
+    """Give the key of a finished table: the finishing step over one combined table, and over what is joined with it."""
+    others = {"joined": joined} if joined else {}
+    return digest_of({"kind": "finish", "combined": combined, **others, **_seen(step, parameters, tables)})
 
 
 def split_key(key: str, *, by: Sequence[str], parts: int) -> str:

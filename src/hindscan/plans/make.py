@@ -1,8 +1,9 @@
 """Making a plan: job, parameters and snapshot in, every slice, key and tree node out.
 
 Keeps promises 7 and 8. A pure function: which partials exist comes in as a value or a question, nothing is read, and the same input gives the same plan in
-every process. A scan has one stage; where it is ordered, its slices are linked to chains (`plans.chains`). A simulation with a model has two: the
-calibration, a scan of its own, and the draws, whose keys cover the key of the finished model.
+every process. A scan has one stage; where it is ordered, its slices are linked to chains (`plans.chains`). Each job that it is joined with has a stage before it, the
+very one that it would have alone (so both share their partials); the keys of the finished parts cover those of the parts they are joined with. A simulation with a
+model has two stages: the calibration, a scan of its own, and the draws, whose keys cover the key of the finished model.
 
 ::
 
@@ -19,7 +20,7 @@ import msgspec
 from hindscan.data import Proof
 from hindscan.errors import JobDefinitionError, ParameterError
 from hindscan.history.snapshot import DrawSlice, KafkaSlice, Pin, Slice, Snapshot
-from hindscan.jobs.job import JobSpec, Step
+from hindscan.jobs.job import JobSpec, Step, pinned_as
 from hindscan.plans.chains import in_order, leaves_of, link, needed
 from hindscan.plans.combine import flat, tree, tree_by_part
 from hindscan.plans.cut import Known, cut
@@ -59,9 +60,13 @@ _How = Literal["function", "concat", "statistics", "none"]
 
 
 class _Given(msgspec.Struct, frozen=True, kw_only=True):
-    """What all stages of one plan share."""
+    """What a stage is planned with."""
 
     job: JobSpec
+    #: Name of the join, if it is one that another job is joined with.
+    join: str | None
+    #: What it is joined with: by name, the key of each part's table.
+    joined: Mapping[str, tuple[str, ...]]
     parameters: Mapping[str, object]
     #: Digests of the broadcast tables by name.
     tables: Mapping[str, str]
@@ -135,30 +140,46 @@ def make_plan(
         A step takes a parameter that has no value; fewer draws than one; a seed or draws for a job that draws nothing; no slice at a position of `anew`.
     """
     _check(job, snapshot, seed, draws)
-    tables = {
-        name: table_digest(snapshot.pins[name], identities[name], known=(known or {}).get(name)) for name in job.tables
-    }
     lookup = existing.__contains__ if isinstance(existing, Collection) else existing
-    given = _Given(
-        job=job,
-        parameters=parameters,
-        tables=tables,
-        exists=(lambda _: False) if fresh else lookup,
-        proof=proofs or (lambda _: None),
-    )
-    stages: list[Stage] = []
-    scan = _scan_steps(job)
-    if scan is not None:
-        name = job.table or ""
+
+    def scanned(job: JobSpec, steps: _Steps, join: str | None, sides: Sequence[Stage]) -> Stage:
+        """Plan the stage of one history: the job's own, or that of one it is joined with."""
+        name = (job.table or "") if join is None else join
         pin = snapshot.pins[name]
         slices = cut(pin, (slice_rows or {}).get(name, SLICE_ROWS), known=(known or {}).get(name))
-        stages.append(_stage(job, given, scan, slices, pin, table=name, reader=identities[name], model=None))
+        given = given_to(job, join, sides)
+        return _stage(job, given, steps, slices, pin, table=name, reader=identities[name], model=None)
+
+    def given_to(job: JobSpec, join: str | None, sides: Sequence[Stage]) -> _Given:
+        pinned = {table: pinned_as(join, table) for table in job.tables}
+        return _Given(
+            job=job,
+            join=join,
+            joined={stage.join or "": tuple(stage.results) for stage in sides},
+            parameters=parameters,
+            tables={
+                table: table_digest(snapshot.pins[name], identities[name], known=(known or {}).get(name))
+                for table, name in pinned.items()
+            },
+            exists=(lambda _: False) if fresh else lookup,
+            proof=proofs or (lambda _: None),
+        )
+
+    stages: list[Stage] = []
+    for join, other in job.joins.items():
+        steps = _scan_steps(other)
+        assert steps is not None
+        stages.append(scanned(other, steps, join, ()))
+    scan = _scan_steps(job)
+    if scan is not None:
+        stages.append(scanned(job, scan, None, stages))
     if job.kind == "simulation":
         seed = default_seed(job, parameters, snapshot, identities, known=known) if seed is None else seed
         draws = whole_draws(job, job.draws) if draws is None else draws
         pin = draw_pin(job, draws=draws, seed=seed)
         model = stages[0].finished if stages else None
         slices = cut(pin, SLICE_ROWS)
+        given = given_to(job, None, ())
         stages.append(_stage(job, given, _draw_steps(job), slices, pin, table=None, reader={}, model=model))
     renewed = _renewed(job, stages[-1], anew)
     stages[-1] = msgspec.structs.replace(stages[-1], reused=stages[-1].reused - set(anew))
@@ -188,7 +209,8 @@ def _renewed(job: JobSpec, stage: Stage, anew: Collection[int]) -> frozenset[str
     for node in (node for level in stage.levels for node in level):
         if not keys.isdisjoint(node.children):
             keys.add(node.key)
-    return frozenset(keys and {*keys, stage.combined, stage.finished})
+    ends = {finished for finished, combined in stage.results.items() if combined in keys}
+    return frozenset(keys and {*keys, *ends, stage.combined, stage.finished})
 
 
 def default_seed(
@@ -213,7 +235,7 @@ def default_seed(
 
 
 def _check(job: JobSpec, snapshot: Snapshot, seed: int | None, draws: int | None) -> None:
-    wanted = [*([job.table] if job.table else []), *job.tables]
+    wanted = list(job.histories)
     absent = [name for name in wanted if name not in snapshot.pins]
     if absent:
         raise JobDefinitionError(
@@ -311,13 +333,15 @@ def _stage(
     ends: tuple[Part, ...] = ()
     levels = _levels(job, steps, leaves, given)
     combined = levels[-1][0].key if levels else leaves[0] if leaves else empty
-    finished = _finishing(steps, given)(combined)
+    finished = _finishing(steps, given)(combined, {})
     if job.by:
         levels, ends = _levels_by_part(job, steps, leaves or (empty,), given)
         combined = digest_of([part.combined for part in ends])
         finished = digest_of([part.finished for part in ends])
     return Stage(
-        step=steps.name,
+        step=steps.name if given.join is None else f"{given.join}.{steps.name}",
+        join=given.join,
+        joined=dict(given.joined),
         table=table,
         slices=slices,
         keys=keys,
@@ -335,11 +359,14 @@ def _split(job: JobSpec, key: str) -> str:
     return split_key(key, by=job.by, parts=job.parts) if job.by else key
 
 
-def _finishing(steps: _Steps, given: _Given) -> Callable[[str], str]:
+def _finishing(steps: _Steps, given: _Given) -> Callable[[str, Mapping[str, str]], str]:
+    """Give what makes the key of a finished table out of that of the combined one and those of what is joined with it."""
     step = steps.finish
     if step is None:
-        return lambda combined: combined
-    return lambda combined: finish_key(combined, step=step, parameters=given.parameters, tables=given.tables)
+        return lambda combined, _: combined
+    return lambda combined, joined: finish_key(
+        combined, step=step, parameters=given.parameters, tables=given.tables, joined=joined
+    )
 
 
 def _whole_stage(step: str, table: str | None, slices: tuple[Slice, ...], key: str, given: _Given) -> Stage:
@@ -419,11 +446,17 @@ def _levels_by_part(
 ) -> tuple[tuple[tuple[Node, ...], ...], tuple[Part, ...]]:
     """Build the trees of a job that is split by key."""
     finish = _finishing(steps, given)
+
+    def finished(combined: str, part: int) -> str:
+        if given.join is not None and steps.finish is None:
+            return combined  # what is joined need not be sorted before
+        return part_key(finish(combined, {name: keys[part] for name, keys in given.joined.items()}), by=job.by)
+
     return tree_by_part(
         keys,
         job.parts,
         _node_keys(steps.combine or _CONCAT, given),
-        finish=lambda combined: part_key(finish(combined), by=job.by),
+        finish=finished,
         concat=steps.how == "concat",
     )
 

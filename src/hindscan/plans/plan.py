@@ -1,8 +1,8 @@
 """A plan: what a run will do, with its cost, before anything is done.
 
 Keeps promises 7 (incremental) and 10 (bounded). A plan is a frozen value: the stages with their slices, the content key of each slice's partial,
-what is already there, and the fixed combine tree. A scan has one stage; a simulation with a model has two, whose second depends on the key of
-the first. Nothing here does I/O: which keys exist comes in as a value.
+what is already there, and the fixed combine tree. A scan has one stage, and one more before it for each other job that it is joined with; a simulation with a model has
+two, whose second depends on the key of the first. Nothing here does I/O: which keys exist comes in as a value.
 
 ::
 
@@ -64,9 +64,9 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """One fan-out and its tree, up to one combined table."""
 
-    #: "calibrate" or "slice": the step that is called for each slice.
+    #: "calibrate" or "slice": the step that is called for each slice; of a joined job ``JOIN.slice``.
     step: str
-    #: Name of the parameter the step's table has; None for draws.
+    #: Name that the history is pinned under; None for draws.
     table: str | None
     slices: tuple[Slice, ...]
     #: Content key of each slice's partial, by position.
@@ -86,6 +86,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     chains: tuple[Chain, ...] = ()
     #: Of a job that is split by key: `levels` has the nodes of all parts, and nothing is stored under `combined` and `finished`, which stand for all of them.
     parts: tuple[Part, ...] = ()
+
+    #: Name of the join that this is the other history of; None: of the job itself.
+    join: str | None = None
+    #: Of a job that is joined with others: by the names of the joins, the keys of what those stages give for each part.
+    joined: dict[str, tuple[str, ...]] = {}
 
     #: Of a sweep: the point whose stage it is, by its position in `Plan.points`.
     point: int | None = None
@@ -145,6 +150,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     anew: frozenset[str] = frozenset()
     #: Of a sweep: values of the swept parameters, which are in no `parameters`, point by point; see `plans.sweep`.
     points: tuple[dict[str, object], ...] = ()
+
+    def job_of(self, stage: Stage) -> JobSpec:
+        """Give the job whose steps a stage calls: the plan's, or a joined one."""
+        return self.job if stage.join is None else self.job.joins[stage.join]
 
     def parameters_of(self, stage: Stage) -> dict[str, object]:
         """Give the parameters that a stage is computed with."""

@@ -18,6 +18,7 @@ import msgspec
 from hindscan.history.columns import schema_from_text
 from hindscan.history.formats.choose import reading_identity
 from hindscan.history.snapshot import DrawPin, KafkaPin, ParquetPin, Pin, Slice
+from hindscan.jobs.job import pinned_as
 from hindscan.plans.keys import digest_of, table_digest
 from hindscan.plans.plan import Plan, Stage
 
@@ -103,21 +104,23 @@ def _reason(piece: Slice, key: str, known: dict[str, str], *, in_chain: bool) ->
 
 def _changes(plan: Plan, stage: Stage, before: Plan, old: Stage) -> Iterator[str]:
     """Say what changed for every slice of a stage."""
-    names = [name for name in (stage.step, *(["start"] if stage.chains else [])) if name in plan.job.steps]
-    steps = [plan.job.steps[name] for name in names]
+    job, then_job = plan.job_of(stage), before.job_of(old)
+    each = "slice" if stage.join is not None else stage.step
+    names = [name for name in (each, *(["start"] if stage.chains else [])) if name in job.steps]
+    steps = [job.steps[name] for name in names]
     for name, step in zip(names, steps, strict=True):
-        was = before.job.steps.get(name)
+        was = then_job.steps.get(name)
         if was is None or step.digest != was.digest:
             yield f"the code of its step ({name}) changed"
     given, then_given = plan.parameters_of(stage), before.parameters_of(old)
     for name in dict.fromkeys(name for step in steps for name in step.parameters):
         if name not in then_given or digest_of(given[name]) != digest_of(then_given[name]):
             yield f"parameter {name} changed"
-    for name in dict.fromkeys(name for step in steps for name in step.tables):
+    for name in dict.fromkeys(pinned_as(stage.join, name) for step in steps for name in step.tables):
         then = before.snapshot.pins.get(name)
         if then is None or table_digest(plan.snapshot.pins[name], {}) != table_digest(then, {}):
             yield f"table {name} changed"
-    if (plan.job.by, plan.job.by and plan.job.parts) != (before.job.by, before.job.by and before.job.parts):
+    if (job.by, job.by and job.parts) != (then_job.by, then_job.by and then_job.parts):
         yield "the split by key changed"
     if stage.table is not None and old.table is not None:
         if _reading(plan.snapshot.pins[stage.table]) != _reading(before.snapshot.pins[old.table]):

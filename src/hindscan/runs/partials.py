@@ -288,6 +288,22 @@ class Partials:
             except _DAMAGE as fault:
                 raise _damaged(path, key, handle, fault) from fault
 
+    def read_schema(self, key: str) -> pa.Schema:
+        """Read what columns a partial has, without its content.
+
+        Raises
+        ------
+        hindscan.errors.CorruptPartial
+            It is not there, or this part of it is damaged.
+        """
+        path = self.path(key)
+        with _Opened(path, key) as handle:
+            try:
+                with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                    return reader.schema.remove_metadata()
+            except _DAMAGE as fault:
+                raise _damaged(path, key, handle, fault) from fault
+
     def read_proof(self, key: str) -> Proof | None:
         """Read the proof of a partial; None if it has none (a node of a tree).
 

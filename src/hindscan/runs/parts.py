@@ -20,7 +20,7 @@ upper 32 bits of ``h`` times the number of parts, divided by 2**32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -31,13 +31,27 @@ import xxhash
 
 from hindscan.errors import BadPartial
 
-__all__ = ["merge", "sort_by_key", "split"]
+__all__ = ["check_joinable", "key_kinds", "merge", "sort_by_key", "split"]
 
 #: Rows of a batch in which finished parts are stored and merged: a few megabytes.
 BATCH_ROWS: Final = 65_536
 
 #: Stands for null: an odd number that no short text and no small integer has.
 _NULL: Final = np.uint64(0x9E3779B97F4A7C15)
+
+#: Kinds of values that can be keys, each with an equality of its own: those of one kind that are equal have one hash.
+_KINDS: Final[Mapping[str, Callable[[pa.DataType], bool]]] = {
+    "null": pt.is_null,
+    "whole number": pt.is_integer,
+    "float": pt.is_floating,
+    "boolean": pt.is_boolean,
+    "text": pt.is_large_string,
+    "binary": pt.is_large_binary,
+    "date": pt.is_date,
+    "timestamp": pt.is_timestamp,
+    "time of day": pt.is_time,
+    "duration": pt.is_duration,
+}
 
 _Hashes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint64]]"
 _Positions: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
@@ -85,6 +99,55 @@ def sort_by_key(table: pa.Table, by: Sequence[str]) -> pa.Table:
     """
     ordered = _take(table, _order(_keys(table, by)))
     return pa.Table.from_batches(ordered.combine_chunks().to_batches(BATCH_ROWS), ordered.schema)
+
+
+def key_kinds(schema: pa.Schema, by: Sequence[str]) -> tuple[str, ...]:
+    """Name what kind of value each key column has: values of one kind that are equal lie in the same part, of whatever table.
+
+    Returns
+    -------
+    tuple of str
+        "null" for a column that knows no type because all of it is null, which goes with every kind.
+
+    Raises
+    ------
+    hindscan.errors.BadPartial
+        As `split`.
+    """
+    return tuple(_kind(kind) for kind in _keys(schema.empty_table(), by).schema.types)
+
+
+def check_joinable(
+    ours: pa.Schema, by: Sequence[str], theirs: pa.Schema, their_by: Sequence[str], *, name: str
+) -> None:
+    """Refuse to join tables whose keys are of different kinds: equal values would lie in different parts.
+
+    Parameters
+    ----------
+    ours, theirs : pa.Schema
+        Of the two tables.
+    by, their_by : sequence of str
+        Their key columns, in the order in which they are compared.
+    name : str
+        What the other table is called.
+
+    Raises
+    ------
+    hindscan.errors.BadPartial
+        Naming each pair that differs.
+    """
+    pairs = zip(by, key_kinds(ours, by), their_by, key_kinds(theirs, their_by), strict=True)
+    wrong = [
+        f"{column!r} is {ours.field(column).type} ({kind}) and {other!r} of {name} is {theirs.field(other).type} ({their_kind})"
+        for column, kind, other, their_kind in pairs
+        if kind != their_kind and "null" not in (kind, their_kind)
+    ]
+    if wrong:
+        raise BadPartial(
+            f"Joining with {name} by {', '.join(by)}: keys must be of one kind on both sides, because equal values of two kinds are split in two ways; "
+            f"{'; '.join(wrong)}. Cast one of them in its step.",
+            join=name,
+        )
 
 
 def merge(
@@ -168,7 +231,7 @@ def _keys(table: pa.Table, by: Sequence[str]) -> pa.Table:
     wrong = [f"{name!r} is not there" for name in by if table.column_names.count(name) != 1]
     if not wrong:
         plain = _plain(table.select(list(by)))
-        wrong = [f"{name!r} is {kind}" for name, kind in zip(by, plain.schema.types, strict=True) if not _is_key(kind)]
+        wrong = [f"{name!r} is {kind}" for name, kind in zip(by, plain.schema.types, strict=True) if not _kind(kind)]
     if wrong:
         raise BadPartial(
             f"Splitting a table by {', '.join(by)}: each key must be a column of what every step returns, of numbers, texts, binaries, booleans or times; "
@@ -197,9 +260,9 @@ def _decoded(column: Any) -> Any:
     return column
 
 
-def _is_key(kind: pa.DataType) -> bool:
-    tests = (pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_temporal, pt.is_large_string, pt.is_large_binary)
-    return pt.is_null(kind) or (any(test(kind) for test in tests) and not pt.is_interval(kind))
+def _kind(kind: pa.DataType) -> str:
+    """Name the kind of a type as `_plain` gives it; empty for one that cannot be a key."""
+    return next((name for name, is_so in _KINDS.items() if is_so(kind)), "")
 
 
 def _bits(values: Any) -> _Hashes:

@@ -31,7 +31,7 @@ from hindscan.jobs.simulation import simulate
 from hindscan.jobs.state import check_next, from_state, to_state
 from hindscan.plans.plan import Node
 from hindscan.runs.partials import PROOFS
-from hindscan.runs.parts import sort_by_key, split
+from hindscan.runs.parts import check_joinable, sort_by_key, split
 from hindscan.tasks.broadcast import BroadcastTable
 from hindscan.tasks.task import Assignment, Broadcast, Done
 from hindscan.tasks.whole import Whole, computed
@@ -63,6 +63,7 @@ class Bench:
         keep_tables({table.digest for table in assignment.tables.values()})
         self._lock = threading.Lock()
         self._models: list[Any] = []
+        self._schemas: dict[str, pa.Schema] = {}
 
     @property
     def job(self) -> str:
@@ -139,14 +140,17 @@ class Bench:
                 check_same(table.schema, made.schema, step=self._assignment.combine)
         return self._store(node.key, node.index, made)
 
-    def finish(self, combined: str, key: str) -> Done:
-        """Make the finished table out of the combined one."""
-        table = self._assignment.partials.read(combined)
+    def finish(self, combined: str, key: str, part: int) -> Done:
+        """Make the finished table out of the combined one, and of what this part is joined with."""
+        partials = self._assignment.partials
+        table = partials.read(combined)
+        joined = {name: TableSource(partials.read(keys[part])) for name, keys in self._assignment.joined.items()}
+        self._check_joinable(table.schema, {name: source.schema for name, source in joined.items()})
         if self._assignment.how == "statistics":
             # What a finish of the job's own gets, too: the form in which statistics are merged is nobody else's.
             table = finished(self._assignment.job, table)
         step = self._assignment.finish
-        made = self._call(step, table) if step in self._functions else table
+        made = self._call(step, table, joined) if step in self._functions else table
         by = self._assignment.job.by
         return self._store(key, 0, sort_by_key(made, by) if by else made)
 
@@ -198,13 +202,13 @@ class Bench:
         arguments = tables if isinstance(given, pa.Table) else [*tables, given]
         return self._functions[step](*arguments, **self._named(step, sources))
 
-    def _call(self, step: StepName, table: pa.Table) -> pa.Table:
-        """Call a step over a table in memory, which has the name of the step's first parameter."""
+    def _call(self, step: StepName, table: pa.Table, joined: Mapping[str, Source] | None = None) -> pa.Table:
+        """Call a step over a table in memory, which has the name of the step's first parameter, and over what is joined with it."""
         name = next(iter(inspect.signature(self._functions[step]).parameters))
-        return self._apply(step, name, TableSource(table))
+        return self._apply(step, name, TableSource(table), joined or {})
 
-    def _apply(self, step: StepName, name: str, source: Source) -> pa.Table:
-        sources = self._sources(step) | {name: source}
+    def _apply(self, step: StepName, name: str, source: Source, joined: Mapping[str, Source] | None = None) -> pa.Table:
+        sources = self._sources(step) | dict(joined or {}) | {name: source}
         value = self._functions[step](Data(name, sources), **self._named(step, sources))
         return to_model_table(value, step) if self._makes_model(step) else to_table(value, step)
 
@@ -213,9 +217,9 @@ class Bench:
         return {table: open_table(self._assignment.tables[table]) for table in self._assignment.job.steps[step].tables}
 
     def _named(self, step: StepName, sources: Mapping[str, Source]) -> dict[str, Any]:
-        """Give what a step names beside what it works on: broadcast tables, and parameters as the Python values it asks for."""
+        """Give what a step names beside what it works on: broadcast and joined tables, and parameters as the Python values it asks for."""
         job = self._assignment.job
-        tables = {table: Data(table, sources) for table in job.steps[step].tables}
+        tables = {table: Data(table, sources) for table in (*job.steps[step].tables, *job.steps[step].joins)}
         parameters = [p for p in job.parameters if p.name in job.steps[step].parameters]
         return {
             **tables,
@@ -235,8 +239,24 @@ class Bench:
         job = self._assignment.job
         if not job.by:
             return self._store(key, position, table, proof)
+        if job.joins:
+            # With the first slice, not when all are done.
+            self._check_joinable(table.schema, self._joined_schemas())
         parts = split(table, job.by, job.parts)
         return _done(position, key, table, self._assignment.partials.write_parts(key, parts, proof), proof)
+
+    def _joined_schemas(self) -> Mapping[str, pa.Schema]:
+        """Give the columns of what the job is joined with; read once."""
+        with self._lock:
+            if not self._schemas:
+                joined = self._assignment.joined.items()
+                self._schemas = {name: self._assignment.partials.read_schema(keys[0]) for name, keys in joined}
+            return self._schemas
+
+    def _check_joinable(self, schema: pa.Schema, joined: Mapping[str, pa.Schema]) -> None:
+        job = self._assignment.job
+        for name, other in joined.items():
+            check_joinable(schema, job.by, other, job.joins[name].by, name=name)
 
     def _store(self, key: str, position: int, table: pa.Table, proof: Proof | None = None) -> Done:
         # Metadata is no content, so what a model's table says of itself is kept beside it.

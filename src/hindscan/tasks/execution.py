@@ -26,12 +26,12 @@ import msgspec
 from hindscan import errors
 from hindscan.errors import CorruptPartial, ExecutionError, HindscanError, RunCancelled
 from hindscan.history.snapshot import Reader, Slice
-from hindscan.jobs.job import Code
+from hindscan.jobs.job import Code, pinned_as
 from hindscan.plans.chains import needed
 from hindscan.plans.cost import group, group_in_order
 from hindscan.plans.cut import cut_whole
 from hindscan.plans.draws import draw_pin
-from hindscan.plans.incomplete import Coverage, allowed_failures, coverage_of, without
+from hindscan.plans.incomplete import Coverage, allowed_failures, coverage_of, joined_with, without
 from hindscan.plans.keys import table_digest
 from hindscan.plans.make import holds
 from hindscan.plans.pace import Pace
@@ -46,7 +46,6 @@ from hindscan.tasks.task import (
     Checkpoints,
     Done,
     Failed,
-    Packed,
     Receipt,
     Task,
     TaskKind,
@@ -69,6 +68,8 @@ class StageDone(msgspec.Struct, frozen=True, kw_only=True):
     """One stage as it was carried out."""
 
     step: str
+    #: As `Stage.join`.
+    join: str | None = None
     #: By position; what was computed now. Reused slices have theirs in their partials.
     slices: tuple[Done, ...]
     combined: str
@@ -165,18 +166,21 @@ def execute(
             slices=cut_whole(plan.snapshot.pins[name]),
             digest=table_digest(plan.snapshot.pins[name], readers[name].identity()),
         )
-        for name in plan.job.tables
+        for name in plan.job.broadcast
     }
     tally = _Tally(run, observe)
-    stages = []
+    stages: list[_StageWork] = []
     for index, stage in enumerate(plan.stages):
         model = stage.model
-        if index and not plan.points:
+        if index and plan.job.kind == "simulation" and not plan.points:
             model = plan.stages[index - 1].finished
-        assignment = pack(assignment_of(plan, stage, run, code, readers, tables, partials, model))
+        assignment = assignment_of(plan, stage, run, code, readers, tables, partials, model)
         pace = (paces or {}).get(stage.step) or Pace()
+        sides = [side for side in stages if stage.joined]
         stages.append(
-            _StageWork(plan, stage, assignment, partials, executor, stop, tally, slices_per_task, allow_failed, pace)
+            _StageWork(
+                plan, stage, assignment, sides, partials, executor, stop, tally, slices_per_task, allow_failed, pace
+            )
         )
     _carry_out(stages)
     outcome = [stage.outcome() for stage in stages]
@@ -225,6 +229,7 @@ def assignment_of(
     model: str | None,
 ) -> Assignment:
     calibrating = stage.step == "calibrate"
+    job = plan.job_of(stage)
     draws = None
     if stage.table is None:
         assert plan.seed is not None
@@ -232,17 +237,18 @@ def assignment_of(
         draws = draw_pin(plan.job, draws=plan.draws, seed=plan.seed)
     return Assignment(
         run=run,
-        job=plan.job,
-        code=code,
+        job=job,
+        code=code if stage.join is None else code.joins[stage.join],
         each="calibrate" if calibrating else "slice",
         combine="calibrate_combine" if calibrating else "combine",
         finish="calibrate_finish" if calibrating else "finish",
-        how=plan.job.calibrate_combine if calibrating else plan.job.combine,
+        how=job.calibrate_combine if calibrating else job.combine,
         reader=readers[stage.table] if stage.table is not None else None,
         draws=draws,
-        tables=tables,
+        tables={table: tables[pinned_as(stage.join, table)] for table in job.tables},
         parameters=plan.parameters_of(stage),
         model=model,
+        joined=stage.joined,
         partials=partials,
     )
 
@@ -304,7 +310,8 @@ class _StageWork:
         self,
         plan: Plan,
         stage: Stage,
-        assignment: Packed,
+        assignment: Assignment,
+        sides: Sequence[_StageWork],
         partials: Partials,
         executor: Executor,
         stop: threading.Event,
@@ -315,7 +322,9 @@ class _StageWork:
     ) -> None:
         self._plan = plan
         self._stage = self._whole = stage
-        self._assignment = assignment
+        self._sides = sides
+        self._assigned = assignment
+        self._assignment = pack(assignment)
         self._partials = partials
         self._executor = executor
         self._stop = stop
@@ -333,6 +342,11 @@ class _StageWork:
         self._chains = {position: chain for chain in stage.chains for position in range(chain.first, chain.last)}
         self._states = stage.checkpoints
 
+    @property
+    def stage(self) -> Stage:
+        """As it is now: without what failed and was left out."""
+        return self._stage
+
     def owns(self, key: str) -> bool:
         """Tell whether a partial is one of this stage."""
         stage = self._stage
@@ -349,6 +363,7 @@ class _StageWork:
         """Say what was done."""
         return StageDone(
             step=self._stage.step,
+            join=self._stage.join,
             slices=tuple(self._done[position] for position in sorted(self._done)),
             combined=self._stage.combined,
             finished=self._stage.finished,
@@ -361,12 +376,24 @@ class _StageWork:
     def carry_out(self) -> None:
         """Make what is missing."""
         began = time.monotonic()
+        self._join()
         self._make_slices()
         self._close_chains()
         self._combine()
         self._finish()
         self._seconds += time.monotonic() - began
         self._tally.observe(StageFinished(run=self._tally.run, stage=self._stage.step, seconds=self._seconds))
+
+    def _join(self) -> None:
+        """Take what the stage is joined with as it came out: failures that were left out there were not known to the plan."""
+        whole = joined_with(self._whole, [side.stage for side in self._sides], purpose="tolerated")
+        if whole is self._whole:
+            return
+        self._assigned = msgspec.structs.replace(self._assigned, joined=whole.joined)
+        self._assignment = pack(self._assigned)
+        stage = without(whole, set(self._failed), purpose="tolerated")
+        assert stage is not None
+        self._whole, self._stage, self._nodes = whole, stage, _inner(stage)
 
     def _has(self, key: str) -> bool:
         if key in self._there:
@@ -547,7 +574,9 @@ class _StageWork:
         ]
         self._make(
             [[piece] for piece in pieces],
-            lambda some: self._task("finish", combined=results[some[0].key], finished=some[0].key),
+            lambda some: self._task(
+                "finish", combined=results[some[0].key], finished=some[0].key, part=some[0].position
+            ),
         )
 
     def _task(self, kind: TaskKind, **what: Any) -> Task:

@@ -170,7 +170,7 @@ def _pieces(task: Task) -> Iterator[_Piece]:
                 position=0,
                 key=task.finished,
                 doing="finishing",
-                make=lambda b: b.finish(task.combined, task.finished),
+                make=lambda b: b.finish(task.combined, task.finished, task.part),
             )
 
 

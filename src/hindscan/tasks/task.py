@@ -72,6 +72,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, object]
     #: Key of the model's table.
     model: str | None
+    #: What the job is joined with: by name, the key of each part's table.
+    joined: dict[str, tuple[str, ...]] = {}
     partials: Partials
 
 
@@ -106,9 +108,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     closes: tuple[Chain, ...] = ()
     #: For "combine": in an order in which every child comes before its parent.
     nodes: tuple[Node, ...] = ()
-    #: For "finish": key of the combined table, and of the finished one.
+    #: For "finish": key of the combined table, and of the finished one; of a job that is split by key, which part it is.
     combined: str = ""
     finished: str = ""
+    part: int = 0
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
