@@ -20,9 +20,9 @@ from acceptance.command import hindscan, same_rows
 from hindscan.config import load_project
 from hindscan.generate import generate_auctions
 from hindscan.planning import ask, pin, prepare
-from hindscan.runs.partials import Partials
 from hindscan.tasks.execution import execute
 from hindscan.tasks.executor import InlineExecutor
+from hindscan.tasks.outcome import Merged, outcome
 from hindscan.template import write_project
 from hindscan.workshop import open_workshop
 
@@ -56,19 +56,27 @@ def oracle(site: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def result(site: Path, job: str, **parameters: Any) -> pa.Table:
+def result(
+    site: Path,
+    job: str,
+    *,
+    env: dict[str, str] | None = None,
+    histories: dict[str, str] | None = None,
+    **parameters: Any,
+) -> pa.Table:
     """Run a job by the calls that the command makes, here: what a worker process adds is tested elsewhere."""
-    project = load_project(site)
+    project = load_project(site, env)
     with open_workshop(project) as workshop, InlineExecutor() as executor:
         spec, code = workshop.job(job)
-        request = ask(project, spec, parameters)
+        request = ask(project, spec, parameters, histories=histories)
         prepared = prepare(project, spec, request, pin(project, spec, request), workshop.partials.has, workers=1)
-        assert prepared.cost.slices > 10
+        assert prepared.cost.slices > 3
         done = execute(
             prepared.plan, run="run", code=code, readers=prepared.readers, partials=workshop.partials, executor=executor,
             observe=lambda _: None, stop=threading.Event(),
         )  # fmt: skip
-        return Partials(project.artefacts).read(done.finished)
+        made = outcome(workshop.partials, done.results, spec.by)
+        return made.table() if isinstance(made, Merged) else made
 
 
 def test_bidders_denormalised(site: Path, oracle: duckdb.DuckDBPyConnection) -> None:
@@ -98,6 +106,81 @@ def test_winning_bids(site: Path, oracle: duckdb.DuckDBPyConnection) -> None:
     assert 100 < wanted.num_rows < oracle.sql("SELECT count(DISTINCT auction) FROM bids").fetchall()[0][0]
     assert set(wanted["sold"].to_pylist()) == {True, False}
     same_rows(result(site, "winning_bids"), wanted)
+
+
+@pytest.mark.parametrize("least_bids", [0, 4])
+def test_auction_outcomes(site: Path, oracle: duckdb.DuckDBPyConnection, least_bids: int) -> None:
+    # Another way to the winner than the job's, over both tables at once.
+    wanted = oracle.sql(
+        """
+        WITH ranked AS (
+            SELECT *, row_number() OVER (PARTITION BY auction ORDER BY price DESC, date_time, bidder) AS rank,
+                count(*) OVER (PARTITION BY auction) AS bids FROM bids
+        )
+        SELECT a.id AS auction, a.category, seller, coalesce(bids, 0) AS bids, coalesce(price >= reserve, false) AS sold,
+            if(price >= reserve, bidder, NULL) AS winner, if(price >= reserve, price, NULL) AS price
+        FROM auctions AS a LEFT JOIN (FROM ranked WHERE rank = 1) AS won ON won.auction = a.id
+        WHERE coalesce(bids, 0) >= $least ORDER BY a.id
+        """,
+        params={"least": least_bids},
+    ).to_arrow_table()
+    auctions = oracle.sql("SELECT count(*) FROM auctions").fetchall()[0][0]
+    assert wanted.num_rows == auctions if not least_bids else 100 < wanted.num_rows < auctions
+    assert set(wanted["sold"].to_pylist()) == {True, False}
+    assert None in wanted["winner"].to_pylist()
+    assert (0 in wanted["bids"].to_pylist()) == (not least_bids)
+    same_rows(result(site, "auction_outcomes", least_bids=least_bids), wanted)
+
+
+#: The same join in SQL, with a broadcast table on the side that is joined.
+SOLD_IN_SQL = """\
+-- /// job
+-- history = "bids"
+-- by = "auction"
+-- parts = 3
+-- [join.lots]
+-- history = "auctions"
+-- by = "id"
+-- combine = "concat"
+-- tables = { people = "persons" }
+-- [parameters]
+-- state = { type = "str | None" }
+-- ///
+-- name: slice
+SELECT auction, max(price) AS price FROM bids GROUP BY auction
+-- name: combine
+SELECT auction, max(price) AS price FROM partials GROUP BY auction
+-- name: lots.slice
+SELECT auctions.id, reserve, people.state FROM auctions JOIN people ON people.id = seller WHERE $state IS NULL OR people.state = $state
+-- name: finish
+SELECT id AS auction, state, price FROM lots JOIN combined ON id = auction WHERE price >= reserve
+"""
+
+
+def test_a_join_is_written_in_sql_and_reused_side_by_side(sample: Path) -> None:
+    (sample / "jobs" / "sold.sql").write_text(SOLD_IN_SQL)
+    first = result(sample, "sold")
+    document = hindscan("run", "sold", "-p", "state=CA", "--json", project=sample).document
+    slices = document["slices"]["total"] - 1
+    assert document["slices"] == {"total": slices + 1, "reused": slices, "computed": 1}
+    data = sample / "data"
+    for found, state in ((first, None), (pq.read_table(document["result"]["path"]), "CA")):
+        wanted = duckdb.sql(
+            f"""
+            SELECT a.id AS auction, state, max(price) AS price
+            FROM '{data}/auctions/*.parquet' AS a JOIN '{data}/bids/**/*.parquet' AS b ON a.id = b.auction
+                JOIN '{data}/persons/*.parquet' AS p ON p.id = a.seller
+            WHERE $state IS NULL OR state = $state GROUP BY ALL HAVING max(price) >= any_value(reserve) ORDER BY a.id
+            """,
+            params={"state": state},
+        ).to_arrow_table()
+        assert wanted.num_rows > 50
+        same_rows(found, wanted)
+    manifest = json.loads(Path(document["manifest"]).read_text())
+    assert [pin["table"] for pin in manifest["snapshot"]] == ["bids", "lots", "lots.people"]
+    proofs = pq.read_table(Path(document["manifest"]).with_name("snapshot.parquet"))
+    assert Counter(proofs["stage"].to_pylist()) == {"lots.slice": 1, "slice": slices}
+    assert None not in proofs["records"].to_pylist()
 
 
 def test_sellers_revenue(site: Path, oracle: duckdb.DuckDBPyConnection) -> None:
@@ -202,3 +285,6 @@ def test_a_topic_gives_a_sql_job_and_a_whole_job_the_same_rows_as_files(
             )
         manifest = json.loads(Path(document["manifest"]).read_text())
         assert manifest["slices"]["computed"] == document["slices"]["total"] > 0
+    # A topic joined with files.
+    joined = result(site, "auction_outcomes", env=env, histories={"bids": "bids_log"})
+    assert joined.equals(result(site, "auction_outcomes"))

@@ -19,6 +19,7 @@ from contract.running import ROWS, Site, Unreliable, make_site, write_numbers
 from hindscan.errors import BadPartial, JobFailed
 from hindscan.jobs.declare import Job, job
 from hindscan.plans.incomplete import covered_together, without_slices
+from hindscan.plans.reuse import why_not_reused
 from hindscan.runs.digest import table_digest
 from hindscan.tasks.dask import DaskExecutor
 from hindscan.tasks.execution import Executed
@@ -198,9 +199,12 @@ def test_only_the_side_that_changed_is_computed_and_only_where_it_changed(site: 
     # Parameters of one side, of the other, and of the join.
     assert computed(site, every=2) == {"others.slice": 0, "slice": SLICES}
     assert computed(site, bad_other=-2) == {"others.slice": OTHER_SLICES, "slice": 0}
+    before, after = site.plan("joined"), site.plan("joined", bad_other=-2)
+    assert why_not_reused(after, before) == {"parameter bad_other changed": OTHER_SLICES}
     assert computed(site, times=5) == {"others.slice": 0, "slice": 0}
     write_others(site.root, more=True)
     assert computed(site) == {"others.slice": 1, "slice": 0}
+    assert why_not_reused(site.plan("joined"), before) == {"new data": 1}
     done = site.run(inline, "joined")
     assert done.computed == 1
     assert rows_of(result(site, done)) == wanted(site)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from hindscan.errors import JobDefinitionError
 from hindscan.jobs.estimators import Statistic
-from hindscan.jobs.job import JobSpec, Parameter, Step, StepName
+from hindscan.jobs.job import PARTS, JobSpec, Parameter, Step, StepName
 from hindscan.jobs.options import join_faults, keys_of, option_faults, table_faults
 from hindscan.jobs.sampling import GeneratorName, Sampling
 from hindscan.jobs.signature import Signature, summary
@@ -140,7 +140,7 @@ def job(
     tables: Mapping[str, str] | None = None,
     combine: Literal["concat"] | None = None,
     by: str | Sequence[str] | None = None,
-    parts: int = 16,
+    parts: int = PARTS,
     join: Mapping[str, Job] | None = None,
     order: Literal["partition"] | None = None,
     state: Function | None = None,
@@ -335,7 +335,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         calibrate_combine=typing.cast("Any", _combined(declared, "calibrate_combine", calibrated)),
         order=options.get("order"),
         by=keys_of(options),
-        parts=options.get("parts", 16),
+        parts=options.get("parts", PARTS),
         joins=joined,
         whole=bool(options.get("whole")),
         **{

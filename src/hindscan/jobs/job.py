@@ -14,7 +14,7 @@ a change of `finish` recomputes no slice (promise 7).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -22,7 +22,10 @@ from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.sampling import GeneratorName, Sampling
 from hindscan.retries import Retries
 
-__all__ = ["Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance", "pinned_as"]
+__all__ = ["PARTS", "Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance", "pinned_as"]
+
+#: Parts of a job that is split by key and says nothing of them.
+PARTS: Final = 16
 
 #: What can be called: once per slice, per node of the tree, once at the end; the same three for a simulation's model; at the two ends of a
 #: partition of an ordered job.
@@ -77,7 +80,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: Key columns by which partials are split, each part being combined and finished without the others; empty: not split.
     by: tuple[str, ...] = ()
     #: Into how many parts.
-    parts: int = 16
+    parts: int = PARTS
     #: Other jobs, split by as many keys into as many parts: "finish" of a part gets, by these names, what they give for the same part. Their tables are
     #: their own, their parameters are the job's, too.
     joins: dict[str, JobSpec] = {}

@@ -15,14 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from hindscan.jobs.estimators import faults_of as statistics_faults
-from hindscan.jobs.job import Step, is_allowance
+from hindscan.jobs.job import PARTS, Step, is_allowance
 from hindscan.jobs.sampling import sampling_faults
 from hindscan.retries import retries_from
 
 if TYPE_CHECKING:
     from hindscan.jobs.declare import Job
 
-__all__ = ["NAME", "join_faults", "keys_of", "option_faults", "table_faults"]
+__all__ = ["MOST_PARTS", "NAME", "join_faults", "keys_of", "option_faults", "table_faults"]
 
 #: Parts of a split: each is a batch in every partial, and a table to finish.
 MOST_PARTS: Final = 4096
@@ -133,7 +133,7 @@ def keys_of(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _faulty_keys(declared: Job) -> Iterator[str]:
     options, calibration = declared.options, declared.calibration
-    by, parts = options.get("by"), options.get("parts", 16)
+    by, parts = options.get("by"), options.get("parts", PARTS)
     if by is not None:
         keys = [by] if isinstance(by, str) else list(by) if isinstance(by, Sequence) else []
         if not keys or len(set(map(str, keys))) < len(keys) or not all(isinstance(key, str) and key for key in keys):

@@ -16,7 +16,9 @@ between two fences of comments, what stands above it is the documentation, and `
     SELECT bidder, sum(bids)::BIGINT AS bids FROM partials GROUP BY bidder ORDER BY bidder
 
 The slice has the name of its history (or ``table``), the partials to combine are ``partials``, the combined ones ``combined``. A file without ``-- name:`` is one
-statement, that of the slice. All faults of a file are found when it is loaded, each with its line and column.
+statement, that of the slice. What a job that is split by key (``by``) is joined with is declared in the same file: ``[join.NAME]`` in the header says of which history,
+``-- name: NAME.STEP`` begins a statement over it, and finish reads what comes of it as the table ``NAME``. All faults of a file are found when it is loaded, each
+with its line and column.
 
 ::
 
@@ -38,9 +40,9 @@ import msgspec
 from hindscan.errors import JobDefinitionError, ParameterError
 from hindscan.jobs.code import MEANING
 from hindscan.jobs.digest import digest_of
-from hindscan.jobs.job import Code, JobSpec, Parameter, Step, StepName
+from hindscan.jobs.job import PARTS, Code, JobSpec, Parameter, Step, StepName
 from hindscan.jobs.language import describe, parse
-from hindscan.jobs.options import NAME
+from hindscan.jobs.options import MOST_PARTS, NAME, keys_of
 from hindscan.jobs.parameters import NAMED_OPTIONS, validate
 from hindscan.jobs.statement import FORM, Misplaced, Statement, pack, read_statement
 from hindscan.jobs.world import version_of
@@ -57,13 +59,30 @@ _WORKS_ON: Final[dict[str, str]] = {"combine": "partials", "finish": "combined"}
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
+_Name = Annotated[str, msgspec.Meta(pattern=f"^{_IDENTIFIER.pattern}$")]
+_Keys = _Text | Annotated[list[_Text], msgspec.Meta(min_length=1)]
+
+
+class _Join(msgspec.Struct, forbid_unknown_fields=True):
+    """What a header says of a history that is joined; keys as those of the header itself."""
+
+    history: _Text
+    by: _Keys
+    table: _Name | None = None
+    tables: dict[_Text, _Text] = {}
+    combine: Literal["concat"] | None = None
+
+
 #: Keys of the header and what they may be.
 _HEADER: Final[dict[str, Any]] = {
     "name": Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$")],
     "history": _Text,
-    "table": Annotated[str, msgspec.Meta(pattern=f"^{_IDENTIFIER.pattern}$")],
+    "table": _Name,
     "tables": dict[_Text, _Text],
     "combine": Literal["concat"],
+    "by": _Keys,
+    "parts": Annotated[int, msgspec.Meta(ge=1, le=MOST_PARTS)],
+    "join": dict[_Name, _Join],
     "parameters": dict[str, Any],
     "max_bytes": _Count,
     "max_slices": _Count,
@@ -120,6 +139,7 @@ class _File:
         self._history: str = self._header.get("history", "")
         self._table: str = self._header.get("table", self._history)
         self._tables: dict[str, str] = self._header.get("tables", {})
+        self._joins: dict[str, _Join] = self._header.get("join", {})
         self._parameters = tuple(self._checked_parameters())
         self._statements = dict(self._checked_statements())
         if not self.faults:
@@ -127,18 +147,8 @@ class _File:
 
     def job(self, file: str) -> tuple[JobSpec, Code]:
         """Give the job; only where nothing is wrong."""
-        types = {p.name: str(dataclasses.replace(parse(p.type), bounds=())) for p in self._parameters}
-        steps: dict[str, Step] = {}
-        for step, made in self._statements.items():
-            bound = {name: types[name] for name in made.parameters}
-            meaning = ["sql", MEANING, version_of("duckdb"), version_of("pyarrow"), made.table, made.meaning]
-            digest = digest_of([*meaning, [[name, bound[name]] for name in sorted(bound)]])
-            steps[step] = Step(digest=digest, parameters=made.parameters, tables=made.tables)
-        code = Code(
-            digest=digest_of([[[step, steps[step].digest] for step in sorted(steps)], FORM.decode()]),
-            modules={},
-            payload=pack(self._statements),
-        )
+        joined = {name: self._joined(name, join) for name, join in self._joins.items()}
+        steps, code = self._steps(None, {name: code for name, (_, code) in joined.items()})
         spec = JobSpec(
             name=self.name,
             kind="scan",
@@ -148,6 +158,9 @@ class _File:
             parameters=self._parameters,
             steps=steps,
             combine="function" if "combine" in steps else self._header.get("combine", "none"),
+            by=keys_of(self._header),
+            parts=self._header.get("parts", PARTS),
+            joins={name: spec for name, (spec, _) in joined.items()},
             max_bytes=self._header.get("max_bytes"),
             max_slices=self._header.get("max_slices"),
             time_limit=self._header.get("time_limit"),
@@ -157,6 +170,45 @@ class _File:
             file=file,
         )
         return spec, code
+
+    def _joined(self, name: str, join: _Join) -> tuple[JobSpec, Code]:
+        """Give what is joined under a name as the job it is."""
+        steps, code = self._steps(name, {})
+        named = {parameter for step in steps.values() for parameter in step.parameters}
+        spec = JobSpec(
+            name=name,
+            kind="scan",
+            table=join.table or join.history,
+            history=join.history,
+            tables=join.tables,
+            parameters=tuple(p for p in self._parameters if p.name in named),
+            steps=steps,
+            combine="function" if "combine" in steps else join.combine or "none",
+            by=keys_of({"by": join.by}),
+            parts=self._header.get("parts", PARTS),
+            code=code.digest,
+        )
+        return spec, code
+
+    def _steps(self, join: str | None, joins: dict[str, Code]) -> tuple[dict[str, Step], Code]:
+        """Make steps and code of the statements of the job itself, or of one that it is joined with."""
+        types = {p.name: str(dataclasses.replace(parse(p.type), bounds=())) for p in self._parameters}
+        statements = {step: made for (of, step), made in self._statements.items() if of == join}
+        steps: dict[str, Step] = {}
+        for step, made in statements.items():
+            bound = {name: types[name] for name in made.parameters}
+            meaning = ["sql", MEANING, version_of("duckdb"), version_of("pyarrow"), made.table, made.meaning]
+            digest = digest_of([*meaning, [[name, bound[name]] for name in sorted(bound)]])
+            tables = tuple(name for name in made.tables if name not in joins)
+            taken = tuple(name for name in made.tables if name in joins)
+            steps[step] = Step(digest=digest, parameters=made.parameters, tables=tables, joins=taken)
+        of_joins = [[name, joins[name].digest] for name in sorted(joins)]
+        digests = [
+            [[step, steps[step].digest] for step in sorted(steps)],
+            FORM.decode(),
+            *([of_joins] if joins else []),
+        ]
+        return steps, Code(digest=digest_of(digests), modules={}, payload=pack(statements), joins=joins)
 
     def _wrong(self, line: int, fault: str, column: int = 1) -> None:
         self.faults.append((line, column, fault))
@@ -223,28 +275,50 @@ class _File:
 
     def _whole(self) -> None:
         """Check what only the header and the statements together show."""
-        if "combine" in self._statements and "combine" in self._header:
+        if (None, "combine") in self._statements and "combine" in self._header:
             self._wrong(self._line_of("combine"), "the job has both combine = 'concat' and a statement; leave one out")
-        named = {name for made in self._statements.values() for name in (*made.parameters, *made.tables)}
-        for what, declared in (("parameter", [p.name for p in self._parameters]), ("table", list(self._tables))):
-            for name in declared:
-                if name not in named:
-                    self._wrong(self._line_of(name), f"the {what} {name!r} is named by no statement")
+        named = {name for made in self._statements.values() for name in made.parameters}
+        read = {(of, name) for (of, _), made in self._statements.items() for name in made.tables}
+        tables: list[tuple[str | None, str]] = [(None, name) for name in (*self._tables, *self._joins)]
+        tables += [(of, name) for of, join in self._joins.items() for name in join.tables]
+        unnamed = [("parameter", p.name) for p in self._parameters if p.name not in named]
+        unnamed += [("table", name) for of, name in tables if (of, name) not in read]
+        for what, name in unnamed:
+            self._wrong(self._line_of(name), f"the {what} {name!r} is named by no statement")
+        by = keys_of(self._header)
+        if len(set(by)) < len(by):
+            self._wrong(self._line_of("by"), "by must name different columns")
+        for name, join in self._joins.items():
+            if len(keys_of({"by": join.by})) != len(by):
+                self._wrong(
+                    self._line_of(name),
+                    f"what is joined is split by as many columns as the job: {join.by!r} and {by!r} are not",
+                )
+            if (name, "combine") in self._statements and join.combine:
+                self._wrong(self._line_of(name), f"{name} has both combine = 'concat' and a statement; leave one out")
 
     # The statements --------------------------------------------------------------------------------------------------
 
-    def _checked_statements(self) -> Iterator[tuple[StepName, Statement]]:
-        if not _IDENTIFIER.fullmatch(self._table) and self._history:
-            self._wrong(self._line_of("history"), f"{self._table!r} is no name for a table; write table = ...")
-        for name in self._tables:
-            if name in (self._table, *_WORKS_ON.values()):
-                self._wrong(self._line_of(name), f"{name!r} in tables is what a step works on; take another name")
-        for step, text in self._sections():
+    def _checked_statements(self) -> Iterator[tuple[tuple[str | None, StepName], Statement]]:
+        for table in (self._table, *(join.table or join.history for join in self._joins.values())):
+            if not _IDENTIFIER.fullmatch(table) and self._history:
+                self._wrong(self._line_of("history"), f"{table!r} is no name for a table; write table = ...")
+        taken = [self._table, *_WORKS_ON.values()]
+        for name in (*self._tables, *self._joins):
+            if name in taken:
+                self._wrong(
+                    self._line_of(name), f"{name!r} is what a step works on, or is there twice; take another name"
+                )
+            taken.append(name)
+        for of, step, text in self._sections():
+            join = None if of is None else self._joins[of]
+            table = self._table if join is None else join.table or join.history
+            tables = list(self._tables if join is None else join.tables)
             faults: list[Misplaced] = []
             made = read_statement(
                 text,
-                _WORKS_ON.get(step, self._table),
-                tables=list(self._tables),
+                _WORKS_ON.get(step, table),
+                tables=[*tables, *self._joins] if (of, step) == (None, "finish") else tables,
                 parameters=list(self._header.get("parameters", {})),
                 faults=faults,
             )
@@ -252,30 +326,35 @@ class _File:
                 before = text.encode()[: one.offset].decode(errors="replace")
                 self._wrong(before.count("\n") + 1, one.fault, len(before) - before.rfind("\n"))
             if made is not None:
-                yield step, made
+                yield (of, step), made
 
-    def _sections(self) -> Iterator[tuple[StepName, str]]:
-        """Give each step's statement with empty lines for all that stands before it, so that its places are the file's."""
+    def _sections(self) -> Iterator[tuple[str | None, StepName, str]]:
+        """Give each step's statement, of the job itself or of a join, with empty lines for all that stands before it, so that its places are the file's."""
         body = range(self._last + 1, len(self._lines))
         marks = [(at, match[1]) for at in body if (match := _SECTION.fullmatch(self._lines[at]))]
-        if not marks:
-            yield "slice", self._blank(self._last + 1, len(self._lines))
+        if not marks and not self._joins:
+            yield None, "slice", self._blank(self._last + 1, len(self._lines))
             return
-        for at in range(self._last + 1, marks[0][0]):
+        for at in range(self._last + 1, marks[0][0] if marks else len(self._lines)):
             if self._lines[at].strip() and not self._lines[at].startswith("--"):
                 self._wrong(at + 1, "what stands before the first '-- name:' belongs to no step")
         seen: set[str] = set()
-        ends = [at for at, _ in marks[1:]] + [len(self._lines)]
-        for (at, step), end in zip(marks, ends, strict=True):
-            if step not in ("slice", *_WORKS_ON):
-                self._wrong(at + 1, f"{step!r} is no step of a SQL job; there are slice, combine, finish")
+        bounds = [*(at for at, _ in marks), len(self._lines)]
+        own = ("slice", *_WORKS_ON)
+        known = {step: (None, step) for step in own} | {
+            f"{name}.{step}": (name, step) for name in self._joins for step in own
+        }
+        for (at, step), end in zip(marks, bounds[1:], strict=True):
+            if step not in known:
+                self._wrong(at + 1, f"{step!r} is no step of a SQL job; there are {', '.join(known)}")
             elif step in seen:
                 self._wrong(at + 1, f"there are two statements for {step}")
             else:
                 seen.add(step)
-                yield typing.cast("StepName", step), self._blank(at + 1, end)
-        if "slice" not in seen:
-            self._wrong(marks[0][0] + 1, "there is no statement for slice")
+                of, name = known[step]
+                yield of, typing.cast("StepName", name), self._blank(at + 1, end)
+        for step in (step for step, (_, name) in known.items() if name == "slice" and step not in seen):
+            self._wrong((marks[0][0] if marks else self._last) + 1, f"there is no statement for {step}")
 
     def _blank(self, first: int, last: int) -> str:
         """Give some lines with as many empty ones before them as there are lines before them."""

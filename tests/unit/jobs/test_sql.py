@@ -48,6 +48,8 @@ WITH named AS (SELECT item, price FROM combined JOIN auctions ON id = auction)
 SELECT * FROM named ORDER BY price DESC LIMIT $top;
 """
 
+JOINED = "-- /// job\n-- history = 'bids'\n-- by = 'k'\n-- [join.y]\n-- history = 'x'\n-- by = 'k'\n-- ///\n"
+READS = "-- name: slice\nFROM bids\n-- name: y.slice\nFROM x\n-- name: finish\nFROM combined JOIN y USING (k)"
 PLAIN = "-- /// job\n-- history = 'bids'\n-- ///\n"
 
 
@@ -202,6 +204,9 @@ def test_anything_but_one_select_over_the_pinned_tables_is_refused(
         ("history = 'bids'\n-- tables = { partials = 'x' }", (3, 1), "is what a step works on"),
         ("history = 'bids'\n-- tables = { x = 'x' }", (3, 1), "the table 'x' is named by no statement"),
         ("history = 'my-bids'", (2, 1), "write table = ..."),
+        ("history = 'bids'\n-- by = ['a', 'a']", (3, 1), "by must name different columns"),
+        ("history = 'bids'\n-- [join.x]\n-- history = 'y'", (3, 1), "missing required field `by`"),
+        ("history = 'bids'\n-- [join.bids]\n-- history = 'y'\n-- by = 'z'", (3, 1), "is what a step works on, or is there twice"),
         ("history = ", (2, 14), "the header is no TOML"),
     ],
 )  # fmt: skip
@@ -218,6 +223,21 @@ def test_a_fault_of_the_header_has_its_line(header: str, place: tuple[int, int],
         (PLAIN + "SELECT 1\n-- name: slice\nSELECT 1 AS x", "belongs to no step"),
         (PLAIN + "-- name: sliced\nSELECT 1 AS x", "'sliced' is no step"),
         (PLAIN + "-- name: finish\nSELECT * FROM combined", "no statement for slice"),
+        (
+            JOINED + "-- name: slice\nFROM bids\n-- name: finish\nFROM combined JOIN y USING (k)",
+            "no statement for y.slice",
+        ),
+        (
+            JOINED + "-- name: slice\nFROM bids\n-- name: y.slice\nFROM bids",
+            "bids is no table of this statement, which can read x",
+        ),
+        (JOINED + "-- name: slice\nFROM y\n-- name: y.slice\nFROM x", "y is no table of this statement"),
+        (
+            JOINED.replace("by = 'k'", "by = ['k', 'l']", 1) + READS,
+            "split by as many columns as the job: 'k' and ('k', 'l') are not",
+        ),
+        (JOINED + READS.replace(" JOIN y USING (k)", ""), "the table 'y' is named by no statement"),
+        (JOINED + "-- name: z.slice\nFROM x", "there are slice, combine, finish, y.slice, y.combine, y.finish"),
         (PLAIN + "-- name: slice\nSELECT 1 AS x\n-- name: slice\nSELECT 1 AS x", "two statements for slice"),
         (
             PLAIN.replace("'bids'", "'bids'\n-- combine = 'concat'")

@@ -54,7 +54,9 @@ def test_concatenation_is_one_node():
 
 
 def split_of(count: int, *, parts: int = 3, concat: bool = False):
-    return tree_by_part([str(i) for i in range(count)], parts, bracket, finish=lambda key: f"done {key}", concat=concat)
+    return tree_by_part(
+        [str(i) for i in range(count)], parts, bracket, finish=lambda key, _: f"done {key}", concat=concat
+    )
 
 
 @given(st.integers(1, 700), st.integers(1, 4))

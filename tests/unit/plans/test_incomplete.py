@@ -92,7 +92,7 @@ def test_a_share_is_rounded_down_and_a_number_is_taken_as_it_is():
 def test_no_node_is_its_own_child() -> None:
     """One slice of 18 is left: nodes above it have one child, which stands for them."""
     stage = a_stage(18)
-    levels, parts = tree_by_part(stage.keys, 3, key_of, finish=lambda combined: digest_of([combined]), concat=False)
+    levels, parts = tree_by_part(stage.keys, 3, key_of, finish=lambda combined, _: digest_of([combined]), concat=False)
     left = without(replace(stage, levels=levels, parts=parts), set(range(18)) - {6}, purpose="test")
     assert left is not None
     nodes = [node for level in left.levels for node in level]
@@ -102,7 +102,7 @@ def test_no_node_is_its_own_child() -> None:
 
 @given(st.integers(1, 60), st.data(), st.booleans())
 def test_every_part_of_a_split_stage_lacks_the_same_slices_and_has_other_keys(count, data, concat):
-    def finish(combined: str) -> str:
+    def finish(combined: str, _: int) -> str:
         return digest_of(["finish", combined])
 
     stage = a_stage(count)
