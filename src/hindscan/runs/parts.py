@@ -124,10 +124,14 @@ def check_joinable(
 
     Parameters
     ----------
-    ours, theirs : pa.Schema
-        Of the two tables.
-    by, their_by : sequence of str
-        Their key columns, in the order in which they are compared.
+    ours : pa.Schema
+        Of one table.
+    by : sequence of str
+        Its key columns.
+    theirs : pa.Schema
+        Of the other.
+    their_by : sequence of str
+        Its key columns, each compared with ours at its place.
     name : str
         What the other table is called.
 
