@@ -127,6 +127,51 @@ def test_a_failed_run_gives_what_it_has_and_nothing_is_left_of_that(project: Pat
     (project / "mended").touch()
 
 
+JOINED = """
+import hindscan as hs
+
+def rows_of(numbers, bad):
+    rows = numbers.arrow(["n", "i"])
+    if bad in rows["n"].to_pylist():
+        raise LookupError(f"slice {bad} is bad")
+    return rows
+
+@hs.job(history="numbers", by="i", combine="concat")
+def others(numbers, bad_other: int = -1):
+    return rows_of(numbers, bad_other)
+
+@hs.job(history="numbers", by="i", combine="concat", join={"others": others})
+def pairs(numbers, bad: int = -1):
+    return rows_of(numbers, bad)
+
+@pairs.finish
+def both(combined, others):
+    return combined.sql("SELECT i, others.n AS n FROM combined LEFT JOIN others USING (i)")
+"""
+
+
+def test_a_join_is_incomplete_where_either_of_its_histories_is(project: Path):
+    (project / "jobs" / "pairs.py").write_text(JOINED)
+    hindscan("run", "pairs", "-p", "bad=7", "--json", project=project, check=1)
+    found = hs.runs(project=project)[0].partial()
+    assert found.incomplete
+    assert (found.coverage.slices_done, found.coverage.slices) == (2 * SLICES - 1, 2 * SLICES)
+    assert (found.coverage.parts["1.parquet"].slices_done, found.coverage.parts["others: 1.parquet"].slices_done) == (
+        5,
+        6,
+    )
+    rows = [(i, i // ROWS) for i in range(SLICES * ROWS) if i // ROWS != 7]
+    assert list(zip(*(found.table[name].to_pylist() for name in ("i", "n")), strict=True)) == rows
+    # Of the side that is joined a row is missing, not the one that it would be joined with.
+    typed = ["run", "pairs", "-p", "bad_other=3", "--allow-failed", "1", "--json"]
+    answer = hindscan(*typed, project=project).document
+    assert answer["slices"] == {"total": 2 * SLICES, "reused": 0, "computed": 2 * SLICES - 1, "failed": 1}
+    table = pq.read_table(answer["result"]["path"])
+    assert [n is None for n in table["n"].to_pylist()] == [i // ROWS == 3 for i in range(SLICES * ROWS)]
+    coverage = json.loads(json.loads(Path(answer["manifest"]).read_text())["coverage"])
+    assert (coverage["slices_done"], coverage["parts"]["others: 0.parquet"]["slices_done"]) == (2 * SLICES - 1, 5)
+
+
 def test_a_run_that_has_nothing_says_so(project: Path):
     run = hindscan("run", "total", "-p", "bad=0", "--json", project=project, check=1).document["run"]
     for partial in (project / ".hindscan").rglob("*.arrow"):
