@@ -357,6 +357,21 @@ def hungry(numbers, folder: str, bad: int = 3, megabytes: int = 700, appetite: s
     return {"n": n}
 
 
+@hs.job(history="numbers", by="i", parts=4, combine="concat")
+def hungry_part(numbers):
+    return numbers.arrow(["i"])
+
+
+@hungry_part.finish
+def eat(combined, row: int = 25):
+    """Take memory in the part that a row is in."""
+    table = combined.arrow()
+    if row in table["i"].to_pylist():
+        _taken = np.ones(700 * 2**17)
+        time.sleep(60)
+    return table
+
+
 @hs.job(history="numbers")
 def groups(numbers):
     """Counts and sums by group: of nulls, NaN, and no rows at all."""

@@ -59,6 +59,17 @@ def test_alone_on_the_machine_a_worker_may_take_what_all_might(site: Site):
         site.run(executor, "hungry", folder=str(site.root / "marks"), megabytes=1600)
 
 
+def test_a_part_that_is_too_large_fails_by_name_and_the_others_are_kept(site: Site):
+    with (
+        ThreadsExecutor(1, LIMIT) as executor,
+        pytest.raises(OutOfMemory, match=r"Computing finished table (\d): (.|\n)*raise parts= of a job") as caught,
+    ):
+        site.run(executor, "hungry_part")
+    there = [site.partials.has(key) for key in site.plan("hungry_part").stages[0].results]
+    (missing,) = [part for part, is_there in enumerate(there) if not is_there]
+    assert f"Computing finished table {missing}" in str(caught.value)
+
+
 def test_out_of_memory_is_tolerated_where_failures_are(site: Site):
     with ThreadsExecutor(1, LIMIT) as executor:
         done = site.run(executor, "hungry", folder=str(site.root / "marks"), allow_failed=1, slices_per_task=4)

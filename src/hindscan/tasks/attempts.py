@@ -303,7 +303,8 @@ def _glutton(piece: Piece, lost: Lost) -> Failed:
         key=piece.key,
         error=OutOfMemory.__name__,
         message=f"Computing {piece.name}: its worker must get by with the memory it may take, and alone on the machine it did not: {lost.out_of_memory}. "
-        f"{lost.reason}\nLower slice_rows of the history, read fewer columns in the step, use fewer workers, or raise [compute] memory.",
+        f"{lost.reason}\nLower slice_rows of the history, raise parts= of a job that is split by key, read fewer columns in the step, use fewer workers, or raise "
+        "[compute] memory.",
         retryable=False,
     )
 
