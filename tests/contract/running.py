@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from hypothesis import strategies as st
 
 from hindscan import files
 from hindscan.history.parquet import ParquetHistory
@@ -212,5 +213,31 @@ class Unreliable:
                 yield Lost(id=task.id, reason="it was lost")
                 continue
             (outcome,) = self._inline.run(iter([task]), stop)
+            assert isinstance(outcome, Finished)
+            yield outcome
+
+
+class Shuffled:
+    """The reference, with outcomes in an order that hypothesis chooses."""
+
+    workers = 3
+
+    def __init__(self, draw: st.DataObject) -> None:
+        self._draw = draw
+        self._inline = InlineExecutor()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        return None
+
+    def run(self, tasks: Iterator[Work], stop: threading.Event, *, alone: bool = False) -> Iterator[Outcome]:
+        live: list[Work] = []
+        while True:
+            live += [task for _, task in zip(range(4 - len(live)), tasks, strict=False)]
+            if not live:
+                return
+            (outcome,) = self._inline.run(iter([live.pop(self._draw.draw(st.integers(0, len(live) - 1)))]), stop)
             assert isinstance(outcome, Finished)
             yield outcome

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.running import ROWS, Site, Unreliable, make_site, write_numbers
+from contract.running import ROWS, Shuffled, Site, Unreliable, make_site, write_numbers
 from hindscan.errors import BadPartial, JobFailed
 from hindscan.jobs.declare import Job, job
 from hindscan.plans.incomplete import covered_together, without_slices
@@ -23,7 +23,7 @@ from hindscan.plans.reuse import why_not_reused
 from hindscan.runs.digest import table_digest
 from hindscan.tasks.dask import DaskExecutor
 from hindscan.tasks.execution import Executed
-from hindscan.tasks.executor import InlineExecutor
+from hindscan.tasks.executor import Executor, InlineExecutor
 from hindscan.tasks.outcome import Merged, outcome
 from hindscan.tasks.threads import ThreadsExecutor
 
@@ -128,7 +128,7 @@ def join_of(parts: int) -> Job:
     return made
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     left=st.lists(_file, max_size=4),
     right=st.lists(_file, max_size=4),
@@ -136,9 +136,10 @@ def join_of(parts: int) -> Job:
     parts=st.sampled_from([1, 2, 5]),
     how=st.sampled_from(["INNER", "LEFT", "FULL"]),
     equal=st.sampled_from(["=", "IS NOT DISTINCT FROM"]),
+    data=st.data(),
 )
-def test_a_join_of_parts_is_the_join_of_the_whole(
-    left: list[list[int | None]], right: list[list[int | None]], kinds: Any, parts: int, how: str, equal: str
+def test_a_join_of_parts_is_the_join_of_the_whole_however_it_came_about(
+    left: list[list[int | None]], right: list[list[int | None]], kinds: Any, parts: int, how: str, equal: str, data: Any
 ):
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as oracle:
         site = Site(root=Path(folder))
@@ -151,12 +152,18 @@ def test_a_join_of_parts_is_the_join_of_the_whole(
                 pq.write_table(whole[-1], site.root / name / f"{at}.parquet")
             oracle.register(name, pa.concat_tables([part.unify_dictionaries() for part in whole]))
         made = join_of(parts)
-        plan = site.plan(made, how=how, equal=equal)
-        done = site.run(InlineExecutor(), made, plan=plan)
-        merged = outcome(site.partials, done.results, ("l",))
-        found = merged.table() if isinstance(merged, Merged) else merged
+        found = ran(site, made, Shuffled(data), slices_per_task=data.draw(st.integers(1, 3)), how=how, equal=equal)
         asked = f'SELECT coalesce(l, r), r, n, m FROM "left" {how} JOIN "right" ON l {equal} r'
         assert as_rows(found) == as_rows(oracle.sql(asked).to_arrow_table())
+        stored = sorted(path.stem for path in site.root.rglob("*.arrow"))
+        for key in data.draw(st.lists(st.sampled_from(stored), unique=True)):
+            site.partials.remove(key)
+        assert table_digest(ran(site, made, Shuffled(data), how=how, equal=equal)) == table_digest(found)
+
+
+def ran(site: Site, made: Job, executor: Executor, **given: Any) -> pa.Table:
+    merged = outcome(site.partials, site.run(executor, made, **given).results, ("l",))
+    return merged.table() if isinstance(merged, Merged) else merged
 
 
 # The same whoever does it -----------------------------------------------------------------------------------------

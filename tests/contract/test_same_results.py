@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contract.running import Site, make_site
+from contract.running import Shuffled, Site, make_site
 from hindscan.tasks.dask import DaskExecutor
-from hindscan.tasks.executor import Executor, Finished, InlineExecutor, Outcome, Work
+from hindscan.tasks.executor import Executor, InlineExecutor
 from hindscan.tasks.threads import ThreadsExecutor
 
 #: Two rows for each slice.
@@ -30,32 +29,6 @@ ROWS = st.lists(
     ),
     max_size=6,
 )
-
-
-class Shuffled:
-    """The reference, with outcomes in an order that hypothesis chooses."""
-
-    workers = 3
-
-    def __init__(self, draw: st.DataObject) -> None:
-        self._draw = draw
-        self._inline = InlineExecutor()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        return None
-
-    def run(self, tasks: Iterator[Work], stop: threading.Event, *, alone: bool = False) -> Iterator[Outcome]:
-        live: list[Work] = []
-        while True:
-            live += [task for _, task in zip(range(4 - len(live)), tasks, strict=False)]
-            if not live:
-                return
-            (outcome,) = self._inline.run(iter([live.pop(self._draw.draw(st.integers(0, len(live) - 1)))]), stop)
-            assert isinstance(outcome, Finished)
-            yield outcome
 
 
 @pytest.fixture(scope="module")
