@@ -126,9 +126,9 @@ def join_faults(declared: Job, table: str | None, steps: Mapping[str, Step] | No
 
 
 def keys_of(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Give the key columns that a job is split by; none if it is not."""
+    """Give the key columns that a job is split by; none if it is not, or by nothing that could be."""
     by = options.get("by")
-    return () if by is None else (by,) if isinstance(by, str) else tuple(by)
+    return (by,) if isinstance(by, str) else tuple(by) if isinstance(by, Sequence) else ()
 
 
 def _faulty_keys(declared: Job) -> Iterator[str]:

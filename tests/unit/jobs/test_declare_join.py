@@ -68,6 +68,7 @@ def _other(lots: Any, persons: Any, year: int = 2018, least: int = 1) -> Any:
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
+        ({"by": 3}, "by= must name one column .*and is 3"),
         ({"by": None}, "join= is for jobs that are split by key: say by= in both"),
         ({"by": ["auction", "bidder"]}, r"`lots` .* as many columns as this one \(auction, bidder\), and is by id"),
         ({"parts": 8}, r"`lots` .* into as many parts as this one \(8\), and is into 16"),
