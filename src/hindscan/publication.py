@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from hindscan.plans.plan import Plan, Stage
     from hindscan.runs.partials import Partials
     from hindscan.runs.run import Run
-    from hindscan.tasks.execution import Executed, StageDone
+    from hindscan.tasks.execution import Executed
+    from hindscan.tasks.stage import StageDone
     from hindscan.workshop import Workshop
 
 __all__ = ["publish_run", "published_summary"]

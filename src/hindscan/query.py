@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import msgspec
 import numpy as np
@@ -32,8 +34,12 @@ from hindscan.errors import UsageError
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow.compute as pc
 
 __all__ = ["Read", "Where", "database", "failed_while_running", "mappings_in", "plain", "quoted", "reads_of"]
+
+
+Comparison = Literal["=", "<", "<=", ">", ">="]
 
 
 class Where(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +53,26 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, object]
     #: The columns it looks at.
     columns: list[str]
+    #: Comparisons of a column with a value that all rows that pass fulfil: not all that the condition says, but what statistics can be asked.
+    implied: tuple[tuple[str, Comparison, object], ...] = ()
+
+    def may_pass(self, schema: pa.Schema) -> pc.Expression | None:
+        """Give what all rows that pass fulfil in Arrow's terms, to leave out whatever has none of them; None: nothing is known.
+
+        Parameters
+        ----------
+        schema : pyarrow.Schema
+            Columns of the table.
+        """
+        import pyarrow.compute as pc
+
+        found: pc.Expression | None = None
+        for name, comparison, value in self.implied:
+            scalar = _as_stored(value, schema.field(name).type)
+            if scalar is not None:
+                one = _COMPARED[comparison](pc.field(name), pc.scalar(cast(Any, scalar)))
+                found = one if found is None else found & one
+        return found
 
     def keeps(self, rows: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Tell which rows pass.
@@ -226,9 +252,18 @@ def _where_of(
     if said["error"]:  # not every statement has this form
         return None
     node = _select_from(said, table)
-    condition = None if node is None else node.get("where_clause")
-    if node is None or condition is None or not _is_of_row_alone(condition):
+    if node is None:
         return None
+    schema = next(schema for name, schema in schemas if name == table)
+    names = {name.lower(): name for name in schema.names}
+    whole_condition = _terms(node.get("where_clause"))
+    terms = [term for term in whole_condition if _is_of_row_alone(term)]
+    if len(terms) < len(whole_condition):
+        # The others may be what keeps these from failing over a row, so that only those remain that cannot.
+        terms = [term for term in terms if _cannot_fail(term, names, values, schema)]
+    if not terms:
+        return None
+    condition = {"class": "CONJUNCTION", "type": "CONJUNCTION_AND", "children": terms} if len(terms) > 1 else terms[0]
     bare = {"type": "SELECT_NODE", "cte_map": {"map": []}, "select_list": [condition], "from_table": node["from_table"]}
     bare |= {"aggregate_handling": "STANDARD_HANDLING", "modifiers": [], "group_expressions": [], "group_sets": []}
     whole = {"error": False, "statements": [{"node": bare, "named_param_map": []}]}
@@ -243,7 +278,94 @@ def _where_of(
         looked_at = _columns_of(cursor, text, bound, schemas)
     except duckdb.Error:
         return None  # it speaks of something beside the table: a name that the SELECT list gives
-    return Where(table=table, query=text, values=bound, columns=looked_at[table]) if looked_at[table] else None
+    if not looked_at[table]:
+        return None
+    implied = [found for term in terms for found in _implied(term, names, bound)]
+    return Where(table=table, query=text, values=bound, columns=looked_at[table], implied=tuple(implied))
+
+
+def _terms(condition: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Take a condition apart into what must all be true."""
+    if condition is None:
+        return []
+    if condition.get("type") == "CONJUNCTION_AND":
+        return [term for child in condition["children"] for term in _terms(child)]
+    return [condition]
+
+
+def _cannot_fail(
+    term: dict[str, Any], names: Mapping[str, str], values: Mapping[str, object], schema: pa.Schema
+) -> bool:
+    """Tell whether a term only compares a column with values of its own kind."""
+    compared = list(_implied(term, names, values))
+    asked = 2 if term["type"] == "COMPARE_BETWEEN" else 1
+    return len(compared) == asked and all(
+        _as_stored(value, schema.field(name).type) is not None for name, _, value in compared
+    )
+
+
+_MIRRORED: Final[Mapping[Comparison, Comparison]] = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_COMPARISONS: Final[Mapping[str, Comparison]] = {
+    "COMPARE_EQUAL": "=",
+    "COMPARE_LESSTHAN": "<",
+    "COMPARE_LESSTHANOREQUALTO": "<=",
+    "COMPARE_GREATERTHAN": ">",
+    "COMPARE_GREATERTHANOREQUALTO": ">=",
+}
+_COMPARED: Final[Mapping[Comparison, Callable[[Any, Any], Any]]] = {
+    "=": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def _implied(
+    term: dict[str, Any], names: Mapping[str, str], values: Mapping[str, object]
+) -> Iterator[tuple[str, Comparison, object]]:
+    """Find comparisons of a column with a value in one term; what is not surely understood is none."""
+    if term["type"] in _COMPARISONS:
+        sides = [(term["left"], term["right"], _COMPARISONS[term["type"]])]
+        sides += [(term["right"], term["left"], _MIRRORED[_COMPARISONS[term["type"]]])]
+    elif term["type"] == "COMPARE_BETWEEN":
+        sides = [(term["input"], term["lower"], ">="), (term["input"], term["upper"], "<=")]
+    else:
+        return
+    for column, value, comparison in sides:
+        # A name of several parts may be a field of a struct.
+        if column.get("class") != "COLUMN_REF" or len(column["column_names"]) != 1:
+            continue
+        name = names.get(column["column_names"][0].lower())
+        if name is None:
+            continue
+        if value.get("class") == "PARAMETER":
+            yield name, comparison, values[str(value["identifier"])]
+        elif value.get("class") == "CONSTANT" and value["literal"].get("kind") == "INTEGER":
+            yield name, comparison, int(value["literal"]["text"])
+        elif value.get("class") == "CONSTANT" and value["literal"].get("kind") == "STRING":
+            yield name, comparison, value["literal"].get("text", "")
+
+
+def _as_stored(value: object, kind: pa.DataType) -> pa.Scalar[Any] | None:
+    """Give a value as one of a column's type, if the engine compares the two as they are: no column is converted to compare it with a value of another kind."""
+    same = (
+        (type(value) is int and pa.types.is_integer(kind))
+        or (type(value) is str and pa.types.is_string(kind))
+        or (
+            isinstance(value, datetime)
+            and pa.types.is_timestamp(kind)
+            and (value.tzinfo is not None) == (kind.tz is not None)
+        )
+    )
+    if not same:
+        return None
+    try:
+        if isinstance(value, datetime):
+            return pa.scalar(value, pa.timestamp("us", "UTC" if value.tzinfo else None)).cast(kind)
+        return pa.scalar(value, kind)
+    except (pa.ArrowException, OverflowError):
+        return None
 
 
 def _select_from(said: dict[str, Any], table: str) -> dict[str, Any] | None:

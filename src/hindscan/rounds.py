@@ -20,7 +20,7 @@ from hindscan.plans.draws import check_draws, draw_pin, unit_draws, whole_draws
 from hindscan.plans.stopping import looks, reached, read_stop
 from hindscan.runs.run import Settled
 from hindscan.tasks.bench import finished
-from hindscan.tasks.execution import OUTPUT_MOST
+from hindscan.tasks.tally import OUTPUT_MOST
 
 if TYPE_CHECKING:
     from hindscan.jobs.job import JobSpec

@@ -131,7 +131,10 @@ class Workshop:
 
     def warm(self, kind: str, workers: int) -> None:
         """Start an executor before it is asked for: it imports while the caller still plans."""
-        executor = self._start(kind, workers)
+        self.keep(kind, workers, self._start(kind, workers))
+
+    def keep(self, kind: str, workers: int, executor: Executor) -> None:
+        """Take over an executor that was started by somebody else, or is idle again."""
         with self._lock:
             self._idle.setdefault((kind, workers), []).append(executor)
 
@@ -148,21 +151,12 @@ class Workshop:
         except BaseException:
             executor.__exit__(None, None, None)
             raise
-        with self._lock:
-            self._idle.setdefault((kind, workers), []).append(executor)
+        self.keep(kind, workers, executor)
 
     def _start(self, kind: str, workers: int) -> Executor:
-        from hindscan.tasks.memory import worker_bytes
+        from hindscan.tasks.starting import start_executor
 
-        memory = worker_bytes(self.project.compute.memory, workers)
-        if kind == "threads":
-            from hindscan.tasks.threads import ThreadsExecutor
-
-            return ThreadsExecutor(workers, memory).__enter__()
-        from hindscan.tasks.dask import DaskExecutor
-
-        address = None if kind == "processes" else kind
-        return DaskExecutor(workers=workers, address=address, memory=memory).__enter__()
+        return start_executor(kind, workers, self.project.compute.memory)
 
 
 def open_workshop(project: Project, *, jobs_in_child: bool = False) -> Workshop:

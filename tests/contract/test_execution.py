@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import duckdb
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +15,7 @@ from contract.running import ROWS, Site, Unreliable, make_site, pids, until
 from hindscan.errors import BadPartial, CorruptPartial, JobFailed, RunCancelled, WorkerDied
 from hindscan.progress import SliceFailed, SliceFinished, StageFinished, TaskLost
 from hindscan.runs.partials import Partials
+from hindscan.tasks.bench import Bench
 from hindscan.tasks.dask import DaskExecutor
 from hindscan.tasks.executor import Executor, InlineExecutor
 from hindscan.tasks.threads import ThreadsExecutor
@@ -263,3 +265,46 @@ def test_user_code_never_runs_in_the_caller(site: Site):
         facts = []
         site.run(executor, "rows", facts=facts)
     assert not any(f.worker.endswith(f":{os.getpid()}") for f in facts if isinstance(f, SliceFinished))
+
+
+class Twice(InlineExecutor):
+    """Does each task twice and tells of the second time, as Dask does where it lost the first worker with all it had computed."""
+
+    def run(self, tasks, stop, *, alone=False):
+        for task in tasks:
+            list(super().run(iter([task]), stop))
+            yield from super().run(iter([task]), stop)
+
+
+def test_a_task_that_is_done_again_computes_no_slice_whose_partial_is_stored(site: Site, monkeypatch):
+    calls: list[int] = []
+    real = Bench._scan
+    monkeypatch.setattr(Bench, "_scan", lambda self, pieces, at, key: calls.append(at) or real(self, pieces, at, key))
+    done = site.run(Twice(), "sums", slices_per_task=7)
+    assert sorted(calls) == list(range(SLICES))
+    assert done.computed == SLICES
+    assert [d.proof.slice for d in done.stages[0].slices if d.proof is not None] == list(range(SLICES))
+    expected = result(site, done)
+    # Computed anew is computed, whatever is stored; and what is damaged is not taken for stored.
+    calls.clear()
+    site.run(Twice(), "sums", slices_per_task=7, fresh=True)
+    assert len(calls) == 2 * SLICES
+    calls.clear()
+    for key in done.stages[0].slices[:3]:
+        site.partials.path(key.key).write_bytes(b"damaged")
+    plan = msgspec.structs.replace(site.plan("sums"), fresh=False)
+    stage = msgspec.structs.replace(plan.stages[0], reused=frozenset(range(3, SLICES)))
+    site.partials.remove(done.finished)
+    site.partials.remove(done.stages[0].combined)
+    done = site.run(Twice(), "sums", slices_per_task=7, plan=msgspec.structs.replace(plan, stages=(stage,)))
+    assert sorted(calls) == [0, 1, 2]
+    assert result(site, done) == expected
+
+
+def test_a_worker_that_dies_over_and_over_computes_only_what_it_was_at_again(site: Site, tmp_path: Path):
+    with ThreadsExecutor(1) as executor:
+        facts: list = []
+        done = site.run(executor, "dying_once", folder=str(tmp_path), slices_per_task=SLICES, facts=facts)
+    assert done.computed == SLICES
+    lost = [fact.slices for fact in facts if isinstance(fact, TaskLost)]
+    assert lost[0] == tuple(range(3, SLICES)), "what it had stored is not lost"

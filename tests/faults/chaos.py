@@ -70,8 +70,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def extra_most(self) -> int:
-        """How many may have been computed again: of each death what was in flight, a task at work and one whose receipt was on its way."""
-        return 2 * self.slices_per_task * (self.workers_killed + 2 * WORKERS)
+        """How many may have been computed again: of each worker's death the slice it was at.
+
+        When scheduler or dispatcher dies, workers go on with their tasks while others begin the same slices; two that are at one slice may stay side by side to
+        the end of the task.
+        """
+        return self.workers_killed + 2 * WORKERS * self.slices_per_task
 
 
 class Chaos:

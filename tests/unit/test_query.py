@@ -99,6 +99,7 @@ def test_a_source_that_leaves_out_what_it_may_gives_the_same_result(condition: s
         ("SELECT * FROM (SELECT n FROM t WHERE n > 1) WHERE n < 5", ["n"]),
         ("SELECT n FROM u WHERE n IN (SELECT n FROM t WHERE s = 'a')", ["s"]),
         ("FROM t WHERE part.a = 1", ["part"]),
+        ("SELECT n FROM t WHERE n = 1 AND n IN (SELECT n FROM u) AND s BETWEEN 'a' AND 'b'", ["n", "s"]),
     ],
 )
 def test_the_condition_of_the_one_select_from_a_table_is_found(query: str, columns: list[str]) -> None:
@@ -118,6 +119,8 @@ def test_the_condition_of_the_one_select_from_a_table_is_found(query: str, colum
         "SELECT n FROM t WHERE random() < 0.5",
         "SELECT n FROM t WHERE day < now()",
         "SELECT n FROM t WHERE n IN (SELECT n FROM u)",
+        "SELECT n FROM t WHERE n IN (SELECT n FROM u) AND s::INT = 1",
+        "SELECT n FROM t WHERE n IN (SELECT n FROM u) AND s BETWEEN 'a' AND x::TEXT",
         "SELECT n * 2 AS twice FROM t WHERE twice > 3",
         "WITH t AS (SELECT 1 AS n) SELECT n FROM t WHERE n = 1",
         "SELECT n FROM t TABLESAMPLE 10% WHERE n = 1",

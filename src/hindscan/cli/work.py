@@ -194,14 +194,22 @@ def run(
     detach : bool
         Print the run's id and leave it to a process of its own.
     """
-    from hindscan.runs import codes, register
-    from hindscan.words import asker
-    from hindscan.workshop import open_workshop
-
     project = options.load()
-    with open_workshop(project) as workshop:
+    with contextlib.ExitStack() as opened_here:
+        started = None
         if not detach:
-            workshop.warm("threads", workers or project.compute.workers)
+            from hindscan.tasks.starting import start_executor
+
+            # Before the store and what it imports: the worker needs as long to start as this process does.
+            started = start_executor("threads", workers or project.compute.workers, project.compute.memory)
+            opened_here.push(started)
+        from hindscan.runs import codes, register
+        from hindscan.words import asker
+        from hindscan.workshop import open_workshop
+
+        workshop = opened_here.enter_context(open_workshop(project))
+        if started is not None:
+            workshop.keep("threads", started.workers, started)
         spec, code = workshop.job(job)
         request = _typed(
             project, spec, parameters, history, window, seed=seed, draws=draws, stop=stop_rule(stop, max_seconds),

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hindscan.errors import CorruptData
-from hindscan.files import Place
+from hindscan.history.parquet_files import OpenFile
 from hindscan.history.snapshot import ParquetSlice
 
 __all__ = ["check_expansion"]
@@ -31,12 +31,12 @@ _BATCH_ROWS: Final = 65_536
 _STEP_ROWS: Final = 1024
 
 
-def check_expansion(file: Place, s: ParquetSlice, columns: Sequence[str], *, verify: bool) -> None:
+def check_expansion(file: OpenFile, s: ParquetSlice, columns: Sequence[str], *, verify: bool) -> None:
     """Refuse a slice whose texts take far more memory than its footer says.
 
     Parameters
     ----------
-    file : Place
+    file : OpenFile
         The slice's file.
     s : ParquetSlice
         The slice.
@@ -51,11 +51,11 @@ def check_expansion(file: Place, s: ParquetSlice, columns: Sequence[str], *, ver
         With the figures.
     """
     allowed = max(SURE_BYTES, SURE_FACTOR * s.bytes)
-    with file.filesystem.open_input_file(file.path) as stream:
-        metadata = pq.read_metadata(stream)
-        doubtful = _doubtful(metadata, s, columns)
-        if not doubtful:
-            return
+    metadata = file.metadata
+    doubtful = _doubtful(metadata, s, columns)
+    if not doubtful:
+        return
+    with file.place.filesystem.open_input_file(file.place.path) as stream:
         for name, shares_prefixes in doubtful.items():
             parquet = pq.ParquetFile(
                 stream,

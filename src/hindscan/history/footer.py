@@ -21,7 +21,7 @@ from hindscan.errors import CorruptData, SchemaMismatch, SourceChanged
 from hindscan.files import Place
 from hindscan.history.snapshot import RowGroup
 
-__all__ = ["Footer", "plain_type", "read_footer"]
+__all__ = ["Footer", "greatest_times", "plain_type", "read_footer"]
 
 _UNIT_NANOS: Final = {"milliseconds": 1_000_000, "microseconds": 1000, "nanoseconds": 1}
 _DAY_MICROS: Final = 86_400_000_000
@@ -122,6 +122,17 @@ def _footer(metadata: pq.FileMetaData, schema: pa.Schema, time: str | None, rena
             )
         )
     return Footer(schema=schema, row_groups=tuple(groups), may_be_null=frozenset(may_be_null), null_times=null_times)
+
+
+def greatest_times(metadata: pq.FileMetaData, groups: range, time: str, rename: Mapping[str, str]) -> list[int | None]:
+    """Give the greatest time of each of some row groups that has rows, as `read_footer` would; None where it is not known."""
+    paths = [metadata.schema.column(at).path for at in range(metadata.num_columns)]
+    position = {rename.get(path, path): at for at, path in enumerate(paths)}
+    filled = [group for group in map(metadata.row_group, groups) if group.num_rows]
+    if time not in position:
+        return [None] * len(filled)
+    at = position[time]
+    return [_times(group.column(at), metadata.schema.column(at))[1] for group in filled]
 
 
 def _nulls(group: pq.RowGroupMetaData, position: int | None) -> int | None:

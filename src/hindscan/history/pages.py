@@ -22,7 +22,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hindscan.files import Place
+from hindscan.history.parquet_files import OpenFile
 
 __all__ = ["check_headers", "has_checksums"]
 
@@ -97,12 +97,12 @@ class _Compact:
         raise ValueError(f"a field of the unknown kind {kind}")
 
 
-def check_headers(file: Place, first: int, last: int, columns: Collection[str]) -> None:
+def check_headers(file: OpenFile, first: int, last: int, columns: Collection[str]) -> None:
     """Walk over the page headers of columns in row groups `[first, last)`.
 
     Parameters
     ----------
-    file : Place
+    file : OpenFile
         A file on disk.
     columns : collection of str
         Names as the file has them; of nested columns all leaves.
@@ -112,8 +112,8 @@ def check_headers(file: Place, first: int, last: int, columns: Collection[str]) 
     ValueError
         With row group and column, and what is wrong.
     """
-    with file.filesystem.open_input_file(file.path) as stream:
-        metadata = pq.read_metadata(stream)
+    metadata = file.metadata
+    with file.place.filesystem.open_input_file(file.place.path) as stream:
         for group in range(first, last):
             for at in range(metadata.num_columns):
                 chunk = metadata.row_group(group).column(at)
@@ -169,10 +169,10 @@ def _header(stream: pa.NativeFile, begin: int, end: int) -> tuple[_Fields, int]:
             size *= 16
 
 
-def has_checksums(file: Place, first: int, last: int) -> bool:
+def has_checksums(file: OpenFile, first: int, last: int) -> bool:
     """Tell whether the pages of row groups `[first, last)` carry checksums, going by the first page of each."""
-    with file.filesystem.open_input_file(file.path) as stream:
-        metadata = pq.read_metadata(stream)
+    metadata = file.metadata
+    with file.place.filesystem.open_input_file(file.place.path) as stream:
         for number in range(first, last):
             group = metadata.row_group(number)
             if metadata.num_columns and group.num_rows:

@@ -55,8 +55,8 @@ def to_table(value: object, step: str) -> pa.Table:
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise _bad(step, "columns of different names", f"{twice} twice", "Rename one of them")
-        fields = [pa.field(field.name, stored_type(field.type)) for field in table.schema]
-        stored: pa.Table = table.cast(pa.schema(fields))
+        wanted = pa.schema([pa.field(field.name, stored_type(field.type)) for field in table.schema])
+        stored: pa.Table = table if table.schema.equals(wanted, check_metadata=True) else table.cast(wanted)
         return stored.replace_schema_metadata(charts_of(table.schema.metadata or {}) or None)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise _bad(

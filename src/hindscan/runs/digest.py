@@ -13,6 +13,7 @@ Nulls are not values: what lies under them does not count. All NaN are one; 0.0 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -138,6 +139,7 @@ def _plain(part: _Part) -> _Part:
     return part if plain is None else _Part(chunk.cast(plain), part.counts)
 
 
+@functools.lru_cache(maxsize=256)
 def _plain_type(kind: pa.DataType) -> pa.DataType | None:
     if pt.is_string_view(kind) or pt.is_string(kind):
         return pa.large_string()
@@ -195,6 +197,9 @@ def _each(hashed: _Hash, contents: Iterable[Any]) -> None:
 
 
 def _add_validity(hashed: _Hash, parts: list[_Part]) -> None:
+    if all(part.counts is None and not part.chunk.null_count for part in parts):
+        _say(hashed, f"{sum(len(part.chunk) for part in parts)} of which 0 null")
+        return
     valid = [_valid(part.chunk) if part.counts is None else _valid(part.chunk)[part.counts] for part in parts]
     nulls = sum(len(values) - int(values.sum()) for values in valid)
     _say(hashed, f"{sum(map(len, valid))} of which {nulls} null")

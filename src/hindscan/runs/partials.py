@@ -197,15 +197,14 @@ class Partials:
         return self._write(key, table, meta)
 
     def _write(self, key: str, table: pa.Table, meta: Meta) -> tuple[str, int]:
-        path = self.path(key)
         document = msgspec.json.encode(meta)
         check = xxhash.xxh3_64_hexdigest(document).encode()
         stored = table.replace_schema_metadata({_META: document, _CHECK: check})
         point("partials.writing")
         # Not flushed to the disk, which would cost more than small slices do: after a loss of power a torn partial is found and made again.
-        files.write_table_atomic(files.local(str(path)), stored, compression="lz4", durable=False)
+        size = files.write_table_atomic(files.local(self._name(key)), stored, compression="lz4", durable=False)
         point("partials.written")
-        return meta.digest, path.stat().st_size
+        return meta.digest, size
 
     def read(self, key: str) -> pa.Table:
         """Read a partial and verify it.

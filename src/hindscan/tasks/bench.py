@@ -20,7 +20,7 @@ import msgspec
 import pyarrow as pa
 
 from hindscan.data import Data, Proof, Source, TableSource
-from hindscan.errors import BadPartial
+from hindscan.errors import BadPartial, CorruptPartial
 from hindscan.history.snapshot import DrawSlice, Slice
 from hindscan.jobs import estimates, statistics
 from hindscan.jobs.code import load
@@ -30,13 +30,13 @@ from hindscan.jobs.returned import to_model, to_model_table, to_table
 from hindscan.jobs.simulation import simulate
 from hindscan.jobs.state import check_next, from_state, to_state
 from hindscan.plans.plan import Node
-from hindscan.runs.partials import PROOFS
+from hindscan.runs.partials import PROOFS, Partials
 from hindscan.runs.parts import check_joinable, sort_by_key, split
 from hindscan.tasks.broadcast import BroadcastTable
 from hindscan.tasks.task import Assignment, Broadcast, Done
 from hindscan.tasks.whole import Whole, computed
 
-__all__ = ["Bench", "finished"]
+__all__ = ["Bench", "finished", "found"]
 
 #: Broadcast tables this process has open, by their digests: the stages of a run, and its next run, share them.
 _tables: dict[str, BroadcastTable] = {}
@@ -75,6 +75,10 @@ class Bench:
         if isinstance(piece, DrawSlice):
             return self._store(key, piece.position, self._draw(piece))
         return self._scan((piece,), piece.position, key)
+
+    def stored(self, piece: Slice, key: str) -> Done | None:
+        """Give a slice whose partial is there, without computing it."""
+        return found(self._assignment.partials, piece.position, key)
 
     def whole(self, pieces: tuple[Slice, ...], key: str) -> Done:
         """Compute a job over its history as a whole."""
@@ -262,6 +266,20 @@ class Bench:
         # Metadata is no content, so what a model's table says of itself is kept beside it.
         said = {name.decode(): text.decode() for name, text in (table.schema.metadata or {}).items()}
         return _done(position, key, table, self._assignment.partials.write(key, table, proof, metadata=said), proof)
+
+
+def found(partials: Partials, position: int, key: str) -> Done | None:
+    """Give what is stored under a key as done; None where there is nothing, or what it says of itself is damaged. Its content is verified by whoever reads it."""
+    if not partials.has(key):
+        return None
+    try:
+        meta, size = partials.read_meta(key), partials.path(key).stat().st_size
+    except (CorruptPartial, FileNotFoundError):
+        return None
+    proof = None if meta.proof is None else msgspec.structs.replace(meta.proof, slice=position)
+    return Done(
+        position=position, key=key, rows=meta.rows, bytes=size, digest=meta.digest, seconds=0.0, cpu_seconds=0.0, proof=proof
+    )  # fmt: skip
 
 
 def finished(job: JobSpec, table: pa.Table) -> pa.Table:

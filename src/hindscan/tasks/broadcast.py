@@ -1,7 +1,7 @@
 """A broadcast table on a worker: read once, however many slices look at it.
 
 Keeps promises 2 and 10. The columns that steps ask for are read when they are first asked for, proven, and kept in memory in the order of the table; columns nobody
-looks at are never read. What is kept is bounded by `max_table_bytes` of the plan.
+looks at are never read. What is kept is bounded by `max_table_bytes` of the plan, and half of that for the rows that the last condition of a statement has left.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class BroadcastTable:
         self._reader = reader
         self._slices = tuple(slices)
         self._lock = threading.Lock()
+        self._filtering = threading.Lock()
+        #: The rows that the last condition left, under the condition and the columns.
+        self._last: tuple[tuple[str, tuple[str, ...]], pa.Table] | None = None
         self._columns: dict[str, pa.ChunkedArray[Any]] = {}
         self._proofs: list[Proof] = []
         with closing(reader.open(self._slices)) as source:
@@ -49,17 +52,29 @@ class BroadcastTable:
         """Columns, in order."""
         return self._schema
 
-    def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:  # noqa: ARG002
-        """Give the rows, all of them: the next query may want others. Reads what has not been read before."""
+    def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:
+        """Give the rows; reads what has not been read before. The rows that the last condition has left are kept, so that slices do not filter one after another."""
+        import pyarrow.dataset as ds
+
         wanted = list(self._schema.names if columns is None else columns)
+        if where is None:
+            return ds.dataset(self._table(wanted))
+        key = where.key, tuple(wanted)
+        with self._filtering:
+            if self._last is None or self._last[0] != key:
+                rows = self._table(list(dict.fromkeys([*wanted, *where.columns])))
+                left = rows.filter(pa.array(where.keeps(rows)))
+                # Little is won where most rows are left, and they would be in memory twice.
+                self._last = key, (left if 2 * left.num_rows <= rows.num_rows else rows).select(wanted)
+            return ds.dataset(self._last[1])
+
+    def _table(self, wanted: list[str]) -> pa.Table:
         with self._lock:
             missing = [name for name in dict.fromkeys(wanted) if name not in self._columns]
             if missing or not self._columns:
                 self._read(missing or self._schema.names[:1])
             arrays = [self._columns[name] for name in wanted]
-        import pyarrow.dataset as ds
-
-        return ds.dataset(pa.table(arrays, schema=pa.schema([self._schema.field(name) for name in wanted])))
+        return pa.table(arrays, schema=pa.schema([self._schema.field(name) for name in wanted]))
 
     def _read(self, names: list[str]) -> None:
         with closing(self._reader.open(self._slices)) as source:

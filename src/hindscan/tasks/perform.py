@@ -160,7 +160,7 @@ def _pieces(task: Task) -> Iterator[_Piece]:
         case "slices":
             for s, key in zip(task.slices, task.keys, strict=True):
                 doing = f"computing slice {s.position}"
-                yield _Piece(position=s.position, key=key, doing=doing, make=_slice(s, key))
+                yield _Piece(position=s.position, key=key, doing=doing, make=_slice(s, key, keep=task.keep))
         case "combine":
             for node in task.nodes:
                 doing = f"combining {len(node.children)} partials (level {node.level}, node {node.index})"
@@ -196,8 +196,8 @@ def _close(state: str, key: str) -> Callable[[Bench], Done]:
     return lambda bench: bench.close(state, key)
 
 
-def _slice(piece: Slice, key: str) -> Callable[[Bench], Done]:
-    return lambda bench: bench.slice(piece, key)
+def _slice(piece: Slice, key: str, *, keep: bool) -> Callable[[Bench], Done]:
+    return lambda bench: (bench.stored(piece, key) if keep else None) or bench.slice(piece, key)
 
 
 def _combine(node: Node) -> Callable[[Bench], Done]:

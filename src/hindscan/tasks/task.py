@@ -102,6 +102,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: For "slices": what to compute, and the keys to store it under. No slices and one key: the step over no rows. For "whole": all, and one key.
     slices: tuple[Slice, ...] = ()
     keys: tuple[str, ...] = ()
+    #: For "slices" of a job that is not ordered: one whose partial is there by now is done. The task may be done over again by whoever lost its worker, and only what
+    #: was being computed then is to be computed twice.
+    keep: bool = False
     #: For "slices" of an ordered job: they follow on one another, and none is computed after one that failed.
     checkpoints: Checkpoints | None = None
     #: For "close": partitions whose last states are there.

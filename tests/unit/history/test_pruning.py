@@ -45,6 +45,8 @@ TYPES: dict[str, pa.DataType] = {
     "moment": pa.timestamp("us", "UTC"),
     "ok": pa.bool_(),
 }
+#: Values of another kind that the engine compares with a column all the same.
+EQUAL: dict[str, list[Any]] = {"i": [True, "7", 0.5, 2.0**40], "x": [1], "s": [], "moment": [dt.datetime(2018, 1, 1)]}
 #: What an older file may have had instead.
 NARROW: dict[str, pa.DataType] = {
     "x": pa.float32(),
@@ -123,6 +125,7 @@ def write(path: Path, rows: pa.Table, writer: str, row_group_rows: int) -> None:
 def test_conditions_over_files_give_what_they_give_over_the_rows(tmp_path: Path, data: st.DataObject) -> None:
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
     tables, count = [], 0
+    drifts = data.draw(st.booleans())
     for number in range(data.draw(st.integers(1, 3))):
         size = data.draw(st.integers(1, 8))
         columns = {
@@ -138,29 +141,37 @@ def test_conditions_over_files_give_what_they_give_over_the_rows(tmp_path: Path,
         # A folder's name has a type only where one of them has a value.
         kind = data.draw(st.sampled_from(VALUES["kind"] if number else ["1", "2"]))
         tables.append(rows.append_column("kind", pa.array([None if kind is None else int(kind)] * size, pa.int64())))
-        for name in data.draw(st.sets(st.sampled_from(sorted(NARROW)))):
+        for name in data.draw(st.sets(st.sampled_from(sorted(NARROW)))) if drifts else ():
             rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(NARROW[name]))
         writer = data.draw(st.sampled_from(["arrow", "no statistics", "page index", "duckdb", "polars"]))
         where = f"kind={'__HIVE_DEFAULT_PARTITION__' if kind is None else kind}"
         write(folder / where / f"{number}.parquet", rows, writer, data.draw(st.integers(1, 4)))
     columns = pa.schema([("n", pa.int64()), *TYPES.items()])
-    of = ParquetHistory(name="t", location=str(folder), place=files.place(folder), columns=columns, drift="widen")
+    drift = "widen" if drifts else "fail"
+    of = ParquetHistory(name="t", location=str(folder), place=files.place(folder), columns=columns, drift=drift)
     pin = of.pin(Window())
-    condition = data.draw(conditions())
+    condition, bound = data.draw(conditions()), {}
+    if data.draw(st.booleans()):
+        # A bound value: of the column's own kind, or of one that the engine converts.
+        column = data.draw(st.sampled_from(["i", "x", "s", "moment"]))
+        bound["v"] = data.draw(st.sampled_from([v for v in [*VALUES[column], *EQUAL.get(column, ())] if v is not None]))
+        compared = data.draw(st.sampled_from(["=", "<", "<=", ">", ">="]))
+        sides = data.draw(st.permutations([column, "$v"]))
+        condition = f"({condition}) AND {sides[0]} {compared} {sides[1]}"
     query = f"SELECT n, i, x, s, d, moment, ok, kind FROM t WHERE {condition} ORDER BY n"
     with duckdb.connect() as oracle:
         oracle.execute("SET TimeZone = 'UTC'")
         oracle.register("rows", pa.concat_tables(tables))
         oracle.execute("CREATE TABLE t AS SELECT * FROM rows")
-        expected = [str(row) for row in oracle.sql(query).to_arrow_table().to_pylist()]
+        expected = [str(row) for row in oracle.sql(query, params=bound or None).to_arrow_table().to_pylist()]
     slices = cut(pin, data.draw(st.integers(1, 20)))
     found = []
     for piece in slices:
         with of.reader(pin).open([piece]) as source:
-            found += Data("t", {"t": source}).sql(query).to_pylist()
+            found += Data("t", {"t": source}).sql(query, **bound).to_pylist()
     assert [str(row) for row in sorted(found, key=lambda row: row["n"])] == expected, condition
     with of.reader(pin).open(slices) as source:
-        assert [str(row) for row in Data("t", {"t": source}).sql(query).to_pylist()] == expected, condition
+        assert [str(row) for row in Data("t", {"t": source}).sql(query, **bound).to_pylist()] == expected, condition
 
 
 def test_row_groups_that_statistics_exclude_are_not_decoded(tmp_path: Path) -> None:
@@ -194,3 +205,23 @@ def test_folders_that_a_condition_excludes_are_not_decoded(tmp_path: Path) -> No
         assert t.sql("SELECT sum(n)::BIGINT AS c FROM t WHERE year = 2018")["c"].to_pylist() == [499_500]
         with pytest.raises(CorruptData, match=r"year=2017/a\.parquet"):
             t.sql("SELECT sum(n) AS c FROM t WHERE year >= 2017")
+
+
+@pytest.mark.parametrize("compared", ["=", "<", "<=", ">", ">="])
+@pytest.mark.parametrize(
+    "written", ["n {} $v", "$v {} n", "n {} 3", "3 {} n", "N {} $v AND n + 0 > 0", "n BETWEEN 2 AND $v AND m {} 3"]
+)
+def test_a_row_at_the_bound_is_kept_where_each_row_has_a_group_of_its_own(
+    tmp_path: Path, compared: str, written: str
+) -> None:
+    rows = pa.table({"n": pa.array(range(1, 6), pa.int64()), "m": pa.array(range(1, 6), pa.int32())})
+    write(tmp_path / "b/a.parquet", rows, "arrow", 1)
+    of = ParquetHistory(name="t", location=str(tmp_path / "b"), place=files.place(tmp_path / "b"))
+    pin = of.pin(Window())
+    query = f"SELECT n FROM t WHERE {written.format(compared)}"
+    bound = {"v": 3} if "$v" in query else {}
+    with of.reader(pin).open(cut(pin, 100)) as source:
+        found = Data("t", {"t": source}).sql(query, **bound)
+    with duckdb.connect() as oracle:
+        oracle.register("t", rows)
+        assert found.to_pylist() == oracle.sql(query, params=bound or None).to_arrow_table().to_pylist()

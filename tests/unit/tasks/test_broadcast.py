@@ -7,6 +7,7 @@ import pytest
 
 from hindscan.data import Data, TableSource
 from hindscan.errors import SourceChanged
+from hindscan.query import reads_of
 from hindscan.tasks.broadcast import BroadcastTable
 
 TABLE = pa.table({"id": [3, 1, 2], "name": ["c", "a", "b"], "note": ["x", "y", "z"]})
@@ -77,3 +78,17 @@ def test_a_changed_source_is_an_error_each_time_and_nothing_of_it_is_kept(reader
     reader.changed = False
     assert table.dataset(["id"]).to_table()["id"].to_pylist() == [3, 1, 2]
     assert reader.open_now == 0
+
+
+def test_rows_that_a_condition_leaves_are_kept_for_the_next_slice_and_only_for_that_condition(reader: Watched):
+    table = BroadcastTable(reader, ())
+    query = "SELECT name FROM t WHERE id < $most"
+    first = reads_of(query, {"most": 2}, {"t": TABLE.schema})["t"]
+    assert table.dataset(["name"], first.where).to_table().to_pydict() == {"name": ["a"]}
+    data = Data("t", {"t": table})
+    for most, names in ((2, ["a"]), (3, ["a", "b"]), (9, ["c", "a", "b"]), (2, ["a"])):
+        for _ in range(2):
+            assert data.sql(query, most=most).to_pydict() == {"name": names}
+            assert data.sql("SELECT id FROM t WHERE id < $most", most=most).num_rows == len(names)
+    assert data.arrow() == TABLE
+    assert sorted(name for names in reader.read for name in names) == ["id", "name", "note"]
