@@ -22,7 +22,7 @@ from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.sampling import GeneratorName, Sampling
 from hindscan.retries import Retries
 
-__all__ = ["Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance"]
+__all__ = ["CarriedFile", "Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance"]
 
 #: What can be called: once per slice, per node of the tree, once at the end; the same three for a simulation's model; at the two ends of a
 #: partition of an ordered job.
@@ -105,12 +105,23 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     file: str = ""
 
 
+class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the project, on its way to a worker."""
+
+    content: bytes
+    executable: bool = False
+
+
 class Code(msgspec.Struct, frozen=True, kw_only=True):
     """What travels to workers: opaque here, opened only by `jobs.code.load`."""
 
     digest: str
     #: Sources of the project modules the job reaches, by module name.
     modules: dict[str, str]
+    #: Files that it declares, by their paths in the project.
+    files: dict[str, CarriedFile] = {}
+    #: Installed modules that it may import by a call.
+    libraries: tuple[str, ...] = ()
     #: Own cloudpickle bytes of the steps' functions by step name; project modules inside are references into `modules`.
     payload: bytes
 
