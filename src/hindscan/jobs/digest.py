@@ -41,7 +41,7 @@ from hindscan.jobs.declare import Job
 from hindscan.jobs.depends import Depends
 from hindscan.jobs.modules import CalledImport, Modules, dynamic_imports
 from hindscan.jobs.outline import normalised
-from hindscan.jobs.program import Importlib, Program
+from hindscan.jobs.program import Importlib, imports_by_call
 from hindscan.jobs.reach import RESOURCE, Call, Reach
 from hindscan.jobs.resource import resource
 from hindscan.jobs.source import global_names, imports_of_code, names_of, source_node
@@ -213,7 +213,7 @@ class Digester:
         return None
 
     def _callable(self, value: Any) -> Token | None:
-        if getattr(value, "__func__", None) is Program.import_module:
+        if imports_by_call(value):
             return ["builtin", "importlib", "import_module"]
         if isinstance(value, functools.partial):
             return [
