@@ -28,7 +28,7 @@ from hindscan.history.lake import TableFile, TableVersion, inside, plain_schema,
 if TYPE_CHECKING:
     from deltalake import DeltaTable as Opened
 
-__all__ = ["DeltaTable"]
+__all__ = ["DeltaTable", "where_is"]
 
 #: Features a reader must know that change nothing about which rows a version has; deletion vectors are looked for file by file.
 _HARMLESS: Final = frozenset(
@@ -104,12 +104,7 @@ class DeltaTable:
             from deltalake.exceptions import DeltaError
         except ImportError as fault:
             raise missing_extra("a Delta table", "deltalake", "delta") from fault
-        bucket, _, key = self.place.path.partition("/")
-        settings = {} if self.place.is_local else self.stores.get(bucket, self.stores.get("default", {}))
-        options = {_S3[name]: str(value) for name, value in settings.items() if name in _S3}
-        if options.get("AWS_ENDPOINT_URL", "").startswith("http://"):
-            options["AWS_ALLOW_HTTP"] = "true"
-        where = self.place.path if self.place.is_local else f"{self.place.filesystem.type_name}://{bucket}/{key}"
+        where, options = where_is(self.place, self.stores)
         try:
             return deltalake.DeltaTable(where, version=version, storage_options=options or None)
         except DeltaError as fault:
@@ -137,6 +132,17 @@ class DeltaTable:
             "Ask for a later time, or leave out `as_of`.",
             table=self.declared,
         )
+
+
+def where_is(place: files.Place, stores: Mapping[str, files.StoreSettings]) -> tuple[str, dict[str, str]]:
+    """Give a table's place as deltalake takes it: path or URL, and the settings of its bucket."""
+    if place.is_local:
+        return place.path, {}
+    settings = stores.get(place.path.partition("/")[0], stores.get("default", {}))
+    options = {_S3[name]: str(value) for name, value in settings.items() if name in _S3}
+    if options.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        options["AWS_ALLOW_HTTP"] = "true"
+    return f"{place.filesystem.type_name}://{place.path}", options
 
 
 def _committed_at(commit: files.Place, info: pafs.FileInfo) -> int:

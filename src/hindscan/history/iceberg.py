@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pyiceberg.table.metadata import TableMetadata
     from pyiceberg.table.snapshots import Snapshot
 
-__all__ = ["IcebergTable"]
+__all__ = ["IcebergTable", "store_properties"]
 
 #: ``00003-UUID.metadata.json`` and ``v3.metadata.json``, compressed or not.
 _METADATA: Final = re.compile(r"v?(\d+)[-.].*metadata\.json(\.gz)?\Z")
@@ -119,10 +119,14 @@ class IcebergTable:
             raise missing_extra("an Iceberg table", "pyiceberg", "iceberg") from fault
         if self.place is not None:
             location = _metadata_file(self.place, self.declared)
-            return StaticTable.from_metadata(location, self._properties(location))
+            return StaticTable.from_metadata(location, store_properties(self.stores, location))
         catalog, _, identifier = self.declared.partition(".")
         # Reading creates nothing: a catalog in a database that has no tables yet is no catalog.
-        properties = {"init_catalog_tables": "false", **self._properties("default"), **(self.catalog or {})}
+        properties = {
+            "init_catalog_tables": "false",
+            **store_properties(self.stores, "default"),
+            **(self.catalog or {}),
+        }
         try:
             return load_catalog(catalog, **properties).load_table(identifier)
         except (NoSuchTableError, NoSuchNamespaceError) as fault:
@@ -137,11 +141,6 @@ class IcebergTable:
                 f"Check [iceberg.{catalog}].",
                 table=self.declared,
             ) from fault
-
-    def _properties(self, location: str) -> dict[str, str]:
-        bucket = location.removeprefix("s3://").split("/", 1)[0]
-        settings = self.stores.get(bucket, self.stores.get("default", {}))
-        return {_S3[name]: str(value) for name, value in settings.items() if name in _S3}
 
     def _snapshot(self, table: Table, before: int | None) -> Snapshot | None:
         if before is not None:
@@ -164,6 +163,13 @@ class IcebergTable:
                 table=self.declared,
             )
         return found
+
+
+def store_properties(stores: Mapping[str, files.StoreSettings], location: str) -> dict[str, str]:
+    """Give the settings of a location's bucket as pyiceberg calls them."""
+    bucket = location.removeprefix("s3://").split("/", 1)[0]
+    settings = stores.get(bucket, stores.get("default", {}))
+    return {_S3[name]: str(value) for name, value in settings.items() if name in _S3}
 
 
 def _shown_time(micros: int) -> str:

@@ -189,8 +189,8 @@ def test_a_result_is_copied_below_a_prefix_with_the_manifest_last(
 ) -> None:
     (tmp_path / "hindscan.toml").write_text(SECTION.format(endpoint) + '[copies]\nscan = "s3://lake/reports"\n')
     project = load_project(tmp_path, environment=SECRETS)
-    assert project.copied_to("other") is None
-    to = project.copied_to("scan")
+    assert project.copied_to("other") == []
+    [to] = project.copied_to("scan")
     assert to is not None
     folder = publish(
         tmp_path,
