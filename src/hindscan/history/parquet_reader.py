@@ -172,7 +172,7 @@ class ParquetSource:
             greatest = max((t for t in times if t is not None), default=None) if None not in times else None
             if None in times and (s.since is not None or s.before is not None):
                 self._check_null_times(s)
-        seen = xxhash.xxh3_128(f"{s.path}\0{s.size}\0{s.identity}\0{s.first}\0{s.last}".encode())
+        seen = xxhash.xxh3_128(f"{s.path}\0{s.size}\0{s.identity}\0{s.first}\0{s.last}{''.join(s.deleted)}".encode())
         return Proof(
             slice=s.position,
             records=s.rows,
@@ -230,14 +230,14 @@ class ParquetSource:
         runs: list[list[tuple[ds.ParquetFileFragment, ParquetSlice, bool]]] = []
         root = self._reader.root
         for s in slices:
-            fragment: Any = parquet.make_fragment(
-                (root / s.path).path,
-                root.filesystem,
-                partition_expression=self._partition(s),
-                row_groups=range(s.first, s.last),
+            # Row groups given to `make_fragment` come in the order of a set: 8 before 6.
+            whole: Any = parquet.make_fragment(
+                (root / s.path).path, root.filesystem, partition_expression=self._partition(s)
             )
-            as_pinned = not (self._reader.widens or self._reader.rename) or is_read_as_pinned(
-                fragment.physical_schema, schema, self._reader.rename
+            fragment = whole.subset(row_group_ids=range(s.first, s.last))
+            as_pinned = not s.deleted and (
+                not (self._reader.widens or self._reader.rename)
+                or is_read_as_pinned(fragment.physical_schema, schema, self._reader.rename)
             )
             if not (runs and as_pinned and runs[-1][0][2]):
                 runs.append([])
@@ -262,6 +262,7 @@ class ParquetSource:
             shown=s.path,
             rename=self._reader.rename,
             constants=self._constants(s),
+            deleted=s.deleted,
             where=where,
         )
         return ds.dataset(table)
