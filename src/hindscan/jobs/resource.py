@@ -41,7 +41,9 @@ def resource(name: str) -> Path:
     hindscan.errors.JobDefinitionError
         ``depends=`` does not name it.
     """
-    frame = inspect.stack(0)[1].frame
+    here = inspect.currentframe()
+    frame = None if here is None else here.f_back
+    assert frame is not None, "CPython has frames"
     program = program_in(frame.f_builtins)
     if program is not None:
         return program.resource(name)
@@ -51,8 +53,8 @@ def resource(name: str) -> Path:
             f"Opening {name!r}: `hs.resource` must be called by the job's own code, and was called by {frame.f_code.co_filename}. "
             "Call it first, and pass on the path."
         )
-    here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / _PROJECT_FILE).is_file()), here)
+    folder = Path.cwd()
+    root = next((one for one in (folder, *folder.parents) if (one / _PROJECT_FILE).is_file()), folder)
     path = root / name
     if not path.exists():
         raise JobDefinitionError(
