@@ -50,7 +50,7 @@ def read_depends(entries: Iterable[str], places: Sequence[Modules], root: Path) 
     entries : iterable of str
         As declared.
     places : sequence of Modules
-        Where own modules are found; the first one that has a name counts.
+        Where own modules are found; of those that have a name the first counts.
     root : Path
         The project's folder, which files are relative to.
     """
@@ -61,9 +61,10 @@ def read_depends(entries: Iterable[str], places: Sequence[Modules], root: Path) 
     faults: list[str] = []
     for entry in dict.fromkeys(entries):
         is_name = all(part.isidentifier() for part in entry.split("."))
-        own = next(((place, found) for place in places if is_name and (found := place.within(entry))), None)
-        if own is not None:
-            modules |= dict.fromkeys(own[1], own[0])
+        # A program that was loaded may have only some of a package's modules; those it has count as they were loaded.
+        own = {name: place for place in reversed(places) if is_name for name in place.within(entry)}
+        if own:
+            modules |= own
         elif matched := matching(root, entry):
             files |= dict(carried(root, path) for path in matched)
         elif is_name and _is_installed(entry):

@@ -422,6 +422,17 @@ def test_what_a_job_asks_for_beyond_its_declaration_fails_by_name(
     assert re.search(fault, str(worker(code)))
 
 
+def test_a_declaration_that_is_computed_has_all_of_a_package_that_the_file_imports_in_part(
+    tmp_path: Path, worker: Any
+) -> None:
+    text = DECLARING["jobs/scan.py"].replace(
+        "import csv", "import csv\n        import pricing.base\n        ALL = ['pricing', 'tables/*.csv']"
+    )
+    text = text.replace('depends=["pricing", "tables/*.csv"]', "depends=ALL")
+    _, code = declared(tmp_path, **{"jobs/scan.py": text})
+    assert worker(code) == [10, 20]
+
+
 def test_a_job_file_reads_what_it_declares_while_it_is_loaded(tmp_path: Path, worker: Any) -> None:
     text = """
         import importlib
