@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         hawkes_arrivals,
         poisson_arrivals,
     )
+    from hindscan.jobs.resource import resource
     from hindscan.jobs.sampling import Antithetic, Halton, Sobol, Stratified
     from hindscan.jobs.simulation import Block
     from hindscan.leaks import leaktest
@@ -82,6 +83,7 @@ __all__ = [
     "leaktest",
     "load_snapshot",
     "poisson_arrivals",
+    "resource",
     "run",
     "runs",
     "simulation",
@@ -124,6 +126,7 @@ _HOMES = {
     "leaktest": "hindscan.leaks",
     "load_snapshot": "hindscan.api",
     "poisson_arrivals": "hindscan.jobs.resampling",
+    "resource": "hindscan.jobs.resource",
     "run": "hindscan.api",
     "simulation": "hindscan.jobs.declare",
 }

@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hindscan.events.outlet import Outlet
     from hindscan.events.trigger import Trigger
     from hindscan.files import Place
+    from hindscan.history.lake_target import TableTarget
     from hindscan.history.snapshot import History
     from hindscan.web.webhook import Webhooks
 
@@ -119,6 +120,15 @@ class JobsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     folder: str = "jobs"
 
 
+class CopyPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a copy of each result of a job goes: a folder, or a table."""
+
+    kind: Literal["files", "iceberg", "delta"]
+    location: str
+    #: Of a table: rows of every run are added, or those of the newest take the place of all others.
+    mode: Literal["append", "replace"] = "append"
+
+
 class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One project: its root and what its file says."""
 
@@ -137,7 +147,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     #: Properties of Iceberg catalogs, by name of the catalog; with secrets, as above.
     iceberg_catalogs: dict[str, ClusterSettings] = {}
     #: Where copies of results go, by name of the job: the `[copies]` table.
-    copies: dict[str, str] = {}
+    copies: dict[str, tuple[CopyPlace, ...]] = {}
     #: The `[history.NAME]` and `[triggers.NAME]` tables as written.
     history_tables: dict[str, dict[str, Any]] = {}
     trigger_tables: dict[str, dict[str, Any]] = {}
@@ -203,11 +213,25 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         source = f"/hindscan/{quote(self.root.name)}"
         return {name: outlet_from_toml(name, table, source=source) for name, table in self.publish_tables.items()}
 
-    def copied_to(self, job: str) -> Place | None:
-        """Give the place that a job's results are copied to; None: they stay among the artefacts."""
+    def copied_to(self, job: str) -> list[Place | TableTarget]:
+        """Give the places and tables that a job's results are copied to; none: they stay among the artefacts."""
         from hindscan import files
+        from hindscan.history.delta_target import DeltaTarget
+        from hindscan.history.iceberg_target import IcebergTarget
 
-        return files.place(self.copies[job], self.root, self.object_stores) if job in self.copies else None
+        stores = self.object_stores
+        found: list[Place | TableTarget] = []
+        for one in self.copies.get(job, ()):
+            if one.kind == "iceberg":
+                catalog = self.iceberg_catalogs[one.location.partition(".")[0]]
+                found.append(IcebergTarget(declared=one.location, catalog=catalog, mode=one.mode, stores=stores))
+                continue
+            place = files.place(one.location, self.root, stores)
+            is_table = one.kind == "delta"
+            found.append(
+                DeltaTarget(declared=one.location, place=place, mode=one.mode, stores=stores) if is_table else place
+            )
+        return found
 
     def slice_rows(self, history: str) -> int:
         """Give the rows per slice that the history asks for; the default is in `plans.make`."""
@@ -354,7 +378,7 @@ class _Reading:
             registries=self._properties("registry", "url", tables["registry"]),
             object_stores=self._properties("s3", None, tables["s3"]),
             iceberg_catalogs=self._properties("iceberg", None, tables["iceberg"]),
-            copies=self._places(tables["copies"], tables["s3"]),
+            copies=self._copies(tables["copies"], tables["s3"], tables["iceberg"]),
             history_tables=self._named("history", tables["history"]),
             trigger_tables=self._named("triggers", tables["triggers"]),
             publish_tables=self._named("publish", tables["publish"]),
@@ -497,26 +521,52 @@ class _Reading:
                     ("s3", bucket, key), f"must be {'true or false' if kind is bool else 'a text'}, found {value!r}"
                 )
 
-    def _places(self, table: dict[str, Any], stores: dict[str, Any]) -> dict[str, str]:
-        """Read where copies of results go: a URL must be of a known kind, and a bucket that is declared is not asked for."""
+    def _copies(
+        self, table: dict[str, Any], stores: dict[str, Any], catalogs: dict[str, Any]
+    ) -> dict[str, tuple[CopyPlace, ...]]:
+        """Read where copies of results go."""
+        good: dict[str, tuple[CopyPlace, ...]] = {}
+        for job, said in table.items():
+            read = [self._copy(job, one, stores, catalogs) for one in (said if isinstance(said, list) else [said])]
+            good[job] = tuple(one for one in read if one is not None)
+        return good
+
+    def _copy(self, job: str, said: Any, stores: dict[str, Any], catalogs: dict[str, Any]) -> CopyPlace | None:
+        """Read one place: a URL must be of a known kind, and a bucket that is declared is not asked for."""
         from hindscan import files
 
-        good: dict[str, str] = {}
-        for job, location in table.items():
-            if not isinstance(location, str) or not location:
-                self.fault(("copies", job), f"must be a folder or URL, found {location!r}")
-                continue
-            bucket = location.removeprefix("s3://").split("/", 1)[0]
-            if location.startswith("s3://") and (bucket in stores or "default" in stores):
-                good[job] = location
-                continue
+        kinds = [kind for kind in ("iceberg", "delta") if isinstance(said, dict) and kind in said]
+        location = said[kinds[0]] if kinds else said
+        mode: Any = said.get("mode", "append") if isinstance(said, dict) else "append"
+        if not isinstance(location, str) or not location or len(kinds) > 1:
+            wanted = (
+                'must be a folder or URL, or a table: { iceberg = "CATALOG.NAMESPACE.TABLE" } or { delta = "FOLDER" }'
+            )
+            self.fault(("copies", job), f"{wanted}, found {said!r}")
+            return None
+        if kinds and (mode not in ("append", "replace") or said.keys() - {kinds[0], "mode"}):
+            self.fault(("copies", job), f'must have beside {kinds[0]} only mode, "append" or "replace", found {said!r}')
+            return None
+        kind: Any = kinds[0] if kinds else "files"
+        made = CopyPlace(kind=kind, location=location, mode=mode)
+        if made.kind == "iceberg":
+            catalog = location.partition(".")[0]
+            if location.count(".") < 2 or catalog not in catalogs:
+                known = ", ".join(sorted(catalogs)) or "none"
+                self.fault(
+                    ("copies", job),
+                    f"must be CATALOG.NAMESPACE.TABLE with a catalog declared as [iceberg.CATALOG] (declared: {known}), found {location!r}",
+                )
+                return None
+            return made
+        bucket = location.removeprefix("s3://").split("/", 1)[0]
+        if not (location.startswith("s3://") and (bucket in stores or "default" in stores)):
             try:
                 files.place(location, self.root)
             except UsageError as error:
                 self.fault(("copies", job), str(error))
-                continue
-            good[job] = location
-        return good
+                return None
+        return made
 
     def _named(self, section: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
         named: dict[str, dict[str, Any]] = {}

@@ -127,7 +127,7 @@ def _history(project: Project, name: str) -> str:
 
     pin = project.history(name).pin(Window())
     if isinstance(pin, ParquetPin):
-        rows = sum(group.rows for file in pin.files for group in file.row_groups)
+        rows = sum(group.kept_rows for file in pin.files for group in file.row_groups)
         return f"{len(pin.files)} files, {rows:,} rows"
     if isinstance(pin, KafkaPin):
         offsets = sum(partition.end - partition.start for partition in pin.partitions)

@@ -209,6 +209,9 @@ class PinnedHistory:
             parts = [group for s in slices for group in groups[s.path][s.first : s.last] if group.rows]
         least = [part.least_time for part in parts if part.least_time is not None]
         greatest = [part.greatest_time for part in parts if part.greatest_time is not None]
+        if any(isinstance(part, RowGroup) and part.deleted for part in parts):
+            # The rows at the ends may be those that are deleted.
+            return None
         if not parts or not len(least) == len(greatest) == len(parts):
             return None
         return min(least), max(greatest)

@@ -330,9 +330,11 @@ def _read_of_run(row: dict[str, Any], pin: KafkaPin | ParquetPin) -> SliceRead:
     if isinstance(pin, KafkaPin):
         piece = KafkaSlice(partition=row["partition"], start=row["start"], end=row["end"], **common)
     else:
-        values = next(file.partition_values for file in pin.files if file.path == row["path"])
+        file = next(file for file in pin.files if file.path == row["path"])
         place = {name: row[name] for name in ("path", "size", "identity", "first", "last")}
-        piece = ParquetSlice(partition_values=values, **place, **common)
+        piece = ParquetSlice(
+            partition_values=file.partition_values, deleted=file.deleted(row["first"], row["last"]), **place, **common
+        )
     proof = Proof(
         slice=row["position"],
         records=row["records"] or 0,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hindscan import faults, times
+from hindscan.files import Place
 from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
 from hindscan.jobs.chart import charts_of
@@ -23,7 +24,7 @@ from hindscan.plans.incomplete import coverage_document, covered_together
 from hindscan.plans.sweep import finals, swept_table
 from hindscan.rounds import drawn_document
 from hindscan.runs import inbox
-from hindscan.runs.copies import copy_result
+from hindscan.runs.copies import copy_result, copy_rows
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
 from hindscan.runs.partials import proof_of
 from hindscan.runs.results import SliceRecord, publish, read_manifest
@@ -83,9 +84,11 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
         charts=_charts(workshop.partials, plan, executed),
     )
     faults.point("runner.published")
-    wanted = workshop.project.copied_to(run.job)
-    if wanted is not None:
-        copy_result(published.folder, wanted)
+    for wanted in workshop.project.copied_to(run.job):
+        if isinstance(wanted, Place):
+            copy_result(published.folder, wanted)
+        else:
+            copy_rows(published.folder, wanted)
     folder = published.folder.resolve()
     root = workshop.project.root.resolve()
     return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)

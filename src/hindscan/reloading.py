@@ -133,6 +133,7 @@ def _files(edition: Edition) -> Iterator[Path]:
         for module in code.modules:
             inside = module.replace(".", "/") + ".py"
             yield from (project.root / inside, project.root / "src" / inside)
+        yield from (project.root / name for name in code.files)
 
 
 def _visible(folder: Path) -> Iterator[Path]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import deltalake
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,9 +18,10 @@ SETTINGS = """
 [iceberg.shop]
 type = "sql"
 uri = "${SHOP}"
+warehouse = "${LAKE}"
 
 [copies]
-totals = "reports/totals"
+totals = ["reports/totals", { iceberg = "shop.reports.totals", mode = "replace" }, { delta = "lake/totals" }]
 
 [history.bids]
 iceberg = "shop.auctions.bids"
@@ -53,8 +56,8 @@ def test_a_table_that_grew_computes_its_new_files_only(tmp_path: Path) -> None:
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs/totals.sql").write_text(TOTALS)
     (tmp_path / "hindscan.toml").write_text(SETTINGS)
-    where = {"SHOP": f"sqlite:///{tmp_path}/shop.db"}
-    catalog = load_catalog("shop", type="sql", uri=where["SHOP"], warehouse=f"file://{tmp_path}/lake")
+    where = {"SHOP": f"sqlite:///{tmp_path}/shop.db", "LAKE": f"file://{tmp_path}/lake"}
+    catalog = load_catalog("shop", type="sql", uri=where["SHOP"], warehouse=where["LAKE"])
     catalog.create_namespace("auctions")
     table = catalog.create_table("auctions.bids", schema=bids(0, 1).schema)
     for first in (0, 100, 200):
@@ -81,5 +84,34 @@ def test_a_table_that_grew_computes_its_new_files_only(tmp_path: Path) -> None:
     assert latest["run"] == grown["run"]
     same_rows(pq.read_table(tmp_path / "reports/totals" / latest["result"]), oracle)
     assert (tmp_path / "reports/totals" / first["run"] / "manifest.json").is_file()
+    # And in tables: the newest result in one, those of both runs in the other.
+    same_rows(catalog.load_table("reports.totals").scan().to_arrow().cast(oracle.schema), oracle)
+    both: Any = deltalake.DeltaTable(tmp_path / "lake/totals").to_pyarrow_table()
+    assert both.num_rows == 2 * oracle.num_rows
+    assert sum(both["bids"].to_pylist()) == 300 + 350
     listed = hindscan("histories", project=tmp_path, **where).out
     assert "iceberg" in listed
+
+
+def test_many_small_files_and_a_large_one_are_few_tasks_and_every_row(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/totals.sql").write_text(TOTALS)
+    (tmp_path / "hindscan.toml").write_text('[history.bids]\nparquet = "bids"\ntime = "date_time"\nslice_rows = 1000\n')
+    (tmp_path / "bids").mkdir()
+    small, large = bids(0, 5), bids(5, 10_000)
+    pq.write_table(small, tmp_path / "bids/small-0.parquet")
+    for number in range(1, 100):
+        (tmp_path / f"bids/small-{number}.parquet").hardlink_to(tmp_path / "bids/small-0.parquet")
+    pq.write_table(large, tmp_path / "bids/large.parquet", row_group_size=1000)
+    planned = hindscan("plan", "totals", "--json", project=tmp_path).document
+    # A small file is one slice, a large one is cut by its row groups.
+    assert planned["slices"] == 110
+    assert planned["tasks"] < planned["slices"] / 5
+    done = hindscan("run", "totals", "--json", project=tmp_path).document
+    assert done["slices"]["computed"] == 110
+    with duckdb.connect() as database:
+        oracle = database.sql(
+            f"SELECT auction, count(*) AS bids, sum(price)::BIGINT AS total FROM '{tmp_path}/bids/*.parquet' GROUP BY auction ORDER BY auction"
+        ).to_arrow_table()
+    same_rows(pq.read_table(done["result"]["path"]), oracle)
+    assert sum(oracle["bids"].to_pylist()) == 100 * 5 + 10_000

@@ -55,6 +55,27 @@ def test_a_second_run_computes_no_slice(sample: Path) -> None:
     assert second["result"]["digest"] == first["result"]["digest"]
 
 
+def test_a_declared_file_is_read_on_workers_and_its_change_recomputes(sample: Path) -> None:
+    (sample / "jobs/rated.py").write_text(
+        "import hindscan as hs\n"
+        "@hs.job(history='bids', combine='concat', depends=['tables/rate.txt'])\n"
+        "def rated(bids: hs.Data):\n"
+        "    rate = int(hs.resource('tables/rate.txt').read_text())\n"
+        "    return bids.sql('SELECT count(*) * $rate AS n FROM bids', rate=rate)\n"
+    )
+    (sample / "tables").mkdir()
+    found = []
+    for text, other in (("3", "x"), ("3", "y"), ("4", "y")):
+        (sample / "tables/rate.txt").write_text(text)
+        (sample / "tables/other.txt").write_text(other)
+        document = hindscan("run", "rated", "--json", project=sample).document
+        slices = document["slices"]
+        found.append((sum(pq.read_table(document["result"]["path"])["n"].to_pylist()), slices["computed"]))
+    bids = found[0][0] // 3
+    assert bids > 0
+    assert found == [(3 * bids, slices["total"]), (3 * bids, 0), (4 * bids, slices["total"])]
+
+
 @pytest.mark.parametrize(("workers", "slices_per_task"), [(1, None), (2, None), (5, None), (2, 1), (2, 7)])
 def test_two_million_bids_give_what_duckdb_computes(site: Path, workers: int, slices_per_task: int | None) -> None:
     grouping = {"HINDSCAN_COMPUTE__SLICES_PER_TASK": str(slices_per_task)} if slices_per_task else {}

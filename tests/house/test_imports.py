@@ -46,7 +46,7 @@ HOMES = {
     "cronsim": {"events.cron"},
     "cyclopts": {"cli"},
     "dask": {"tasks", "explore"},
-    "deltalake": {"history.delta"},
+    "deltalake": {"history.delta", "history.delta_target"},
     "distributed": {"tasks"},
     # A worker loads it before its first task; the demo reads a result as any user would.
     "duckdb": {"query", "demo", "tasks.perform"},
@@ -63,7 +63,7 @@ HOMES = {
     "packaging": {"jobs.isolated"},
     "pandas": {"data", "api", "explore"},
     "prometheus_client": {"web.metrics"},
-    "pyiceberg": {"history.iceberg"},
+    "pyiceberg": {"history.iceberg", "history.iceberg_target"},
     "polars": {"data", "api", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
     "scipy": {"jobs.resampling", "jobs.sampling"},

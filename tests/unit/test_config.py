@@ -222,7 +222,32 @@ def test_the_places_of_published_results_are_checked(tmp_path: Path) -> None:
     (tmp_path / "hindscan.toml").write_text('[copies]\nscan = 7\nother = "nowhere://x"\n')
     with pytest.raises(ConfigError) as raised:
         load_project(tmp_path, {})
-    assert "hindscan.toml:2: copies.scan: must be a folder or URL, found 7" in str(raised.value)
+    assert "hindscan.toml:2: copies.scan: must be a folder or URL, or a table" in str(raised.value)
     assert "hindscan.toml:3: copies.other: While resolving nowhere://x" in str(raised.value)
     (tmp_path / "hindscan.toml").write_text('[copies]\nscan = "reports"\n')
-    assert str(load_project(tmp_path, {}).copied_to("scan")) == str(tmp_path / "reports")
+    assert [str(to) for to in load_project(tmp_path, {}).copied_to("scan")] == [str(tmp_path / "reports")]
+    (tmp_path / "hindscan.toml").write_text(
+        '[iceberg.shop]\ntype = "sql"\n[copies]\nscan = ["reports", { iceberg = "shop.a.b", mode = "replace" }, { delta = "lake/t" }]\n'
+    )
+    copied = load_project(tmp_path, {}).copied_to("scan")
+    assert [str(to) for to in copied] == [str(tmp_path / "reports"), "shop.a.b", "lake/t"]
+    assert [getattr(to, "mode", None) for to in copied] == [None, "replace", "append"]
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ('{ iceberg = "shop.a.b" }', "a catalog declared as [iceberg.CATALOG] (declared: other), found 'shop.a.b'"),
+        ('{ iceberg = "lake/t" }', "must be CATALOG.NAMESPACE.TABLE"),
+        ('{ delta = "t", mode = "upsert" }', 'only mode, "append" or "replace"'),
+        ('{ delta = "t", iceberg = "other.a.b" }', "must be a folder or URL, or a table"),
+        ('{ delta = "t", by = "x" }', "must have beside delta only mode"),
+        ("[{}]", "must be a folder or URL, or a table"),
+    ],
+)
+def test_a_table_for_copies_is_refused_with_what_is_wrong(said: str, fault: str, tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_text(f'[iceberg.other]\ntype = "sql"\n[copies]\nscan = {said}\n')
+    with pytest.raises(ConfigError) as raised:
+        load_project(tmp_path, {})
+    assert "hindscan.toml:4: copies.scan: " in str(raised.value)
+    assert fault in str(raised.value)

@@ -84,6 +84,22 @@ def test_a_job_is_new_when_its_file_or_what_it_imports_changes(project: Path, fi
     assert found.specs["two"] == before.specs["two"]
 
 
+def test_a_declared_file_is_looked_at_and_no_other(project: Path) -> None:
+    write(project / "rates.csv", "1")
+    write(project / "other.csv", "1")
+    job = JOB.replace('combine="concat"', 'combine="concat", depends=["rates.csv"]')
+    write(
+        project / "jobs/two.py", job.format(imports="", name="two", value='int(hs.resource("rates.csv").read_text())')
+    )
+    watch, edition = begin(project)
+    write(project / "other.csv", "2")
+    assert [watch.look() for _ in range(3)] == [None] * 3
+    write(project / "rates.csv", "2")
+    found = rested(watch)
+    assert found is not None
+    assert found.jobs["two"][0].steps["slice"].digest != edition.jobs["two"][0].steps["slice"].digest
+
+
 def test_jobs_come_and_go_with_their_files(project: Path) -> None:
     watch, _ = begin(project)
     (project / "jobs/two.py").unlink()

@@ -118,7 +118,7 @@ def _print(found: Pinned, handle: PinnedHistory) -> None:
         print_table(
             ("file", "row groups", "rows", "bytes"),
             [
-                (file.path, len(file.row_groups), sum(group.rows for group in file.row_groups), file.size)
+                (file.path, len(file.row_groups), sum(group.kept_rows for group in file.row_groups), file.size)
                 for file in pin.files[:FILES_SHOWN]
             ],
         )

@@ -1,9 +1,9 @@
 """Delta tables: which files a version has, and what its columns are.
 
-Keeps promise 1 for Delta: a version is one list of files for ever. The log is read by deltalake, and no rows are. Tables whose rows are not simply those of their
-files are refused by name: deletion vectors, mapped columns, and features that this module does not know.
+Keeps promise 1 for Delta: a version is one list of files for ever. The log and the deletion vectors are read by deltalake, and no rows are. Tables that cannot
+be read right are refused by name: mapped columns, and features that this module does not know.
 
-The only user of deltalake. Stands beside `iceberg`, behind `lake`.
+With `delta_target` the only user of deltalake. Stands beside `iceberg`, behind `lake`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from hindscan import files
 from hindscan.errors import SourceMissing
+from hindscan.history.deletes import Positions
 from hindscan.history.formats.decoder import missing_extra
 from hindscan.history.lake import TableFile, TableVersion, inside, plain_schema, refused
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable as Opened
 
-__all__ = ["DeltaTable"]
+__all__ = ["DeltaTable", "where_is"]
 
 #: Features a reader must know that change nothing about which rows a version has; deletion vectors are looked for file by file.
 _HARMLESS: Final = frozenset(
@@ -81,18 +83,25 @@ class DeltaTable:
         actions: pa.Table = pa.table(table.get_add_actions(flatten=True))
         actions = actions.sort_by([("modification_time", "ascending"), ("path", "ascending")])
         paths = [unquote(str(path)) for path in actions["path"].to_pylist()]
+        deleted, vector_faults = _deleted(table)
         faults = [
             *_faults(table),
+            *vector_faults,
             *(f"{path}: it lies outside the table's folder" for path in paths if _is_foreign(path)),
         ]
         if faults:
-            todo = "Purge the deleted rows (REORG TABLE ... APPLY (PURGE)), or pin a version without them by `version`."
+            todo = "Rewrite the table without them (REORG TABLE ... APPLY (PURGE)), or pin a version without them by `version`."
             raise refused(self.declared, name, faults, todo)
         keys = list(table.metadata().partition_columns)
         values = {key: pc.cast(actions[f"partition.{key}"], pa.string()).to_pylist() for key in keys}
         sizes: list[Any] = actions["size_bytes"].to_pylist()
         listed = tuple(
-            TableFile(path=path, size=sizes[at], partition_values={key: values[key][at] for key in keys})
+            TableFile(
+                path=path,
+                size=sizes[at],
+                partition_values={key: values[key][at] for key in keys},
+                deleted=deleted.get(path),
+            )
             for at, path in enumerate(paths)
         )
         arrow: Any = table.schema().to_arrow()
@@ -104,12 +113,7 @@ class DeltaTable:
             from deltalake.exceptions import DeltaError
         except ImportError as fault:
             raise missing_extra("a Delta table", "deltalake", "delta") from fault
-        bucket, _, key = self.place.path.partition("/")
-        settings = {} if self.place.is_local else self.stores.get(bucket, self.stores.get("default", {}))
-        options = {_S3[name]: str(value) for name, value in settings.items() if name in _S3}
-        if options.get("AWS_ENDPOINT_URL", "").startswith("http://"):
-            options["AWS_ALLOW_HTTP"] = "true"
-        where = self.place.path if self.place.is_local else f"{self.place.filesystem.type_name}://{bucket}/{key}"
+        where, options = where_is(self.place, self.stores)
         try:
             return deltalake.DeltaTable(where, version=version, storage_options=options or None)
         except DeltaError as fault:
@@ -139,6 +143,17 @@ class DeltaTable:
         )
 
 
+def where_is(place: files.Place, stores: Mapping[str, files.StoreSettings]) -> tuple[str, dict[str, str]]:
+    """Give a table's place as deltalake takes it: path or URL, and the settings of its bucket."""
+    if place.is_local:
+        return place.path, {}
+    settings = stores.get(place.path.partition("/")[0], stores.get("default", {}))
+    options = {_S3[name]: str(value) for name, value in settings.items() if name in _S3}
+    if options.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        options["AWS_ALLOW_HTTP"] = "true"
+    return f"{place.filesystem.type_name}://{place.path}", options
+
+
 def _committed_at(commit: files.Place, info: pafs.FileInfo) -> int:
     """Give the time of a commit in microseconds: what it says itself, else when its file was written."""
     for line in files.read_bytes(commit).splitlines():
@@ -158,16 +173,28 @@ def _faults(table: Opened) -> Iterator[str]:
     mode = table.metadata().configuration.get("delta.columnMapping.mode", "none")
     if mode != "none":
         yield f"its columns have other names in files (delta.columnMapping.mode = {mode!r})"
-    if "deletionVectors" in features:
-        from deltalake.exceptions import DeltaError
 
-        try:
-            vectors: Any = pa.table(table.deletion_vectors())
-        except DeltaError as fault:
-            yield f"some rows are deleted, by vectors that cannot be read: {fault}"
-            return
-        for uri in vectors["filepath"].to_pylist():
-            yield f"{inside(table.table_uri, unquote(uri)) or uri}: some of its rows are deleted (deletion vector)"
+
+def _deleted(table: Opened) -> tuple[dict[str, Positions], list[str]]:
+    """Give the deleted rows of files by path, and what is wrong with the vectors."""
+    from deltalake.exceptions import DeltaError
+
+    if "deletionVectors" not in (table.protocol().reader_features or ()):
+        return {}, []
+    found: dict[str, Positions] = {}
+    faults = []
+    try:
+        vectors: Any = table.deletion_vectors()
+        for batch in pa.RecordBatchReader.from_stream(vectors):
+            for uri, kept in zip(batch["filepath"].to_pylist(), batch["selection_vector"], strict=True):
+                path = inside(table.table_uri, unquote(str(uri)))
+                if path is None:
+                    faults.append(f"{uri}: it lies outside the table's folder")
+                else:
+                    found[path] = np.flatnonzero(~kept.values.to_numpy(zero_copy_only=False)).astype(np.int64)
+    except DeltaError as fault:
+        return {}, [f"some rows are deleted, by vectors that cannot be read: {fault}"]
+    return found, faults
 
 
 def _is_foreign(path: str) -> bool:

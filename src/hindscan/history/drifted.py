@@ -3,20 +3,21 @@
 Keeps promise 1 for files that drifted: every value becomes exactly the pinned type's, or the slice fails by file and column; what the file lacks is
 null. Which types there can be, `unify` decided when the files were pinned. A file that Arrow's own scan reads as pinned (wider integers and floats, finer
 times, absent columns) is not touched here and stays lazy, pruned by its statistics; of others a slice is decoded batch by batch, each filtered by the
-query's own condition before the next.
+query's own condition before the next. So are slices some of whose rows their table has deleted (`deletes`).
 
 Stands beside `parquet_reader`, which asks it for the files that need it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hindscan.errors import SchemaMismatch
+from hindscan.history.deletes import kept_mask
 from hindscan.history.footer import plain_type
 from hindscan.history.unify import widens
 
@@ -58,6 +59,7 @@ def rows_as_pinned(
     shown: str,
     rename: Mapping[str, str],
     constants: Mapping[str, Any],
+    deleted: Sequence[str] = (),
     where: Where | None = None,
 ) -> pa.Table:
     """Decode one slice's columns and make them the pinned ones.
@@ -74,6 +76,8 @@ def rows_as_pinned(
         New names by old ones.
     constants : mapping of str to pyarrow.Scalar
         Columns whose value the folders' names say.
+    deleted : sequence of str
+        Of each row group the rows that do not count; empty: all do.
     where : Where, optional
         Rows that do not fulfil it are left out.
 
@@ -86,7 +90,8 @@ def rows_as_pinned(
     stored = {rename.get(name, name): name for name in found.names}
     # The stubs know only names here; Arrow takes expressions, too.
     read: Any = {c.name: pc.field(stored[c.name]) for c in pinned if c.name in stored and c.name not in constants}
-    batches = []
+    kept = kept_mask(deleted, [group.num_rows for group in fragment.row_groups]) if deleted else None
+    batches, at = [], 0
     for batch in fragment.to_batches(schema=found, columns=read, batch_size=_BATCH_ROWS):
         columns: list[pa.Array[Any]] = []
         for column in pinned:
@@ -97,6 +102,9 @@ def rows_as_pinned(
             else:
                 columns.append(pa.nulls(batch.num_rows, column.type))
         rows = pa.RecordBatch.from_arrays(columns, schema=pinned)
+        if kept is not None:
+            # Nothing is filtered before.
+            rows, at = rows.filter(pa.array(kept[at : at + rows.num_rows])), at + rows.num_rows
         if where is not None and rows.num_rows:
             rows = rows.filter(pa.array(where.keeps(pa.Table.from_batches([rows]))))
         batches.append(rows)

@@ -1,27 +1,30 @@
 """Iceberg tables: which files a snapshot has, and what its columns are called in each.
 
-Keeps promise 1 for Iceberg: a snapshot id is one list of files for ever. Manifests are read by pyiceberg, and nothing else is: no plan of its own, no rows. Columns are
-known by their ids: a column that was renamed is read from older files under the name it had there. Where names do not tell columns apart (a name that was
-two columns, a renamed field inside a struct) a file that could be read wrong is refused by name, and so are snapshots with deletes that
-are to be applied while reading: compact the table first.
+Keeps promise 1 for Iceberg: a snapshot id is one list of files for ever. Manifests and deletes are read with pyiceberg, and nothing else is: no plan of its own,
+no rows. Columns are known by their ids: a column that was renamed is read from older files under the name it had there. Where names do not tell columns apart (a
+name that was two columns, a renamed field inside a struct) a file that could be read wrong is refused by name, and so are snapshots with deletes by equality:
+compact the table first. Deletes by position are applied.
 
-The only user of pyiceberg. Stands beside `delta`, behind `lake`.
+With `iceberg_target` the only user of pyiceberg. Stands beside `delta`, behind `lake`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from hindscan import files
 from hindscan.errors import ServiceUnavailable, SourceMissing
+from hindscan.history.deletes import Positions
 from hindscan.history.formats.decoder import missing_extra
 from hindscan.history.lake import TableFile, TableVersion, inside, plain_schema, refused, unqualified
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from pyiceberg.table.metadata import TableMetadata
     from pyiceberg.table.snapshots import Snapshot
 
-__all__ = ["IcebergTable"]
+__all__ = ["IcebergTable", "store_properties"]
 
 #: ``00003-UUID.metadata.json`` and ``v3.metadata.json``, compressed or not.
 _METADATA: Final = re.compile(r"v?(\d+)[-.].*metadata\.json(\.gz)?\Z")
@@ -89,9 +92,11 @@ class IcebergTable:
             return TableVersion(name=f"iceberg table {uuid}, empty", files=(), columns=plain_schema(schema.as_arrow()))
         name = f"iceberg snapshot {snapshot.snapshot_id} of {uuid}"
         # A later commit has a later number; what a rewrite keeps keeps its own.
-        entries = sorted(
+        whole = sorted(
             _entries(table, snapshot), key=lambda entry: (entry.sequence_number or 0, entry.data_file.file_path)
         )
+        deletes = [entry for entry in whole if _is_of_positions(entry.data_file)]
+        entries = [entry for entry in whole if not _is_of_positions(entry.data_file)]
         names = _Names(table.metadata, schema)
         root = files.place(unqualified(table.location()), stores=self.stores)
         keys = _constant_columns(table.metadata, schema, {entry.data_file.spec_id for entry in entries})
@@ -100,11 +105,13 @@ class IcebergTable:
         if faults:
             todo = "Rewrite the table's data files (compaction), or pin a snapshot without them by `version`."
             raise refused(self.declared, name, faults, todo)
+        deleted = _deleted(table, deletes)
         listed = tuple(
             TableFile(
                 path=inside(table.location(), entry.data_file.file_path) or "",
                 size=entry.data_file.file_size_in_bytes,
                 partition_values={key: value(entry.data_file) for key, value in keys.items()},
+                deleted=deleted(entry),
             )
             for entry in entries
         )
@@ -119,10 +126,14 @@ class IcebergTable:
             raise missing_extra("an Iceberg table", "pyiceberg", "iceberg") from fault
         if self.place is not None:
             location = _metadata_file(self.place, self.declared)
-            return StaticTable.from_metadata(location, self._properties(location))
+            return StaticTable.from_metadata(location, store_properties(self.stores, location))
         catalog, _, identifier = self.declared.partition(".")
         # Reading creates nothing: a catalog in a database that has no tables yet is no catalog.
-        properties = {"init_catalog_tables": "false", **self._properties("default"), **(self.catalog or {})}
+        properties = {
+            "init_catalog_tables": "false",
+            **store_properties(self.stores, "default"),
+            **(self.catalog or {}),
+        }
         try:
             return load_catalog(catalog, **properties).load_table(identifier)
         except (NoSuchTableError, NoSuchNamespaceError) as fault:
@@ -137,11 +148,6 @@ class IcebergTable:
                 f"Check [iceberg.{catalog}].",
                 table=self.declared,
             ) from fault
-
-    def _properties(self, location: str) -> dict[str, str]:
-        bucket = location.removeprefix("s3://").split("/", 1)[0]
-        settings = self.stores.get(bucket, self.stores.get("default", {}))
-        return {_S3[name]: str(value) for name, value in settings.items() if name in _S3}
 
     def _snapshot(self, table: Table, before: int | None) -> Snapshot | None:
         if before is not None:
@@ -164,6 +170,13 @@ class IcebergTable:
                 table=self.declared,
             )
         return found
+
+
+def store_properties(stores: Mapping[str, files.StoreSettings], location: str) -> dict[str, str]:
+    """Give the settings of a location's bucket as pyiceberg calls them."""
+    bucket = location.removeprefix("s3://").split("/", 1)[0]
+    settings = stores.get(bucket, stores.get("default", {}))
+    return {_S3[name]: str(value) for name, value in settings.items() if name in _S3}
 
 
 def _shown_time(micros: int) -> str:
@@ -197,6 +210,47 @@ def _metadata_file(place: files.Place, declared: str) -> str:
 def _entries(table: Table, snapshot: Snapshot) -> Iterator[ManifestEntry]:
     for manifest in snapshot.manifests(table.io):
         yield from manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+
+
+def _is_of_positions(file: DataFile) -> bool:
+    from pyiceberg.manifest import DataFileContent, FileFormat
+
+    return file.content == DataFileContent.POSITION_DELETES and file.file_format in (
+        FileFormat.PARQUET,
+        FileFormat.PUFFIN,
+    )
+
+
+def _deleted(table: Table, deletes: Sequence[ManifestEntry]) -> Callable[[ManifestEntry], Positions | None]:
+    """Read files of position deletes, and deletion vectors; tell of a data file which of its rows are deleted."""
+    found: dict[str, list[tuple[int, Positions]]] = {}
+    for path, entry in {entry.data_file.file_path: entry for entry in deletes}.items():
+        with table.io.new_input(path).open() as stream:
+            content = stream.read()
+        for data_file, positions in _positions(content, entry.data_file.file_format.value):
+            found.setdefault(unqualified(data_file), []).append((entry.sequence_number or 0, positions))
+
+    def of(entry: ManifestEntry) -> Positions | None:
+        # A delete is of files that were there: "applied when the data file's sequence number is less than or equal to the delete's".
+        known = found.get(unqualified(entry.data_file.file_path), ())
+        parts = [positions for sequence, positions in known if sequence >= (entry.sequence_number or 0)]
+        return np.concatenate(parts) if parts else None
+
+    return of
+
+
+def _positions(content: bytes, kind: str) -> Iterator[tuple[str, Positions]]:
+    """Give the deleted rows that a file names, by the path of their data file."""
+    if kind == "PUFFIN":
+        from pyiceberg.table.deletion_vector import deletion_vectors_from_puffin_file
+        from pyiceberg.table.puffin import PuffinFile
+
+        for vector in deletion_vectors_from_puffin_file(PuffinFile(content)):
+            yield vector.referenced_data_file, vector.to_vector().to_numpy()
+        return
+    named = pq.read_table(pa.BufferReader(content), columns=["file_path", "pos"])
+    for path in named["file_path"].unique().to_pylist():
+        yield str(path), named.filter(pc.field("file_path") == path)["pos"].to_numpy()
 
 
 class _Names:

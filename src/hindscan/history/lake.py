@@ -2,9 +2,9 @@
 
 Keeps promises 1, 2 and 7 for tables. A version of a table is a fixed list of Parquet files, so its pin is a `ParquetPin` like any other: from there on cutting,
 reading, proofs and keys are those of `parquet`, and a file keeps its partials while the table around it grows. What the table knows better than a
-listing is taken from it: which files count, how large each is, the columns with their older names, and the values of partitions. What cannot be read right is
-refused by name (rows deleted by delete files or deletion vectors, other formats than Parquet); a file that has gone, because a snapshot expired or the table was
-vacuumed, fails the run by its name when it is pinned and again when it is read.
+listing is taken from it: which files count, how large each is, which of their rows are deleted (`deletes`), the columns with their older names, and the values
+of partitions. What cannot be read right is refused by name (rows deleted by equality, other formats than Parquet); a file that has gone, because a snapshot
+expired or the table was vacuumed, fails the run by its name when it is pinned and again when it is read.
 
 With ``as_of = "snapshot"`` a run as of T reads the last version committed before T (promise 3), of which rows are cut by time too where they have one.
 
@@ -26,6 +26,7 @@ import pyarrow.fs as pafs
 
 from hindscan import files
 from hindscan.errors import HistoryError, SourceChanged
+from hindscan.history.deletes import Positions
 from hindscan.history.footer import plain_type
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.parquet_reader import ParquetReader
@@ -46,6 +47,8 @@ class TableFile:
     size: int
     #: Values of columns that are the same in all its rows, as texts; the same columns in every file of the version.
     partition_values: dict[str, str | None] = field(default_factory=dict)
+    #: Rows that the table has deleted.
+    deleted: Positions | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +137,8 @@ class LakeHistory:
             window = msgspec.structs.replace(window, as_of=None)
         found = _found(root, version, self.name)
         values = [file.partition_values for file in version.files]
-        pin = self._reading(version).pin_files(window, root, found, values)
+        deleted = {file.path: file.deleted for file in version.files if file.deleted is not None}
+        pin = self._reading(version).pin_files(window, root, found, values, deleted)
         caveat = f"{version.name}: its files can be read until it is expired or vacuumed"
         return msgspec.structs.replace(pin, version=version.name, caveats=(*pin.caveats, caveat))
 

@@ -23,10 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hindscan import files
-from hindscan.errors import SchemaMismatch, SourceMissing
+from hindscan.errors import CorruptData, SchemaMismatch, SourceMissing
 from hindscan.history.archive import listed_only
 from hindscan.history.bounds import bounds_of, check_time_column
 from hindscan.history.columns import schema_from_text, schema_to_text
+from hindscan.history.deletes import Positions, masked
 from hindscan.history.footer import Footer
 from hindscan.history.footers import Footers
 from hindscan.history.parquet_reader import ParquetReader
@@ -124,8 +125,9 @@ class ParquetHistory:
         root: files.Place,
         found: Sequence[files.FoundFile],
         hive: Sequence[dict[str, str | None]],
+        deleted: Mapping[str, Positions] | None = None,
     ) -> ParquetPin:
-        """Pin files that were found, by a listing or in the snapshot of a table, with the partition values of each; raises as `pin`."""
+        """Pin files that were found, by a listing or in the snapshot of a table, with the partition values and the deleted rows of each; raises as `pin`."""
         refuse_topic_options(window, self.name)
         bounds = bounds_of(window, history=self.name, has_time=self.time is not None, ignores_as_of=self.ignores_as_of)
         read = self._footers.read(root, found) if found else []
@@ -144,7 +146,9 @@ class ParquetHistory:
                     path=file.path,
                     size=file.size,
                     identity=file.identity,
-                    row_groups=self._timed(footer.row_groups, values, schema),
+                    row_groups=self._counted(
+                        file.path, self._timed(footer.row_groups, values, schema), (deleted or {}).get(file.path)
+                    ),
                     partition_values=values,
                 )
                 for file, footer, values in zip(found, footers, hive, strict=True)
@@ -220,6 +224,16 @@ class ParquetHistory:
                 history=self.name,
                 faults=faults,
             )
+
+    def _counted(self, path: str, groups: tuple[RowGroup, ...], deleted: Positions | None) -> tuple[RowGroup, ...]:
+        """Leave out of the count what the table has deleted."""
+        try:
+            return groups if deleted is None else masked(groups, deleted)
+        except ValueError as fault:
+            raise CorruptData(
+                f"While pinning history {self.name}: deletes must be of rows that are there; of {path}, {fault}. Repair the table.",
+                path=path,
+            ) from fault
 
     def _timed(
         self, groups: tuple[RowGroup, ...], values: Mapping[str, str | None], schema: pa.Schema

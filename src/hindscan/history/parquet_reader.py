@@ -195,7 +195,7 @@ class ParquetSource:
             greatest = max((t for t in times if t is not None), default=None) if None not in times else None
             if None in times and (s.since is not None or s.before is not None):
                 self._check_null_times(s)
-        seen = xxhash.xxh3_128(f"{s.path}\0{s.size}\0{s.identity}\0{s.first}\0{s.last}".encode())
+        seen = xxhash.xxh3_128(f"{s.path}\0{s.size}\0{s.identity}\0{s.first}\0{s.last}{''.join(s.deleted)}".encode())
         return Proof(
             slice=s.position,
             records=s.rows,
@@ -269,8 +269,11 @@ class ParquetSource:
         """Make a fragment of each slice, and put those together that one scan reads: all, unless files drifted."""
         runs: list[list[tuple[ds.ParquetFileFragment, ParquetSlice, bool]]] = []
         for s in slices:
-            fragment = self._pruned(s, may_pass)
-            as_pinned = not self._may_drift or is_read_as_pinned(fragment.physical_schema, schema, self._reader.rename)
+            # What is deleted goes by position: a row group that is left out would move the others.
+            fragment = self._pruned(s, None if s.deleted else may_pass)
+            as_pinned = not s.deleted and (
+                not self._may_drift or is_read_as_pinned(fragment.physical_schema, schema, self._reader.rename)
+            )
             if not (runs and as_pinned and runs[-1][0][2]):
                 runs.append([])
             runs[-1].append((fragment, s, as_pinned))
@@ -293,6 +296,7 @@ class ParquetSource:
             shown=s.path,
             rename=self._reader.rename,
             constants=self._constants(s),
+            deleted=s.deleted,
             where=where,
         )
         return ds.dataset(table)

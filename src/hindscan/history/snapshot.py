@@ -88,6 +88,14 @@ class RowGroup(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     least_time: int | None = None
     greatest_time: int | None = None
+    #: How many of its rows the table has deleted, and which, as `deletes` writes them.
+    deleted_rows: int = 0
+    deleted: str = ""
+
+    @property
+    def kept_rows(self) -> int:
+        """Rows that count."""
+        return self.rows - self.deleted_rows
 
 
 class FilePin(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +109,11 @@ class FilePin(msgspec.Struct, frozen=True, kw_only=True):
     row_groups: tuple[RowGroup, ...]
     #: Values of the hive partitions the file lies in; they are columns too.
     partition_values: dict[str, str | None] = {}
+
+    def deleted(self, first: int, last: int) -> tuple[str, ...]:
+        """Give the deleted rows of row groups `[first, last)`; empty where there are none."""
+        found = tuple(group.deleted for group in self.row_groups[first:last])
+        return found if any(found) else ()
 
 
 class ParquetPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="parquet"):
@@ -234,6 +247,8 @@ class ParquetSlice(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     since: int | None = None
     before: int | None = None
     partition_values: dict[str, str | None] = {}
+    #: Of each row group the rows that do not count, as `deletes` writes them; empty where all do.
+    deleted: tuple[str, ...] = ()
 
 
 class KafkaSlice(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="kafka"):

@@ -13,6 +13,7 @@ and installed libraries are named. Loading happens inside one fixed function on 
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import linecache
 import os
@@ -30,14 +31,15 @@ import msgspec
 from hindscan.errors import CodeLoadError, JobDefinitionError
 from hindscan.jobs import command, isolated
 from hindscan.jobs.declare import Job
+from hindscan.jobs.depends import Depends, read_depends
 from hindscan.jobs.digest import Digester, Token, digest_of
 from hindscan.jobs.estimators import summed
 from hindscan.jobs.job import Code, JobSpec, StepName
 from hindscan.jobs.modules import Module, Modules, closure
-from hindscan.jobs.program import Program
+from hindscan.jobs.program import Importlib, Program, imports_by_call
 from hindscan.jobs.sampling import Halton, Sobol, Stratified
 from hindscan.jobs.statement import FORM, unpack
-from hindscan.jobs.world import CACHED, World, resolve, version_of
+from hindscan.jobs.world import CACHED, World, own_folders, resolve, version_of
 
 __all__ = ["MEANING", "bundle", "load"]
 
@@ -84,27 +86,43 @@ def bundle(job: Job, root: Path, *, file: str = "") -> tuple[JobSpec, Code]:
     spec = job.spec
     joined = {name: bundle(other, root, file=file) for name, other in job.joins.items()}
     world = World(root)
-    digester = Digester(world)
+    depends = _depends(job, root, world, file)
+    digester = Digester(world, depends)
     digests = {step: digest_of([_meaning(spec, step), digester.step(made)]) for step, made in job.steps.items()}
-    if digester.faults:
-        faults = list(dict.fromkeys(digester.faults))
+    faults = list(dict.fromkeys([*depends.faults, *digester.faults]))
+    if faults:
         raise JobDefinitionError(
             f"Taking the digest of the job {job.name!r}: {'; '.join(faults)}.", job=job.name, faults=faults
         )
     payload, used = _packed(job, world)
     used += [(cast("Modules", world.folders), name) for name in sorted(digester.imported)]
+    used += [(place, name) for name, place in depends.modules.items()]
     modules = _carried(job, used)
     sources = {key: module.source for key, module in modules.items()}
+    libraries = tuple(sorted({*depends.libraries, *digester.called}))
     of_joins = {name: code.digest for name, (_, code) in joined.items()}
-    digest = digest_of([digests, Program(sources).digest, _FORM, *([sorted(of_joins.items())] if of_joins else [])])
+    program = Program(sources, depends.files, libraries)
+    digest = digest_of([digests, program.digest, _FORM, *([sorted(of_joins.items())] if of_joins else [])])
     steps = {
         name: msgspec.structs.replace(step, digest=digests[cast("StepName", name)]) for name, step in spec.steps.items()
     }
     code = Code(
-        digest=digest, modules=sources, payload=payload, joins={name: code for name, (_, code) in joined.items()}
+        digest=digest,
+        modules=sources,
+        files=dict(depends.files),
+        libraries=libraries,
+        payload=payload,
+        joins={name: code for name, (_, code) in joined.items()},
     )
     joins = {name: spec for name, (spec, _) in joined.items()}
     return msgspec.structs.replace(spec, steps=steps, joins=joins, code=digest, file=file), code
+
+
+def _depends(job: Job, root: Path, world: World, file: str) -> Depends:
+    """Find what a job declares: in the program that it was loaded as, else where its file would find it."""
+    homes = [world.home(getattr(made, "__globals__", {})) for made in job.steps.values()]
+    folder = (root / file).parent if file else None
+    return read_depends(job.depends, [*(home[0] for home in homes if home), own_folders(root, folder)], root)
 
 
 def _meaning(spec: JobSpec, step: str) -> Token:
@@ -181,6 +199,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def persistent_id(self, value: Any) -> tuple[object, ...] | None:
         """Name what is found again by name in own modules."""
+        if value is importlib or isinstance(value, Importlib):
+            return ("importlib",)
+        if value is importlib.import_module or imports_by_call(value):
+            return ("import_module",)
         if isinstance(value, types.ModuleType):
             home = self._world.module_home(value)
             if home is not None:
@@ -299,7 +321,9 @@ def _loaded(wanted: _ByDigest) -> dict[StepName, Callable[..., Any]]:
         )
     try:
         stream = io.BytesIO(pickled)
-        steps: dict[StepName, Callable[..., Any]] = _Unpickler(stream, Program.of(code.modules)).load()
+        steps: dict[StepName, Callable[..., Any]] = _Unpickler(
+            stream, Program.of(code.modules, code.files, code.libraries)
+        ).load()
         for name, text in msgspec.msgpack.decode(stream.read(), type=dict[str, str]).items():
             # For tracebacks only.
             linecache.cache.setdefault(name, (len(text), None, text.splitlines(keepends=True), name))
@@ -342,6 +366,10 @@ class _Unpickler(pickle.Unpickler):
         match pid:
             case ("builtins",):
                 return self._program.builtins
+            case ("importlib",):
+                return self._program.importlib
+            case ("import_module",):
+                return self._program.import_module
             case ("module", name):
                 return self._program.load(name)
             case ("namespace", name):

@@ -16,7 +16,6 @@ import datetime as dt
 import functools
 import inspect
 import os
-import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -28,12 +27,13 @@ import pyarrow as pa
 from hindscan.data import Data
 from hindscan.errors import BadPartial, CodeLoadError, JobDefinitionError
 from hindscan.history.columns import schema_from_columns
-from hindscan.jobs.child import converse, starting
+from hindscan.jobs.carried import Folder, carried, matching, token_of, too_large
+from hindscan.jobs.child import converse
 from hindscan.jobs.declaration import Declaration, Streams, read_declaration, spec_of
 from hindscan.jobs.digest import digest_of
-from hindscan.jobs.job import Code, JobSpec, StepName
+from hindscan.jobs.job import CarriedFile, Code, JobSpec, StepName
 from hindscan.jobs.lines import read_lines, write_lines
-from hindscan.jobs.scratch import home, scratch
+from hindscan.jobs.scratch import scratch
 from hindscan.jobs.world import version_of
 
 __all__ = ["FORM", "CommandStep", "command_job", "command_steps"]
@@ -42,17 +42,8 @@ __all__ = ["FORM", "CommandStep", "command_job", "command_steps"]
 FORM: Final = b"command"
 #: The form of the payload, and what hindscan does around a command. Raised when that changes meaning: it recomputes everything.
 _MEANING: Final = 1
-#: All files of a job together: they go to the workers with each task.
-FILES_BYTES_MOST: Final = 64 << 20
 #: Longest value of one variable; Linux refuses more than 128 kB. Files have all of it.
 _VARIABLE_BYTES_MOST: Final = 100_000
-
-
-class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of the project, on its way to a worker."""
-
-    content: bytes
-    executable: bool
 
 
 class PackedStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,14 +100,12 @@ def command_job(root: Path, file: Path, shown: str) -> tuple[JobSpec, Code]:
     for name, step in declared.steps():
         steps[name] = packed = _packed(declared, name)
         own = set(_named(root, step.command, name, faults)) | (depends if step.command else set())
-        carried = {path.relative_to(root).as_posix(): _carried(path) for path in sorted(own)}
-        files |= carried
-        tokens[name] = _meaning(packed, carried)
-    size = sum(len(one.content) for one in files.values())
-    if size > FILES_BYTES_MOST:
-        faults.append(
-            f"its files are {size:,} bytes, and at most {FILES_BYTES_MOST:,} travel to the workers; install the program where they run and name it without a path"
-        )
+        of_step = dict(carried(root, path) for path in sorted(own))
+        files |= of_step
+        tokens[name] = _meaning(packed, of_step)
+    fault = too_large(files)
+    if fault is not None:
+        faults.append(f"{fault}; install the program where they run and name it without a path")
     if faults:
         raise JobDefinitionError(
             f"Declaring the job {declared.name!r}: {'; '.join(faults)}. Change the declaration, then load it again.",
@@ -156,8 +145,7 @@ def _meaning(step: PackedStep, files: Mapping[str, CarriedFile]) -> list[object]
     said = msgspec.to_builtins(msgspec.structs.replace(step, time_limit=None))
     # The order of the declared columns is that of the partial's.
     said["output"] = list(step.output.items())
-    contents = [[path, one.executable, digest_of(one.content.hex())] for path, one in sorted(files.items())]
-    return ["command", _MEANING, said, contents, version_of("pyarrow"), version_of("duckdb") if step.sql else ""]
+    return ["command", _MEANING, said, token_of(files), version_of("pyarrow"), version_of("duckdb") if step.sql else ""]
 
 
 def _named(root: Path, command: Iterable[str], step: str, faults: list[str]) -> Iterator[Path]:
@@ -181,20 +169,10 @@ def _inside(root: Path, name: str) -> Path | None:
 
 
 def _matching(root: Path, pattern: str, faults: list[str]) -> list[Path]:
-    found: list[Path] = []
-    if pattern and ".." not in Path(pattern).parts and not Path(pattern).is_absolute():
-        found = [
-            p
-            for p in root.glob(pattern)
-            if p.is_file() and p.resolve().is_relative_to(root) and "__pycache__" not in p.parts
-        ]
+    found = matching(root, pattern)
     if not found:
         faults.append(f"depends names {pattern!r}, which must match files of the project, and matches none")
     return found
-
-
-def _carried(path: Path) -> CarriedFile:
-    return CarriedFile(content=path.read_bytes(), executable=os.access(path, os.X_OK))
 
 
 # Arriving --------------------------------------------------------------------------------------------------------
@@ -216,40 +194,8 @@ def command_steps(code: Code) -> dict[StepName, CommandStep]:
             code=code.digest,
         )
     packed = msgspec.msgpack.decode(zlib.decompress(content), type=_Packed)
-    files = _Files(code.digest, packed.files)
+    files = Folder(code.digest, packed.files)
     return {name: CommandStep(packed.job, name, step, files) for name, step in packed.steps.items()}
-
-
-class _Files:
-    """The files of a job, as this process has them: written once."""
-
-    def __init__(self, digest: str, files: Mapping[str, CarriedFile]) -> None:
-        self._digest, self._files = digest, files
-        self._lock = threading.Lock()
-
-    def folder(self) -> Path:
-        """Give the folder they are in, under the paths they have in the project."""
-        with self._lock:
-            return _written(home() / f"files-{self._digest[:32]}", self._files)
-
-    def place(self, argument: str) -> str:
-        """Give an argument as the command gets it: a file of the project as it lies here."""
-        return str(self.folder() / argument) if os.path.normpath(argument) in self._files else argument
-
-
-def _written(folder: Path, files: Mapping[str, CarriedFile]) -> Path:
-    if folder.is_dir():
-        return folder
-    with starting:
-        made = folder.with_name(f"{folder.name}-{os.getpid()}-new")
-        made.mkdir()
-        for name, one in files.items():
-            path = made / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(one.content)
-            path.chmod(0o555 if one.executable else 0o444)
-        made.rename(folder)
-    return folder
 
 
 class CommandStep:
@@ -263,11 +209,11 @@ class CommandStep:
         Name of the step.
     step : PackedStep
         What it is.
-    files : _Files
+    files : Folder
         The project's files it may run.
     """
 
-    def __init__(self, job: str, name: str, step: PackedStep, files: _Files) -> None:
+    def __init__(self, job: str, name: str, step: PackedStep, files: Folder) -> None:
         self._doing = f"the step {name!r} of job {job}"
         self._job, self._name, self._step, self._files = job, name, step, files
         kinds = inspect.Parameter
@@ -283,7 +229,7 @@ class CommandStep:
             tables = {name: self._table(named[name], name, folder) for name in self._step.tables}
             parameters = {name: _plain(named[name]) for name in self._step.parameters}
             return converse(
-                [self._files.place(argument) for argument in self._step.command],
+                [self._placed(argument) for argument in self._step.command],
                 folder=folder,
                 environment=self._environment(folder, tables, parameters),
                 seconds=self._step.time_limit,
@@ -291,6 +237,10 @@ class CommandStep:
                 feed=lambda out: self._write(rows, self._step.columns, out),
                 take=self._read,
             )
+
+    def _placed(self, argument: str) -> str:
+        """Give an argument as the command gets it: a file of the project as it lies here."""
+        return str(self._files.path() / argument) if argument in self._files else argument
 
     def _environment(self, folder: Path, tables: Mapping[str, Path], parameters: Mapping[str, Any]) -> dict[str, str]:
         text = msgspec.json.encode(parameters).decode()
@@ -307,7 +257,7 @@ class CommandStep:
             **{name: os.environ[name] for name in self._step.environment if name in os.environ},
             "HINDSCAN_JOB": self._job,
             "HINDSCAN_STEP": self._name,
-            "HINDSCAN_FILES": str(self._files.folder()),
+            "HINDSCAN_FILES": str(self._files.path()),
             "HINDSCAN_PARAMS": text,
             "HINDSCAN_PARAMS_FILE": str(file),
             **{

@@ -129,6 +129,11 @@ class Job:
         return self._own | {_CALIBRATION[step]: made for step, made in steps if step in _CALIBRATION}
 
     @property
+    def depends(self) -> tuple[str, ...]:
+        """What it declares beside what its code shows, that of the calibration job first."""
+        return (*(self.calibration.depends if self.calibration else ()), *self.options.get("depends", ()))
+
+    @property
     def tables(self) -> dict[str, str]:
         """Broadcast tables of all steps: name of the parameter to name of the history."""
         return (self.calibration.tables if self.calibration else {}) | dict(self.options["tables"] or {})
@@ -153,6 +158,7 @@ def job(
     retries: int | Mapping[str, Any] | None = None,
     concurrency: int | None = None,
     allow_failed: float | None = None,
+    depends: Sequence[str] = (),
 ) -> Callable[[Function], Job]:
     """Make a job of a function that is called for each slice of a history.
 
@@ -198,6 +204,9 @@ def job(
         How many of its runs a server runs at once. Default: any number.
     allow_failed : int or float, optional
         Slices that may fail for good and are then left out of the result, which says so: a share of all (below 1) or a number. Default: the project's, none.
+    depends : sequence of str
+        What the code uses and does not show: own modules, packages or installed modules that are imported by a call, and files of the project (patterns,
+        relative to the project file) that are opened by `hs.resource`. They travel, and count in the digest of the steps that can come to use them.
 
     Returns
     -------
@@ -207,7 +216,7 @@ def job(
     options = {
         "history": history, "tables": tables, "combine": combine, "by": by, "parts": parts, "join": join, "order": order, "state": state, "whole": whole,
         "name": name, "max_bytes": max_bytes, "max_slices": max_slices, "max_seconds": max_seconds, "time_limit": time_limit,
-        "retries": retries, "concurrency": concurrency, "allow_failed": allow_failed,
+        "retries": retries, "concurrency": concurrency, "allow_failed": allow_failed, "depends": depends,
     }  # fmt: skip
     return lambda function: Job(kind="scan", function=function, options=options)
 
@@ -230,6 +239,7 @@ def simulation(
     time_limit: float | None = None,
     retries: int | Mapping[str, Any] | None = None,
     concurrency: int | None = None,
+    depends: Sequence[str] = (),
 ) -> Callable[[Function], Job]:
     """Make a simulation of a function that is called for each block of draws.
 
@@ -266,6 +276,9 @@ def simulation(
         Further tries of a run that fails, or attempts, backoff, longest, jitter and on (see settings). Default: none.
     concurrency : int, optional
         How many of its runs a server runs at once. Default: any number.
+    depends : sequence of str
+        What the code uses and does not show: own modules, packages or installed modules that are imported by a call, and files of the project (patterns,
+        relative to the project file) that are opened by `hs.resource`. They travel, and count in the digest of the steps that can come to use them.
 
     Returns
     -------
@@ -276,7 +289,7 @@ def simulation(
         "history": history, "tables": tables, "combine": combine, "name": name, "block_size": block_size, "draws": draws,
         "statistics": {} if statistics is None else statistics, "generator": generator, "sampling": sampling,
         "max_bytes": max_bytes, "max_slices": max_slices, "max_seconds": max_seconds, "time_limit": time_limit,
-        "retries": retries, "concurrency": concurrency,
+        "retries": retries, "concurrency": concurrency, "depends": depends,
     }  # fmt: skip
     return lambda function: Job(kind="simulation", function=function, options=options, calibrate=calibrate)
 

@@ -2,7 +2,7 @@
 
 Keeps the code half of promise 7. What travels as source is digested as normalised source (`jobs.reach`), what travels by value
 as value: closures, defaults and the globals of functions from notebooks and scripts. Of libraries the digest has name and version. Pickle bytes,
-addresses, file names and the order of sets never enter it.
+addresses, file names and the order of sets never enter it. What a job declares by ``depends=`` counts where a step reaches a call that imports, or says `resource`.
 
 A value whose digest could differ between two processes though nothing changed is refused, with the name it is captured under.
 
@@ -36,10 +36,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from hindscan.jobs.carried import token_of
 from hindscan.jobs.declare import Job
-from hindscan.jobs.modules import Modules, dynamic_imports
+from hindscan.jobs.depends import Depends
+from hindscan.jobs.modules import CalledImport, Modules, dynamic_imports
 from hindscan.jobs.outline import normalised
-from hindscan.jobs.reach import Reach
+from hindscan.jobs.program import Importlib, imports_by_call
+from hindscan.jobs.reach import RESOURCE, Call, Reach
+from hindscan.jobs.resource import resource
 from hindscan.jobs.source import global_names, imports_of_code, names_of, source_node
 from hindscan.jobs.world import CACHED, Address, World, version_of
 
@@ -70,10 +74,15 @@ class Digester:
     ----------
     world : World
         Tells the project's code from libraries.
+    depends : Depends, optional
+        What the job declares beside what its code shows.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, depends: Depends | None = None) -> None:
         self._world = world
+        self._depends = depends or Depends()
+        self._calls: list[Call] = []
+        self._opens_files = False
         self._reaches: dict[int, Reach] = {}
         self._earlier: dict[int, Reach] = {}
         self._libraries: set[str] = set()
@@ -84,16 +93,48 @@ class Digester:
         self.faults: list[str] = []
         #: Own modules that code by value imports while it runs.
         self.imported: set[str] = set()
+        #: Installed modules that code by value imports by a call.
+        self.called: set[str] = set()
 
     def step(self, function: Callable[..., Any]) -> list[Token]:
         """Give all tokens of one step; what was reached for earlier steps is reached anew."""
         self._earlier, self._reaches, self._known = self._earlier | self._reaches, {}, {}
-        self._libraries = set()
+        self._libraries, self._calls, self._opens_files = set(), [], False
         token = self._value(function, f"`{getattr(function, '__name__', function)}`")
-        libraries = {name for reach in self._reaches.values() for name in reach.libraries} | self._libraries
+        self._follow_calls()
+        reaches = self._reaches.values()
+        libraries = {name for reach in reaches for name in reach.libraries} | self._libraries
         versions = sorted({version_of(name) for name in libraries if name})
-        self.faults += [fault for reach in self._reaches.values() for fault in reach.faults]
-        return [token, sorted((reach.tokens() for reach in self._reaches.values()), key=digest_of), versions]
+        tokens = [token, sorted((reach.tokens() for reach in reaches), key=digest_of), versions]
+        if self._depends.files and (self._opens_files or any(reach.opens_files for reach in reaches)):
+            tokens.append(["files", token_of(self._depends.files)])
+        return tokens
+
+    def _follow_calls(self) -> None:
+        """Take all that is declared where a module is imported by a call; it may import by calls in turn."""
+        known = -1
+        while known != (known := sum(len(reach.calls) for reach in self._reaches.values())):
+            if any(self._is_answered(one.made) for one in self._all_calls()):
+                for name, modules in self._depends.modules.items():
+                    self._reach(modules).add(name, None)
+                self._libraries |= set(self._depends.libraries)
+        for one in self._all_calls():
+            if not self._is_answered(one.made):
+                self.faults.append(f"{one.where}; write an import statement{self._advice(one.made)}")
+
+    def _all_calls(self) -> list[Call]:
+        return [*self._calls, *(one for reach in self._reaches.values() for one in reach.calls)]
+
+    def _is_answered(self, made: CalledImport) -> bool:
+        if not made.is_answered:
+            return False
+        return self._depends.answers_calls if made.name is None else made.name in self._depends.modules
+
+    @staticmethod
+    def _advice(made: CalledImport) -> str:
+        if made.is_answered:
+            return f', or name what it may import: depends=["{made.name or "PACKAGE.MODULE"}"]'
+        return ", or import by `importlib.import_module` and name what it may import in depends="
 
     def _reach(self, modules: Modules) -> Reach:
         return self._reaches.setdefault(id(modules), Reach(modules, self._earlier.get(id(modules))))
@@ -172,6 +213,8 @@ class Digester:
         return None
 
     def _callable(self, value: Any) -> Token | None:
+        if imports_by_call(value):
+            return ["builtin", "importlib", "import_module"]
         if isinstance(value, functools.partial):
             return [
                 "partial",
@@ -289,6 +332,8 @@ class Digester:
     # Code --------------------------------------------------------------------------------------------------------
 
     def _module(self, module: types.ModuleType) -> Token:
+        if isinstance(module, Importlib):
+            return ["library", "importlib"]
         home = self._world.module_home(module)
         if home is not None:
             self._reach(home[0]).add(home[1], None)
@@ -322,6 +367,7 @@ class Digester:
         address = self._world.address(function)
         if address is not None:
             return self._own(*address)
+        self._opens_files |= function is resource or RESOURCE in names_of(function.__code__)
         library = self._world.is_library(function)
         if library:
             self._libraries.add(function.__module__)
@@ -361,14 +407,19 @@ class Digester:
     def _source(self, function: types.FunctionType) -> Token:
         node = source_node(function)
         if node is None:
-            if {"import_module", "__import__"} & set(names_of(function.__code__)):
-                self.faults.append(f"`{function.__name__}` imports modules by a call; write import statements")
+            for one in {"import_module", "__import__"} & set(names_of(function.__code__)):
+                made = CalledImport(line=0, name=None, is_answered=one == "import_module")
+                self._calls.append(Call(where=f"`{function.__name__}` imports modules by a call of {one}", made=made))
             return self._code(function.__code__, function.__doc__)
-        for line, name in dynamic_imports(node):
-            if name is None or self._world.folders.owns(name):
-                self.faults.append(f"`{function.__name__}` imports {name or 'a computed module'} by a call in line {line}; write an import statement")  # fmt: skip
+        for made in dynamic_imports(node):
+            if made.name is None or self._world.folders.owns(made.name):
+                where = (
+                    f"`{function.__name__}` imports {made.name or 'a computed module'} by a call in line {made.line}"
+                )
+                self._calls.append(Call(where=where, made=made))
             else:
-                self._libraries.add(name)
+                self._libraries.add(made.name)
+                self.called.add(made.name)
         return normalised([node])
 
     def _code(self, code: types.CodeType, doc: str | None) -> Token:

@@ -22,7 +22,7 @@ from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.sampling import GeneratorName, Sampling
 from hindscan.retries import Retries
 
-__all__ = ["PARTS", "Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance", "pinned_as"]
+__all__ = ["PARTS", "CarriedFile", "Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance", "pinned_as"]
 
 #: Parts of a job that is split by key and says nothing of them.
 PARTS: Final = 16
@@ -132,12 +132,23 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         return (*self.tables, *joined)
 
 
+class CarriedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the project, on its way to a worker."""
+
+    content: bytes
+    executable: bool = False
+
+
 class Code(msgspec.Struct, frozen=True, kw_only=True):
     """What travels to workers: opaque here, opened only by `jobs.code.load`."""
 
     digest: str
     #: Sources of the project modules the job reaches, by module name.
     modules: dict[str, str]
+    #: Files that it declares, by their paths in the project.
+    files: dict[str, CarriedFile] = {}
+    #: Installed modules that it may import by a call.
+    libraries: tuple[str, ...] = ()
     #: Own cloudpickle bytes of the steps' functions by step name; project modules inside are references into `modules`.
     payload: bytes
     #: Code of the joined jobs, by the names of the joins.

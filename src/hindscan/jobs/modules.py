@@ -26,6 +26,7 @@ from hindscan.errors import JobDefinitionError
 __all__ = [
     "IMPORTERS",
     "INIT",
+    "CalledImport",
     "Folders",
     "Import",
     "Module",
@@ -34,6 +35,7 @@ __all__ = [
     "dynamic_imports",
     "imports_of",
     "is_installed",
+    "mentions",
 ]
 
 #: Ways to import that no reading of the source can follow.
@@ -42,6 +44,9 @@ _UNFOLLOWED = frozenset(
 )
 
 _CALLED_IMPORTERS = frozenset({"import_module", "__import__"})
+
+#: Those that job code gets a stand-in for.
+_ANSWERED = frozenset({"import_module"})
 
 #: All names by which a module is imported other than by a statement.
 IMPORTERS = _UNFOLLOWED | _CALLED_IMPORTERS
@@ -106,6 +111,10 @@ class Modules(Protocol):
         """Say whether the name is the project's: a module, a package or a folder of modules."""
         ...
 
+    def within(self, name: str) -> list[str]:
+        """List the module of that name and all those under it."""
+        ...
+
 
 class Folders:
     """Own modules in folders of the project, as Python would find them with those folders first on its path.
@@ -131,6 +140,18 @@ class Folders:
         if name not in self._found:
             self._found[name] = self._read(name)
         return self._found[name]
+
+    def within(self, name: str) -> list[str]:
+        """List the module of that name and all those under it."""
+        top, *rest = name.split(".")
+        found = {name} if self.find(name) is not None else set()
+        for folder in self._homes(top):
+            above = folder.joinpath(top, *rest)
+            for path in above.rglob("*.py"):
+                parts = (*path.relative_to(above).parent.parts, *(() if path.stem == "__init__" else (path.stem,)))
+                if all(part.isidentifier() for part in parts):
+                    found.add(".".join((name, *parts)))
+        return sorted(found)
 
     def holds(self, file: Path) -> bool:
         """Say whether a file lies in one of the folders."""
@@ -241,8 +262,19 @@ def imports_of(node: ast.AST, package: str) -> Iterator[Import]:
                 yield Import(module=module, name=one.name, alias=one.asname or one.name, line=child.lineno)
 
 
-def dynamic_imports(node: ast.AST) -> Iterator[tuple[int, str | None]]:
-    """Find imports whose name is not written in an import statement: their line and the name, None where it is computed."""
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CalledImport:
+    """An import that is a call."""
+
+    line: int
+    #: None where it is computed.
+    name: str | None
+    #: Whether a program can answer the call: ``import_module`` is one function, and all else reads files by itself.
+    is_answered: bool
+
+
+def dynamic_imports(node: ast.AST) -> Iterator[CalledImport]:
+    """Find imports whose name is not written in an import statement."""
     literal: dict[int, tuple[int, str]] = {}
     for one in ast.walk(node):
         if isinstance(one, ast.Call) and _is_importer(one.func) and one.args and not _is_relative(one):
@@ -251,17 +283,27 @@ def dynamic_imports(node: ast.AST) -> Iterator[tuple[int, str | None]]:
                 literal[id(one.func)] = (one.lineno, first.value)
     for one in ast.walk(node):
         if _is_importer(one):
-            yield literal.get(id(one), (getattr(one, "lineno", 0), None))
-        elif isinstance(one, ast.Name | ast.Attribute) and _mentions_directly(one, _UNFOLLOWED):
-            yield one.lineno, None
+            line, name = literal.get(id(one), (getattr(one, "lineno", 0), None))
+            yield CalledImport(line=line, name=name, is_answered=_is_named(one, _ANSWERED))
+        elif _is_named(one, _UNFOLLOWED):
+            yield CalledImport(line=getattr(one, "lineno", 0), name=None, is_answered=False)
 
 
-def _mentions_directly(node: ast.Name | ast.Attribute, names: frozenset[str]) -> bool:
-    return (node.id if isinstance(node, ast.Name) else node.attr) in names
+def mentions(node: ast.AST, name: str) -> bool:
+    """Tell whether a name, an attribute or an import says a name, anywhere under a node."""
+    return any(
+        _is_named(one, frozenset({name})) or (isinstance(one, ast.alias) and one.name == name) for one in ast.walk(node)
+    )
+
+
+def _is_named(node: ast.AST, names: frozenset[str]) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in names
+    return isinstance(node, ast.Attribute) and node.attr in names
 
 
 def _is_importer(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name | ast.Attribute) and _mentions_directly(node, _CALLED_IMPORTERS)
+    return _is_named(node, _CALLED_IMPORTERS)
 
 
 def _is_relative(call: ast.Call) -> bool:
@@ -309,7 +351,7 @@ def _all_imports(module: Module) -> tuple[Import, ...]:
     called = dynamic_imports(tree) if module.may_import_by_call() else ()
     return (
         *imports_of(tree, module.package),
-        *(Import(module=name, name=None, alias=name, line=line) for line, name in called if name),
+        *(Import(module=one.name, name=None, alias=one.name, line=one.line) for one in called if one.name),
     )
 
 

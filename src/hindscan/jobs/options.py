@@ -91,6 +91,9 @@ def _faulty_options(declared: Job, history: object, table: str | None) -> Iterat
         limit = options[option]
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
             yield f"{option}= must be a positive number of seconds, and is {limit!r}"
+    depends = options.get("depends", ())
+    if isinstance(depends, str) or not all(isinstance(one, str) and one for one in depends):
+        yield f"depends= must be a list of modules and files, and is {depends!r}"
     allowed = options.get("allow_failed")
     if allowed is not None and not is_allowance(allowed):
         yield f"allow_failed= must be a share below 1 (0.01) or a whole number of slices, and is {allowed!r}"

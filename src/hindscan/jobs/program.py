@@ -2,7 +2,8 @@
 
 Keeps the loading half of promise 12. Code that travels must mean the same where it arrives, whatever that process has on its
 `sys.path` and whatever it imported before. So own modules are run under a package named by the digest of all their sources, with an
-`__import__` of their own that looks among them first. Two versions of a module live side by side; when one module changes, all of
+`__import__` of their own that looks among them first, and an `importlib` whose `import_module` does. Files that were declared lie in
+a folder of the program. Two versions of a module live side by side; when one module changes, all of
 them are another program. The registry loads job files the same way, so what is seen there is what workers see.
 
 ::
@@ -13,18 +14,30 @@ them are another program. The registry loads job files the same way, so what is 
 from __future__ import annotations
 
 import builtins
+import functools
 import hashlib
+import importlib
 import importlib.machinery
+import importlib.util
 import linecache
 import sys
 import threading
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from hindscan.jobs.modules import INIT, Module
+import msgspec
 
-__all__ = ["Program", "program_of"]
+from hindscan.errors import JobDefinitionError
+from hindscan.jobs.carried import Folder, token_of
+from hindscan.jobs.job import CarriedFile
+from hindscan.jobs.modules import INIT, Module, dynamic_imports
+
+__all__ = ["Importlib", "Program", "imports_by_call", "program_in", "program_of"]
+
+#: Name among the builtins of a program under which they say whose they are.
+_WHOSE: Final = "__hindscan_program__"
 
 
 class _Loader:
@@ -38,6 +51,23 @@ class _Loader:
         return self.module.source
 
 
+class Importlib(types.ModuleType):
+    """What `import importlib` gives in a program: the same, but for what looks for modules.
+
+    Parameters
+    ----------
+    program : Program
+        The program.
+    """
+
+    def __init__(self, program: Program) -> None:
+        super().__init__("importlib", importlib.__doc__)
+        self.import_module = program.import_module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib, name)
+
+
 class Program:
     """A set of own modules, imported together and apart from everything else in the process.
 
@@ -45,10 +75,16 @@ class Program:
     ----------
     sources : mapping
         Sources by key: the module's name, for packages with ``.__init__`` after it.
+    files : mapping of str to CarriedFile
+        Files that its code may open, by their paths in the project.
+    libraries : sequence of str
+        Installed modules that its code may import by a call, beside those that calls name in full.
     """
 
-    def __init__(self, sources: Mapping[str, str]) -> None:
-        self.digest = _digest_of(sources)
+    def __init__(
+        self, sources: Mapping[str, str], files: Mapping[str, CarriedFile] | None = None, libraries: Sequence[str] = ()
+    ) -> None:
+        self.digest = _digest_of(sources, files or {}, libraries)
         self.package = f"_hindscan_{self.digest[:16]}"
         self._modules = {
             key.removesuffix(INIT): Module(name=key.removesuffix(INIT), source=text, is_package=key.endswith(INIT))
@@ -57,12 +93,17 @@ class Program:
         names = list(self._modules)
         self._names = {".".join(name.split(".")[: i + 1]) for name in names for i in range(name.count(".") + 1)}
         self._lock = threading.RLock()
-        self.builtins: dict[str, Any] = {**vars(builtins), "__import__": self._import}
+        self.builtins: dict[str, Any] = {**vars(builtins), "__import__": self._import, _WHOSE: self}
+        self.importlib = Importlib(self)
+        self._files = Folder(self.digest, files or {})
+        self._libraries = frozenset(libraries)
 
     @classmethod
-    def of(cls, sources: Mapping[str, str]) -> Program:
-        """Give the program of these sources; in one process there is one."""
-        made = cls(sources)
+    def of(
+        cls, sources: Mapping[str, str], files: Mapping[str, CarriedFile] | None = None, libraries: Sequence[str] = ()
+    ) -> Program:
+        """Give the program of these sources and files; in one process there is one."""
+        made = cls(sources, files, libraries)
         with _PROGRAMS_LOCK:
             root = sys.modules.get(made.package)
             if root is None:
@@ -84,6 +125,67 @@ class Program:
     def owns(self, name: str) -> bool:
         """Say whether the name is one of the program's."""
         return name in self._names
+
+    def within(self, name: str) -> list[str]:
+        """List the module of that name and all those under it."""
+        return sorted(one for one in self._modules if one == name or one.startswith(f"{name}."))
+
+    def resource(self, name: str) -> Path:
+        """Give the path of a declared file, or of a folder of such files.
+
+        Raises
+        ------
+        hindscan.errors.JobDefinitionError
+            It is not declared.
+        """
+        if name in self._files or self._files.holds(name):
+            return self._files.path() / name
+        raise JobDefinitionError(
+            f"Opening {name!r}: a job opens only files that it declares, and this one does not name it. "
+            f'Say depends=["{name}"] in its declaration; the path is relative to the project file.',
+            path=name,
+        )
+
+    def import_module(self, name: str, package: str | None = None) -> types.ModuleType:
+        """Import a module by a call, as `importlib.import_module` does.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            It would be one of the program's, and is not among them.
+        hindscan.errors.JobDefinitionError
+            It is none of the program's, and not declared.
+        """
+        absolute = importlib.util.resolve_name(name, package)
+        absolute = absolute.removeprefix(f"{self.package}.")
+        if self.owns(absolute):
+            return self.load(absolute)
+        top = absolute.partition(".")[0]
+        if self.owns(top):
+            raise ModuleNotFoundError(
+                f"No module named {absolute!r} among the project's modules that travel; name it in depends=",
+                name=absolute,
+            )
+        if top in sys.stdlib_module_names or top == "hindscan" or absolute in self._called:
+            return importlib.import_module(absolute)
+        if not any(absolute == one or absolute.startswith(f"{one}.") for one in self._libraries):
+            raise JobDefinitionError(
+                f"Importing {absolute!r} by a call: a job imports only modules that its import statements or its depends= name, and neither does. "
+                f'Say depends=["{absolute}"] in its declaration.',
+                module=absolute,
+            )
+        return importlib.import_module(absolute)
+
+    @functools.cached_property
+    def _called(self) -> frozenset[str]:
+        """Modules that calls in the sources name in full: they are read off there, as import statements are."""
+        return frozenset(
+            one.name
+            for module in self._modules.values()
+            if module.may_import_by_call()
+            for one in dynamic_imports(module.tree())
+            if one.name is not None
+        )
 
     def load(self, name: str) -> types.ModuleType:
         """Import one of the modules, as an import statement would.
@@ -153,7 +255,8 @@ class Program:
         if not self.owns(absolute.partition(".")[0]):
             if level:
                 raise ModuleNotFoundError(f"No module named {absolute!r} among the project's modules", name=absolute)
-            return builtins.__import__(name, globals, locals, fromlist or (), 0)
+            found = builtins.__import__(name, globals, locals, fromlist or (), 0)
+            return self.importlib if found is importlib else found
         module = self.load(absolute)
         if not fromlist:
             return module if level else self.load(absolute.partition(".")[0])
@@ -175,11 +278,24 @@ def program_of(namespace: Mapping[str, object]) -> tuple[Program, Module] | None
     return (loader.program, loader.module) if isinstance(loader, _Loader) else None
 
 
-def _digest_of(sources: Mapping[str, str]) -> str:
+def imports_by_call(value: object) -> bool:
+    """Tell whether a value is some program's `import_module`."""
+    return isinstance(value, types.MethodType) and value.__func__ is Program.import_module
+
+
+def program_in(names: Mapping[str, object]) -> Program | None:
+    """Tell which program's builtins these are."""
+    found = names.get(_WHOSE)
+    return found if isinstance(found, Program) else None
+
+
+def _digest_of(sources: Mapping[str, str], files: Mapping[str, CarriedFile], libraries: Sequence[str]) -> str:
     hasher = hashlib.sha256()
     for key, text in sorted(sources.items()):
         for part in (key.encode(), text.encode()):
             hasher.update(len(part).to_bytes(8, "little") + part)
+    if files or libraries:
+        hasher.update(msgspec.json.encode([token_of(files), sorted(libraries)]))
     return hasher.hexdigest()
 
 

@@ -6,7 +6,7 @@ the statements that bind it, from those to the names they mention, across module
 (calls, changes of attributes or items, registering decorators) belong to everything in their module, because they may change anything.
 In doubt more is taken: a digest too wide costs a recomputation, one too narrow a wrong result.
 
-What cannot be followed is refused with its line: imports whose name is computed.
+What cannot be followed is told with its line: modules that are imported by a call. `jobs.digest` refuses it, or knows from ``depends=`` what it may be.
 
 ::
 
@@ -16,15 +16,27 @@ What cannot be followed is refused with its line: imports whose name is computed
 from __future__ import annotations
 
 import ast
+import dataclasses
 from collections.abc import Iterable
 
-from hindscan.jobs.modules import IMPORTERS, Modules, dynamic_imports, imports_of
+from hindscan.jobs.modules import IMPORTERS, CalledImport, Modules, dynamic_imports, imports_of, mentions
 from hindscan.jobs.outline import HARMLESS, Outline, Statement, chains_of, normalised, root_of, run_at_import
 
-__all__ = ["Reach"]
+__all__ = ["RESOURCE", "Call", "Reach"]
+
+#: Whoever opens files of the project says this name.
+RESOURCE = "resource"
 
 #: Whoever mentions one of these may reach any name of its module.
 _ANYTHING = frozenset({"globals", "locals", "vars", "eval", "exec", "compile", "__builtins__"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """A module imported by a call, as a message says where."""
+
+    where: str
+    made: CalledImport
 
 
 class Reach:
@@ -48,8 +60,10 @@ class Reach:
         self._links: set[tuple[str, str, str]] = set()
         #: Installed modules that are used, by full name.
         self.libraries: set[str] = set()
-        #: Imports that cannot be followed: module, line, and what to do.
-        self.faults: list[str] = []
+        #: Imports by a call, of own modules or of such as are computed.
+        self.calls: list[Call] = []
+        #: Whether files of the project may be opened.
+        self.opens_files = False
 
     def add(self, module: str, name: str | None) -> None:
         """Reach a name of a module and all that follows; None: all of the module."""
@@ -130,6 +144,7 @@ class Reach:
             self._take(outline, statement)
         for target, attribute, imported in outline.links.get(name, ()):
             self._links.add((outline.module.name, name, f"{target}:{attribute or ''}"))
+            self.opens_files |= attribute == RESOURCE
             if self._is_module(target, attribute):
                 self._run(imported if attribute is None else f"{target}.{attribute}")
             else:
@@ -159,6 +174,7 @@ class Reach:
         if statement in self._statements:
             return
         self._statements[statement] = outline
+        self.opens_files |= mentions(statement.node, RESOURCE)
         self._follow(outline, statement.node, statement.now | statement.later)
 
     def _follow(self, outline: Outline, node: ast.AST, names: Iterable[str]) -> None:
@@ -178,12 +194,12 @@ class Reach:
             for one in imports_of(node, outline.module.package):
                 self._reach(one.module, None if one.name == "*" else one.name)
         renamed = {
-            name
+            name: taken == "import_module"
             for name in names
             for _, taken, _ in outline.links.get(name, ())
             if taken in IMPORTERS and taken != name
         }
-        self._refuse(outline, node, renamed)
+        self._note_calls(outline, node, renamed)
 
     def _follow_chains(self, module: str, attribute: str | None, chains: set[tuple[str, ...]]) -> None:
         """Reach what is used of an imported module: ``module.sub.name``."""
@@ -197,19 +213,17 @@ class Reach:
                 at, rest = f"{at}.{rest[0]}", rest[1:]
             self._reach(at, rest[0] if rest else None)
 
-    def _refuse(self, outline: Outline, node: ast.AST, renamed: set[str]) -> None:
+    def _note_calls(self, outline: Outline, node: ast.AST, renamed: dict[str, bool]) -> None:
         path = outline.module.key.replace(".", "/") + ".py"
-        self.faults += [
-            f"{path} imports modules by a call of {one}; write import statements" for one in sorted(renamed)
-        ]
-        for line, name in dynamic_imports(node):
-            where = f"{path} line {line}"
-            if name is None:
-                self.faults.append(f"{where} imports a module whose name is computed; write an import statement")
-            elif self._modules.owns(name):
-                self.faults.append(f"{where} imports {name} by a call; write an import statement")
+        for one in sorted(renamed):
+            made = CalledImport(line=0, name=None, is_answered=renamed[one])
+            self.calls.append(Call(where=f"{path} imports modules by a call of {one}", made=made))
+        for made in dynamic_imports(node):
+            where = f"{path} line {made.line} imports {made.name or 'a module whose name is computed'}"
+            if made.name is None or self._modules.owns(made.name):
+                self.calls.append(Call(where=where + " by a call" * (made.name is not None), made=made))
             else:
-                self.libraries.add(name)
+                self.libraries.add(made.name)
 
     def _settle(self) -> None:
         """Take also what binds other names but may have changed a value that is reached, until nothing is added."""

@@ -37,6 +37,7 @@ from hindscan.jobs import isolated
 from hindscan.jobs.code import bundle
 from hindscan.jobs.command import command_job
 from hindscan.jobs.declare import Job
+from hindscan.jobs.depends import read_depends, written_out
 from hindscan.jobs.job import Code, JobSpec
 from hindscan.jobs.modules import closure
 from hindscan.jobs.program import Program
@@ -101,8 +102,12 @@ def load_file(root: Path, file: Path) -> list[Job]:
     inside = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
     package = ".".join(inside) if all(part.isidentifier() for part in inside) else ""
     name = f"{package}.{file.stem}" if package else file.stem
-    sources = {key: module.source for key, module in closure([name], own_folders(root, folder)).items()}
-    program = Program.of(sources)
+    folders = own_folders(root, folder)
+    own = folders.find(name)
+    # What is wrong with an entry, `bundle` says of the job.
+    depends = read_depends(written_out(own.tree()) if own is not None else (), [folders], root)
+    sources = {key: module.source for key, module in closure([name, *depends.modules], folders).items()}
+    program = Program.of(sources, depends.files, depends.libraries)
     module = program.load(name)
     neighbours = {path.stem for path in job_files(folder) if path.suffix == ".py"} - {file.stem}
     others = {f"{program.package}.{prefix}{stem}" for prefix in ("", f"{package}.") for stem in neighbours}

@@ -96,7 +96,7 @@ def _numbered(slices: Sequence[_S]) -> tuple[_S, ...]:
 
 def _cut_file(file: FilePin, pin: ParquetPin, slice_rows: int) -> Iterator[ParquetSlice]:
     for candidates in _groups(file.row_groups, slice_rows):
-        inside = [i for i in candidates if file.row_groups[i].rows and not _outside(file.row_groups[i], pin)]
+        inside = [i for i in candidates if file.row_groups[i].kept_rows and not _outside(file.row_groups[i], pin)]
         if not inside:
             continue
         # Only the ends are trimmed: a slice is one range, and a reader skips what lies outside in its middle by itself.
@@ -115,11 +115,12 @@ def _cut_file(file: FilePin, pin: ParquetPin, slice_rows: int) -> Iterator[Parqu
             identity=file.identity,
             first=first,
             last=last,
-            rows=sum(g.rows for g in groups),
+            rows=sum(g.kept_rows for g in groups),
             bytes=sum(g.bytes for g in groups),
             since=None if starts_inside else pin.since,
             before=None if ends_inside else pin.before,
             partition_values=file.partition_values,
+            deleted=file.deleted(first, last),
         )
 
 

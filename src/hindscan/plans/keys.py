@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 #: Meaning of what hindscan hands to a step. Raised only when the same slice would give other rows, never for speed or looks: it recomputes everything.
-READER_VERSION: Final = 1
+READER_VERSION: Final = 2
 
 #: Meaning of a split by key: the hash of `runs.parts`, and the order of a finished part. Raised only when the same rows would lie elsewhere.
 SPLIT_VERSION: Final = 1
@@ -233,7 +233,8 @@ def _source(pin: Pin) -> list[object]:
 def _piece(s: Slice) -> list[object]:
     match s:
         case ParquetSlice():
-            return [s.path, s.size, s.identity, s.first, s.last, s.since, s.before, s.partition_values]
+            place = [s.path, s.size, s.identity, s.first, s.last, s.since, s.before, s.partition_values]
+            return [*place, list(s.deleted)] if s.deleted else place
         case KafkaSlice():
             return [s.partition, s.start, s.end, s.since, s.before]
         case DrawSlice():

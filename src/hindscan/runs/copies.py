@@ -22,13 +22,15 @@ from typing import Final
 
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from hindscan import files
 from hindscan.errors import CorruptData, ServiceUnavailable
 from hindscan.faults import point
+from hindscan.history.lake_target import Rows, TableTarget
 from hindscan.runs.results import read_manifest, sweep_attempts
 
-__all__ = ["LATEST", "copy_result"]
+__all__ = ["LATEST", "copy_result", "copy_rows"]
 
 #: Names the newest copy: ``{"run": ..., "result": "RUN/result.parquet", "manifest": "RUN/manifest.json"}``.
 LATEST: Final = "latest.json"
@@ -80,6 +82,26 @@ def copy_result(result: Path, to: files.Place) -> bool:
             path=str(to),
         ) from fault
     return new
+
+
+def copy_rows(result: Path, to: TableTarget) -> bool:
+    """Write the rows of a published result into a table, once.
+
+    Parameters
+    ----------
+    result : Path
+        Folder of the result. Its table is held in memory.
+    to : TableTarget
+        The table.
+
+    Returns
+    -------
+    bool
+        False if they were there already.
+    """
+    manifest = read_manifest(result)
+    table = pq.read_table(result / "result.parquet")
+    return to.add(Rows(job=manifest.job, run=manifest.run, digest=manifest.result.digest, table=table))
 
 
 def _copy_at_once(result: Path, to: files.Place, run: str) -> None:

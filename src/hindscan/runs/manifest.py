@@ -206,7 +206,7 @@ def summary_of(snapshot: Snapshot) -> tuple[PinSummary, ...]:
 def _summary(table: str, pin: ParquetPin | KafkaPin | DrawPin) -> PinSummary:
     match pin:
         case ParquetPin():
-            rows = sum(group.rows for file in pin.files for group in file.row_groups)
+            rows = sum(group.kept_rows for file in pin.files for group in file.row_groups)
             return PinSummary(
                 table=table,
                 kind="parquet",

@@ -94,6 +94,27 @@ def test_an_object_of_the_same_size_and_another_content_is_another(
         of.reader(pin).open(cut_whole(pin))
 
 
+@pytest.mark.parametrize("after", [(1, 3, 2, 4), tuple(range(1000)), ()])
+def test_an_object_that_is_overwritten_while_it_is_read_fails_by_its_name(
+    tmp_path: Path, endpoint: str, lake: pafs.S3FileSystem, after: tuple[int, ...]
+) -> None:
+    write(lake, "lake/bids/a.parquet", 1, 2, 3, 4)
+    of = history(tmp_path, endpoint)
+    first, second = cut(of.pin(Window()), 2)
+    reader = of.reader(of.pin(Window()))
+    with reader.open([first, second]) as source:
+        data = Data("bids", {"bids": source})
+        assert data.sql("SELECT max(n) AS n FROM bids")["n"].to_pylist() == [4]
+        source.proofs()
+        write(lake, "lake/bids/a.parquet", *after)
+        # What it reads now may be of either: the proof, or the look for the cause, tells.
+        with pytest.raises(SourceChanged, match=r"a\.parquet: pinned with \d+ bytes, etag:"):
+            data.sql("SELECT sum(n) AS n FROM bids")
+            source.proofs()
+    with pytest.raises(SourceChanged, match=r"a\.parquet"):
+        reader.open([second])
+
+
 @pytest.mark.parametrize("location", ["s3://nowhere/bids", "s3://lake/nothing"])
 def test_a_bucket_or_folder_that_is_not_there_is_named(
     tmp_path: Path, endpoint: str, lake: pafs.S3FileSystem, location: str
@@ -189,8 +210,8 @@ def test_a_result_is_copied_below_a_prefix_with_the_manifest_last(
 ) -> None:
     (tmp_path / "hindscan.toml").write_text(SECTION.format(endpoint) + '[copies]\nscan = "s3://lake/reports"\n')
     project = load_project(tmp_path, environment=SECRETS)
-    assert project.copied_to("other") is None
-    to = project.copied_to("scan")
+    assert project.copied_to("other") == []
+    [to] = project.copied_to("scan")
     assert to is not None
     folder = publish(
         tmp_path,

@@ -78,6 +78,15 @@ def test_all_rows_come_in_the_order_of_the_files(tmp_path: Path) -> None:
     assert len({proof.digest for proof in proofs}) == 7
 
 
+@pytest.mark.parametrize("slice_rows", [10, 25, 30, 70, 1000])
+def test_rows_of_a_slice_come_in_the_order_of_the_file_wherever_its_row_groups_lie(
+    tmp_path: Path, slice_rows: int
+) -> None:
+    write(tmp_path / "b/1.parquet", bids(0, 400))
+    table, _ = read(history(tmp_path / "b"), slice_rows=slice_rows)
+    assert table["price"].to_pylist() == [n * 10 for n in range(400)]
+
+
 def test_the_pin_describes_files_and_row_groups(tmp_path: Path) -> None:
     path = write(tmp_path / "b/year=2018/a.parquet", bids(0, 25))
     pin = history(tmp_path / "b").pin(Window())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -16,9 +17,10 @@ import pytest
 from hindscan.errors import CodeLoadError, JobDefinitionError
 from hindscan.jobs.code import bundle, load
 from hindscan.jobs.declare import Job, job
-from hindscan.jobs.job import Code
+from hindscan.jobs.job import Code, JobSpec
 from hindscan.jobs.modules import closure
 from hindscan.jobs.program import Program
+from hindscan.jobs.registry import load_file
 from hindscan.jobs.world import own_folders
 
 PROJECT = {
@@ -50,7 +52,7 @@ PROJECT = {
 WORKER = """
 import json, sys, traceback, msgspec
 from hindscan.jobs.code import load
-from hindscan.jobs.job import Code
+from hindscan.jobs.job import Code, JobSpec
 for line in sys.stdin:
     code = msgspec.json.decode(line, type=Code)
     steps = load(code)
@@ -303,3 +305,175 @@ def test_a_job_of_a_notebook_cell_travels_and_a_cell_run_again_keeps_its_digest(
     assert [d for d, _ in first] == [d for d, _ in again]
     assert (first[0][0], first[1][0]) == (other[0][0], first[1][0])
     assert first[1][0] != other[1][0]
+
+
+# What is declared ------------------------------------------------------------------------------------------------
+
+DECLARING = {
+    "jobs/scan.py": """
+        import csv
+        import importlib
+        from importlib import import_module as load
+        import hindscan as hs
+
+        def factor(kind):
+            return importlib.import_module(f"pricing.{kind}").FACTOR + load("." + kind, "pricing").FACTOR
+
+        def rate(kind):
+            with hs.resource("tables/rates.csv").open() as rows:
+                return int(dict(csv.reader(rows))[kind])
+
+        @hs.job(history="bids", depends=["pricing", "tables/*.csv"])
+        def scan(rows, kind: str = "cars"):
+            return [r * factor(kind) * rate(kind) for r in rows]
+
+        @scan.combine
+        def merge(partials):
+            return sum(partials, [])
+
+        @scan.finish
+        def priced(combined):
+            return [rate("cars")]
+    """,
+    "pricing/__init__.py": "",
+    "pricing/cars.py": "from .base import ONE as FACTOR\n",
+    "pricing/base.py": "ONE = 1\n",
+    "pricing/deep/bikes.py": "FACTOR = 9\n",
+    "tables/rates.csv": "cars,5\n",
+    "tables/more.csv": "",
+    "tables/notes.txt": "",
+}
+
+
+def declared(root: Path, **files: str) -> tuple[JobSpec, Code]:
+    write(root, DECLARING | files)
+    (found,) = load_file(root, root / "jobs/scan.py")
+    return bundle(found, root, file="jobs/scan.py")
+
+
+def test_declared_modules_and_files_arrive_where_nothing_of_the_project_is(tmp_path: Path, worker: Any) -> None:
+    _, code = declared(tmp_path)
+    assert sorted(code.modules) == [
+        "jobs.scan", "pricing.__init__", "pricing.base", "pricing.cars", "pricing.deep.bikes",
+    ]  # fmt: skip
+    assert sorted(code.files) == ["tables/more.csv", "tables/rates.csv"]
+    assert worker(code) == [10, 20]
+    _, after = declared(tmp_path, **{"tables/rates.csv": "cars,7\n"})
+    _, other = declared(tmp_path, **{"pricing/base.py": "ONE = 2\n"})
+    # Each version in the same process, whatever the project's folder holds by now.
+    assert [worker(one) for one in (after, code, other, after)] == [[14, 28], [10, 20], [20, 40], [14, 28]]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "steps"),
+    [
+        ("tables/rates.csv", "cars,6\n", {"slice", "finish"}),
+        ("tables/more.csv", "x", {"slice", "finish"}),
+        ("tables/notes.txt", "x", set()),
+        ("pricing/base.py", "ONE = 2\n", {"slice"}),
+        ("pricing/base.py", "# a remark\nONE  =  1\n", set()),
+        ("pricing/deep/bikes.py", "FACTOR = 8\n", {"slice"}),
+        ("pricing/new.py", "FACTOR = 8\n", {"slice"}),
+        ("other/far.py", "FACTOR = 8\n", set()),
+    ],
+)
+def test_what_is_declared_counts_in_the_steps_that_can_use_it(
+    file: str, text: str, steps: set[str], tmp_path: Path
+) -> None:
+    before, _ = declared(tmp_path)
+    after, _ = declared(tmp_path, **{file: text})
+    assert {name for name, step in after.steps.items() if step.digest != before.steps[name].digest} == steps
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('"pricing", ', "", r"jobs/scan.py line 8 imports a module whose name is computed.*depends=\["),
+        ('"pricing", ', '"prices", ', "depends= names 'prices', which must be a module of the project"),
+        ('"tables/*.csv"', '"../tables"', "depends= names '../tables'"),
+        ('["pricing", "tables/*.csv"]', '"pricing"', "depends= must be a list"),
+        (
+            "importlib.import_module(f",
+            "__import__(f",
+            "import by `importlib.import_module` and name what it may import",
+        ),
+    ],
+)
+def test_what_is_not_declared_is_refused_and_the_message_names_depends(
+    old: str, new: str, fault: str, tmp_path: Path
+) -> None:
+    with pytest.raises(JobDefinitionError, match=fault):
+        declared(tmp_path, **{"jobs/scan.py": DECLARING["jobs/scan.py"].replace(old, new)})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("tables/*.csv", "tables/more.csv", r'depends=\["tables/rates.csv"\]'),
+        ('"pricing"', '"pricing.base"', "No module named 'pricing.cars' among the project's modules.*depends="),
+        ("pricing.{kind}", "msgs{kind}", r"Importing 'msgscars' by a call.*depends=\[\"msgscars\"\]"),
+    ],
+)
+def test_what_a_job_asks_for_beyond_its_declaration_fails_by_name(
+    old: str, new: str, fault: str, tmp_path: Path, worker: Any
+) -> None:
+    write(tmp_path, {"msgscars.py": "FACTOR = 1"})
+    _, code = declared(tmp_path, **{"jobs/scan.py": DECLARING["jobs/scan.py"].replace(old, new)})
+    assert re.search(fault, str(worker(code)))
+
+
+def test_a_declaration_that_is_computed_has_all_of_a_package_that_the_file_imports_in_part(
+    tmp_path: Path, worker: Any
+) -> None:
+    text = DECLARING["jobs/scan.py"].replace(
+        "import csv", "import csv\n        import pricing.base\n        ALL = ['pricing', 'tables/*.csv']"
+    )
+    text = text.replace('depends=["pricing", "tables/*.csv"]', "depends=ALL")
+    _, code = declared(tmp_path, **{"jobs/scan.py": text})
+    assert worker(code) == [10, 20]
+
+
+def test_a_job_file_reads_what_it_declares_while_it_is_loaded(tmp_path: Path, worker: Any) -> None:
+    text = """
+        import importlib
+        import hindscan as hs
+        KINDS = {name: importlib.import_module(f"pricing.{name}") for name in ["cars"]}
+        RATE = int(hs.resource("tables/rates.csv").read_text().split(",")[1])
+        FOLDER = hs.resource("tables")
+        @hs.job(history="bids", depends=["pricing", "tables/rates.csv", "xxhash"])
+        def scan(rows):
+            return [KINDS["cars"].FACTOR * RATE * len(list(FOLDER.iterdir())), importlib.import_module("xx" + "hash").xxh32_intdigest(b"")]
+    """
+    _, code = declared(tmp_path, **{"jobs/scan.py": text})
+    assert worker(code) == [5, 46947589]
+    with pytest.raises(JobDefinitionError, match=r'depends=\["tables/rates.csv"\]'):
+        declared(tmp_path, **{"jobs/scan.py": text.replace('"tables/rates.csv", ', "")})
+
+
+SCRIPT_DECLARING = """
+import sys, msgspec
+import importlib
+import hindscan as hs
+from importlib import import_module
+LOAD = import_module
+@hs.job(history="h", depends=["pricing.cars", "tables/rates.csv"])
+def scan(rows):
+    kind = "cars"
+    rate = int(hs.resource("tables/rates.csv").read_text().split(",")[1])
+    return [rate * importlib.import_module("pricing." + kind).FACTOR * LOAD("pricing." + kind).FACTOR, importlib.import_module("xxhash").xxh32_intdigest(b"")]
+from pathlib import Path
+from hindscan.jobs.code import bundle
+assert scan([1]) == [5, 46947589]      # called as it stands, it reads the project's own files
+spec, code = bundle(scan, Path("."))
+sys.stdout.write(msgspec.json.encode(code).decode())
+"""
+
+
+def test_a_job_of_a_script_declares_as_a_job_file_does(tmp_path: Path, worker: Any) -> None:
+    write(tmp_path, DECLARING)
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT_DECLARING],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert worker(msgspec.json.decode(run.stdout, type=Code)) == [5, 46947589]
