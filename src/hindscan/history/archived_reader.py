@@ -7,6 +7,9 @@ asked for is the proof of the very reading that archived it; of another range it
 An archiver replaces a file that ends within a slice by a longer one. A run that pinned the shorter one finds its successor in the manifest: the same readings
 of the topic, with the same digests, and more after them; its rows of the pinned range are the same.
 
+Where a query filters its rows, the condition is asked first: of row groups that their statistics do not exclude; if it may fail on a value, of every row, as of a topic.
+Only row groups with a row that passes are decoded further. That leaves out nothing the topic would find: every column of every record was decoded when it was archived.
+
 ::
 
     ArchiveReader + [start, end) -> ArchivedRows -> columns, proofs
@@ -14,10 +17,11 @@ of the topic, with the same digests, and more after them; its rows of the pinned
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,12 +32,19 @@ from hindscan.data import Proof
 from hindscan.errors import CorruptData, SourceChanged
 from hindscan.history.archive import read_archive
 from hindscan.history.archived import POSITIONS, ArchivedFile, ArchivePin
+from hindscan.history.footer import read_footer
 from hindscan.history.parquet_reader import ParquetReader, ParquetSource
-from hindscan.history.snapshot import ParquetSlice
+from hindscan.history.snapshot import ParquetSlice, RowGroup
+from hindscan.query import failed_while_running
+
+if TYPE_CHECKING:
+    from hindscan.query import Where
 
 __all__ = ["ArchiveReader", "ArchivedRows"]
 
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Scanned = TypeVar("Scanned")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +91,8 @@ class ArchivedRows:
         self._files = list(self._pinned)
         self._columns: dict[str, pa.ChunkedArray[Any]] = {}
         self._offsets: Offsets | None = None
+        #: Rows of the files before those of the range.
+        self._before = 0
 
     @property
     def is_read(self) -> bool:
@@ -98,12 +111,39 @@ class ArchivedRows:
         """
         pending = [name for name in names if name not in self._columns]
         if pending or not self.is_read:
-            try:
-                self._columns |= self._scanned(pending)
-            except SourceChanged:
-                # An archiver may have removed a file after it was looked at: its successor is in the manifest then.
-                self._columns |= self._scanned(pending)
+            self._columns |= self._scanned(lambda source: self._read(source, pending))
         return {name: self._columns[name] for name in names}
+
+    def passing(self, where: Where) -> Mask:
+        """Tell which rows of the range fulfil a condition.
+
+        Raises
+        ------
+        SourceChanged, CorruptData
+            As `columns`.
+        """
+        self.columns([])
+        assert self._offsets is not None
+        place = self._reader.pin.offset
+        if place is None or where.rows is None or {place.lower()} & {name.lower() for name in where.columns}:
+            columns = self.columns(where.columns)
+            return where.keeps(pa.Table.from_arrays(list(columns.values()), names=list(columns)))
+        rows = self._scanned(lambda source: where.passing(source.dataset([*where.columns, place]), place))
+        return np.isin(self._offsets, rows)
+
+    def columns_of(self, names: Sequence[str], rows: Mask) -> Mapping[str, pa.ChunkedArray[Any]]:
+        """Read columns of some rows of the range; of row groups without any of them nothing is decoded.
+
+        Raises
+        ------
+        SourceChanged, CorruptData
+            As `columns`.
+        """
+        found = {name: self._columns[name].filter(pa.array(rows)) for name in names if name in self._columns}
+        pending = [name for name in names if name not in found]
+        if pending:
+            found |= self._scanned(lambda source: self._read_of(source, pending, rows))
+        return found
 
     def verify(self) -> None:
         """Look at the files again: what was read is what was pinned."""
@@ -138,13 +178,17 @@ class ArchivedRows:
             bad_records=tuple(bad for bad in whole.bad_records if start <= int(bad.split(":", 2)[1]) < end),
         )
 
-    def _scanned(self, names: Sequence[str]) -> dict[str, pa.ChunkedArray[Any]]:
+    def _scanned(self, scan: Callable[[ParquetSource], Scanned]) -> Scanned:
+        """Scan the files; once more if one has gone meanwhile."""
+        try:
+            return self._scanned_once(scan)
+        except SourceChanged:
+            # An archiver may have removed a file after it was looked at: its successor is in the manifest then.
+            return self._scanned_once(scan)
+
+    def _scanned_once(self, scan: Callable[[ParquetSource], Scanned]) -> Scanned:
         with self._opened() as source:
-            try:
-                return self._read(source, names)
-            except (pa.ArrowException, OSError):
-                source.diagnose()
-                raise
+            return _diagnosed(source, scan)
 
     def _read(self, source: ParquetSource, names: Sequence[str]) -> dict[str, pa.ChunkedArray[Any]]:
         column = self._reader.pin.offset
@@ -154,7 +198,7 @@ class ArchivedRows:
             all_offsets = cast(Offsets, source.dataset([column]).to_table().column(column).to_numpy())
             self._check(all_offsets)
             first, last = np.searchsorted(all_offsets, [self._start, self._end])
-            self._offsets = all_offsets[first:last]
+            self._offsets, self._before = all_offsets[first:last], int(first)
         if not names:
             return {}
         inside = (pc.field(column) >= self._start) & (pc.field(column) < self._end)
@@ -167,9 +211,28 @@ class ArchivedRows:
         wanted = sum(file.rows for file in self._files)
         if table.num_rows != wanted:
             raise self._corrupt(f"there are {table.num_rows} rows, and there must be {wanted}")
-        self._offsets = np.arange(self._start, self._end)
-        inside = table.slice(self._start - self._files[0].start, self._end - self._start)
+        self._offsets, self._before = np.arange(self._start, self._end), self._start - self._files[0].start
+        inside = table.slice(self._before, len(self._offsets))
         return {name: inside.column(name) for name in names}
+
+    def _read_of(self, source: ParquetSource, names: Sequence[str], rows: Mask) -> dict[str, pa.ChunkedArray[Any]]:
+        """Read columns of some rows: of the row groups that have any."""
+        pieces: list[ParquetSlice] = []
+        wanted: list[Mask] = [np.zeros(0, bool)]
+        at = -self._before
+        for whole in source.slices:
+            for number, group in enumerate(read_footer(self._reader.place / whole.path, whole.path, None).row_groups):
+                first, last = (min(max(place, 0), len(rows)) for place in (at, at + group.rows))
+                if rows[first:last].any():
+                    own = np.zeros(group.rows, bool)
+                    own[first - at : last - at] = rows[first:last]
+                    wanted.append(own)
+                    pieces.append(_with_group(pieces, whole, number, group))
+                at += group.rows
+        with self._reader.parquet().open(pieces) as chosen:
+            table = _diagnosed(chosen, lambda part: part.dataset(names).to_table(columns=list(names)))
+        table = table.filter(pa.array(np.concatenate(wanted)))
+        return {name: table.column(name) for name in names}
 
     def _opened(self) -> ParquetSource:
         try:
@@ -240,3 +303,22 @@ class ArchivedRows:
             partition=self._partition,
             paths=[file.path for file in self._files],
         )
+
+
+def _diagnosed(source: ParquetSource, scan: Callable[[ParquetSource], Scanned]) -> Scanned:
+    """Scan, and have the source say which file is at fault where an engine failed over it."""
+    try:
+        return scan(source)
+    except Exception as fault:
+        if isinstance(fault, pa.ArrowException | OSError) or failed_while_running(fault):
+            source.diagnose()
+        raise
+
+
+def _with_group(pieces: list[ParquetSlice], whole: ParquetSlice, number: int, group: RowGroup) -> ParquetSlice:
+    """Give a row group of a file as a slice; together with the one before, which is taken off, if they adjoin."""
+    first, rows, size = number, group.rows, group.bytes
+    if pieces and (pieces[-1].path, pieces[-1].last) == (whole.path, number):
+        before = pieces.pop()
+        first, rows, size = before.first, before.rows + rows, before.bytes + size
+    return msgspec.structs.replace(whole, first=first, last=number + 1, rows=rows, bytes=size)

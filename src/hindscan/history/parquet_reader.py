@@ -89,6 +89,11 @@ class ParquetSource:
         """Columns, in order; those of the folders' names last."""
         return self._reader.schema
 
+    @property
+    def slices(self) -> Sequence[ParquetSlice]:
+        """What it reads, in order."""
+        return self._slices
+
     def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:
         """Give the rows, lazily: nothing is read before the data set is scanned, but of files that drifted. The engine filters while it scans."""
         wanted = list(self.schema.names if columns is None else columns)

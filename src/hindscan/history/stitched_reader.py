@@ -62,6 +62,8 @@ class StitchedSource:
         self._reader = reader
         self._slices = list(slices)
         self._archived: dict[int, _Archived] = {}
+        #: The condition whose rows are read apart.
+        self._filtered: str | None = None
         live: list[KafkaSlice] = []
         #: Which of the topic's slices is the rest of a slice, by the place of the slice here.
         self._live: dict[int, int] = {}
@@ -87,7 +89,7 @@ class StitchedSource:
         return self._reader.topic.schema
 
     def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:
-        """Read the slices, unless these columns already are. A condition spares the decoder of the topic; of what is archived all rows are given.
+        """Read the slices, unless these columns already are. The rows of one condition are read apart; with more of them all are given.
 
         Raises
         ------
@@ -101,10 +103,13 @@ class StitchedSource:
         wanted = list(self.schema.names if columns is None else columns) or self.schema.names[:1]
         schema = pa.schema([self.schema.field(name) for name in wanted])
         live = self._topic.tables(wanted, where) if self._live else []
+        if where is not None:
+            self._filtered = self._filtered or where.key
+            where = where if where.key == self._filtered else None
         tables = [schema.empty_table()]
         for place in range(len(self._slices)):
             if place in self._archived:
-                tables.append(self._archived[place].table(schema))
+                tables.append(self._archived[place].table(schema, where))
             if place in self._live:
                 tables.append(live[self._live[place]])
         import pyarrow.dataset as ds
@@ -146,12 +151,17 @@ class _Archived:
         self._rows = ArchivedRows(reader.archive, s.partition, s.start, s.end)
         self._time = reader.topic.time if reader.topic.time is not None else TIMESTAMP
 
-    def table(self, schema: pa.Schema) -> pa.Table:
-        """Give the rows inside the slice's bounds."""
+    def table(self, schema: pa.Schema, where: Where | None) -> pa.Table:
+        """Give the rows inside the slice's bounds; those that do not fulfil the condition may be left out."""
         # As of the topic, the time is always read: its greatest value says whether a later run as of a time may take this slice's partial as it is.
-        columns = self._rows.columns([*dict.fromkeys([*schema.names, self._time])])
-        table = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+        wanted = [self._time] if where is not None else [*dict.fromkeys([*schema.names, self._time])]
+        columns = self._rows.columns(wanted)
         mask = inside(columns[self._time], self._slice, self._reader.topic)
+        if where is not None:
+            passing = self._rows.passing(where)
+            columns = self._rows.columns_of(schema.names, passing if mask is None else passing & mask)
+            mask = None
+        table = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
         return table if mask is None else table.filter(pa.array(mask))
 
     def proofs(self) -> list[tuple[int, int, Proof]]:
