@@ -170,7 +170,9 @@ class ArchivedRows:
             columns = self.columns(where.columns)
             return where.keeps(pa.Table.from_arrays(list(columns.values()), names=list(columns)))
         rows = self._scanned(lambda source: where.passing(source.dataset([*where.columns, place]), place))
-        return np.isin(self._offsets, rows)
+        passing = np.zeros(len(self._offsets), bool)
+        passing[np.searchsorted(self._offsets, rows[(rows >= self._start) & (rows < self._end)])] = True
+        return passing
 
     def columns_of(self, names: Sequence[str], rows: Mask) -> Mapping[str, pa.ChunkedArray[Any]]:
         """Read columns of some rows of the range; of row groups without any of them nothing is decoded.

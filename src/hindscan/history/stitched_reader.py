@@ -24,6 +24,7 @@ from hindscan.history.archived import TIMESTAMP
 from hindscan.history.archived_reader import ArchivedRows, ArchiveReader
 from hindscan.history.kafka_reader import NAMED_BAD_RECORDS, KafkaReader, KafkaSource
 from hindscan.history.kafka_rows import inside
+from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaSlice, Slice
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class StitchedSource:
         Raises
         ------
         HistoryError
-            They are not.
+            They are not, or a record breaks the promise that the window was cut by.
         """
         live = self._topic.proofs() if self._live else []
         proofs = []
@@ -134,6 +135,8 @@ class StitchedSource:
                 at = self._live[place]
                 parts = [*parts, (self._rests[at].start, s.end, live[at])]
             proofs.append(_joined(s, parts))
+        topic = self._reader.topic
+        check_lateness(zip(self._slices, proofs, strict=True), lateness=topic.lateness, topic=topic.topic)
         return proofs
 
     def close(self) -> None:
