@@ -74,6 +74,11 @@ class RegistryServer:
             versions.append(number)
         return number
 
+    def latest(self, subject: str) -> tuple[int, str]:
+        """Give number and text of the newest schema of a subject."""
+        number = self._subjects[subject][-1]
+        return number, self._schemas[number - 1]["schema"]
+
     def _shown(self, number: int, serialized: bool) -> dict[str, Any]:
         schema = self._schemas[number - 1]
         if schema["schemaType"] == "PROTOBUF" and not serialized:

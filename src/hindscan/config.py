@@ -52,6 +52,8 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     artefacts: str = ".hindscan"
     #: How long bodies of events are kept, such as "90d"; their identities stay. Default: for ever.
     event_retention: str | None = None
+    #: How long records that a history keeps (``materialise``) stay after they were last read, such as "90d". Default: for ever.
+    record_retention: str | None = None
 
 
 class ComputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,6 +166,11 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return self.root / self.store.artefacts
 
     @property
+    def materialised(self) -> Path:
+        """Folder of the records that histories keep as they were first read."""
+        return self.artefacts / "materialised"
+
+    @property
     def store_url(self) -> str:
         """Database URL with a relative SQLite path resolved against the root."""
         prefix = "sqlite:///"
@@ -175,6 +182,12 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def event_retention(self) -> int | None:
         """How long bodies of events are kept, in microseconds; None: for ever."""
         text = self.store.event_retention
+        return None if text is None else times.duration(text)
+
+    @property
+    def record_retention(self) -> int | None:
+        """How long kept records stay after they were last read, in microseconds; None: for ever."""
+        text = self.store.record_retention
         return None if text is None else times.duration(text)
 
     @cached_property
@@ -449,10 +462,11 @@ class _Reading:
         if project.serve.log_level not in LEVELS:
             self.fault(("serve", "log_level"), f"must be one of {', '.join(LEVELS)}, found {project.serve.log_level!r}")
         self._check_webhooks(project.serve, tables["serve"].get("webhook_secrets"))
-        try:
-            _ = project.event_retention
-        except ValueError as error:
-            self.fault(("store", "event_retention"), str(error))
+        for name in ("event_retention", "record_retention"):
+            try:
+                getattr(project, name)
+            except ValueError as error:
+                self.fault(("store", name), str(error))
         password = _URL_PASSWORD.search(str(tables["store"].get("url", "")))
         if password:
             self._demand_reference(("store", "url"), password[1], "its password ")

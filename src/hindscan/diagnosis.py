@@ -85,6 +85,8 @@ def _store(project: Project) -> str:
 
 
 def _artefacts(project: Project) -> str:
+    from hindscan.history.materialised import size_of
+
     folder = project.artefacts
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe-{os.getpid()}"
@@ -93,7 +95,9 @@ def _artefacts(project: Project) -> str:
     free = shutil.disk_usage(folder).free
     if free < DISK_BYTES:
         raise OSError(28, f"only {free / 2**20:.0f} MB free", str(folder))
-    return f"{folder}, {free / 2**30:.0f} GB free"
+    kept = size_of(project.materialised)
+    records = f", {kept.bytes / 2**20:.0f} MB of kept records in {kept.files} files" if kept.files else ""
+    return f"{folder}, {free / 2**30:.0f} GB free{records}"
 
 
 def _jobs(project: Project) -> Iterator[Finding]:

@@ -32,7 +32,7 @@ from hindscan.outgoing import Sender
 from hindscan.reloading import Edition, Watch
 from hindscan.runner import LEASE_SECONDS, carry_out
 from hindscan.runs import codes, leases, outbox, waiting
-from hindscan.runs.retention import Retention
+from hindscan.runs.retention import KeptRecords, Retention
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,8 +156,9 @@ class Dispatcher:
             self._workshop.warm("threads", self._project.compute.workers)
 
     def _janitor(self) -> None:
-        """Give back runs whose owner died; delete bodies of events that are too old."""
+        """Give back runs whose owner died; delete bodies of events and kept records that are too old."""
         retention = Retention(self._store, self._project.event_retention)
+        records = KeptRecords(self._store, self._project.materialised, self._project.record_retention)
         while not self._shutdown.wait(JANITOR_SECONDS):
             self._watch_listeners()
             try:
@@ -166,6 +167,8 @@ class Dispatcher:
                     self._notify()
                 if deleted := retention.enforce():
                     _logger.info("deleted the bodies of %d events by event_retention", deleted)
+                if (swept := records.enforce()).files:
+                    _logger.info("removed %d files of kept records, %d bytes, by record_retention", *swept)
             except ServiceUnavailable as error:
                 self._faults["store"] = str(error)
 

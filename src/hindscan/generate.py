@@ -11,7 +11,7 @@ the call fails. `hindscan.sample` draws the rows. On top of the package. ::
     TARGET/bids/year=2018/month=3/part-0.parquet      rows in the order of time
     TARGET/shill_ring.json                            the planted truth: {"seller": ID, "bidders": [ID, ...]}
 
-A topic holds one JSON record for each bid, keyed by the auction in decimal, its record time the bid's own. Committed
+A topic holds one JSON or Avro record for each bid, keyed by the auction in decimal, its record time the bid's own. Committed
 transactions with aborted ones in between, on demand, make a log with holes: what an aborted one wrote repeats bids
 that are there already, so that a reader who takes them counts too many.
 """
@@ -29,15 +29,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hindscan.catalogue import AUCTIONS, BIDS, PERSONS
 from hindscan.errors import Conflict, CorruptData, SourceMissing, UsageError
 from hindscan.sample import ShillRing, Site, found_site, parts
+from hindscan.sample_values import SAMPLE_FORMATS, cells, encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from hindscan.sample_values import Encoder
 
 __all__ = ["Sample", "generate_auctions"]
 
@@ -83,6 +85,8 @@ def generate_auctions(
     kafka: Mapping[str, str | int | float | bool] | None = None,
     partitions: int = 8,
     aborted: int = 0,
+    form: str = "json",
+    registry: Mapping[str, str | int | float | bool] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Sample:
     """Write a sample history of the auction site.
@@ -104,6 +108,10 @@ def generate_auctions(
     aborted : int
         If above 0, the bids go to the topic in committed transactions with so many aborted ones in between, the last
         of them at the end.
+    form : str
+        How bids are written to a topic: ``json``, or ``avro``, whose schema is registered as ``TOPIC-value``.
+    registry : Mapping, optional
+        Settings of the schema registry, which Avro needs.
     on_progress : callable, optional
         Called with the number of bids written since the last call.
 
@@ -126,7 +134,7 @@ def generate_auctions(
         If bids could not be delivered.
     """
     topic = target.removeprefix("kafka:") if target.startswith("kafka:") else None
-    faults = list(_faults(target, topic, bids, source, kafka, partitions, aborted))
+    faults = [*_faults(target, topic, bids, source, kafka, partitions, aborted), *_form_faults(topic, form, registry)]
     if faults:
         raise UsageError(f"While generating a sample history in {target!r}: " + "; ".join(faults) + ".")
     report = on_progress or (lambda _: None)
@@ -138,7 +146,7 @@ def generate_auctions(
         if topic is None:
             _write_folder(Path(target), site, report)
     if topic is not None:
-        _write_topic(topic, sample.bids, tables, kafka or {}, partitions, aborted, report)
+        _write_topic(topic, sample.bids, tables, kafka or {}, partitions, aborted, form, registry, report)
     return sample
 
 
@@ -169,6 +177,15 @@ def _faults(
         yield f"partitions must be 1 or more, got {partitions}"
     if aborted < 0:
         yield f"aborted must be 0 or more, got {aborted}"
+
+
+def _form_faults(topic: str | None, form: str, registry: Mapping[str, Any] | None) -> Iterator[str]:
+    if form not in SAMPLE_FORMATS:
+        yield f"the format must be one of {', '.join(SAMPLE_FORMATS)}, found {form!r}"
+    elif form != "json" and topic is None:
+        yield f"a folder is Parquet; only a topic is written as {form}"
+    elif form != "json" and not (registry or {}).get("url"):
+        yield f"{form} needs a schema registry; name one under [registry.default] in the project file"
 
 
 def _describe(site: Site, target: str) -> Sample:
@@ -325,16 +342,19 @@ def _write_topic(
     config: Mapping[str, str | int | float | bool],
     partitions: int,
     aborted: int,
+    form: str,
+    registry: Mapping[str, str | int | float | bool] | None,
     report: Callable[[int], None],
 ) -> None:
     from hindscan import kafka, kafka_writer
 
     kafka.ping(config, BROKER_SECONDS)
+    values = encoder(form, registry, f"{topic}-value")
     kafka_writer.create_topic(config, topic, partitions=partitions, settings=TOPIC_SETTINGS, tuning=TOPIC_TUNING)
     name = f"hindscan-generate-{topic}" if aborted else None
     # While one batch is sent, the next is encoded.
-    with kafka_writer.TopicWriter(config, topic, name) as writer, ThreadPoolExecutor(1) as encoder:
-        for batch in _ahead(_batches(tables, bids, aborted), encoder):
+    with kafka_writer.TopicWriter(config, topic, name) as writer, ThreadPoolExecutor(1) as drawer:
+        for batch in _ahead(_batches(tables, bids, aborted, values), drawer):
             if aborted:
                 writer.begin()
             writer.write(batch.records())
@@ -347,7 +367,7 @@ def _write_topic(
             report(len(batch.keys))
 
 
-def _batches(tables: Iterable[pa.Table], bids: int, aborted: int) -> Iterator[_Batch]:
+def _batches(tables: Iterable[pa.Table], bids: int, aborted: int, values: Encoder) -> Iterator[_Batch]:
     """Cut the bids into batches that end where transactions are to be aborted, at equal distances and at the end."""
     ends = [bids * (number + 1) // aborted for number in range(aborted)]
     row = 0
@@ -355,24 +375,14 @@ def _batches(tables: Iterable[pa.Table], bids: int, aborted: int) -> Iterator[_B
         inside = [end - row for end in ends if row < end < row + table.num_rows]
         cuts = sorted({0, table.num_rows, *inside, *range(0, table.num_rows, BATCH_ROWS)})
         for first, last in pairwise(cuts):
-            yield _encode(table.slice(first, last - first), ends.count(row + last))
+            yield _encode(table.slice(first, last - first), ends.count(row + last), values)
         row += table.num_rows
 
 
-def _encode(bids: pa.Table, aborted: int) -> _Batch:
-    """Encode bids as JSON."""
-    text = {name: bids[name].cast(pa.string()) for name in BIDS.names[:-1]}
-    time = bids["date_time"].cast(pa.timestamp("us")).cast(pa.string())
-    # Names of channels and categories hold nothing that JSON would escape.
-    pieces: list[Any] = [
-        '{"auction":', text["auction"], ',"bidder":', text["bidder"], ',"price":', text["price"],
-        ',"channel":"', text["channel"], '","category":"', text["category"],
-        '","date_time":"', pc.binary_replace_slice(time, 10, 11, "T"), 'Z"}',
-    ]  # fmt: skip
-    joined = pc.binary_join_element_wise(*pieces, "")
+def _encode(bids: pa.Table, aborted: int, values: Encoder) -> _Batch:
     return _Batch(
-        keys=_bytes(text["auction"]),
-        values=_bytes(joined),
+        keys=cells(bids["auction"].cast(pa.string())),
+        values=values(bids),
         milliseconds=(_microseconds(bids) // 1000).tolist(),
         aborted=aborted,
     )
@@ -380,17 +390,3 @@ def _encode(bids: pa.Table, aborted: int) -> _Batch:
 
 def _microseconds(bids: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:
     return bids["date_time"].cast(pa.int64()).to_numpy()
-
-
-def _bytes(column: pa.ChunkedArray[Any]) -> list[bytes]:
-    """Cut the letters of a column by its offsets: several times as fast as making each a scalar first."""
-    cut: list[bytes] = []
-    for chunk in column.chunks:
-        if len(chunk):
-            _, offsets, letters = chunk.buffers()
-            assert offsets is not None
-            assert letters is not None
-            ends = np.frombuffer(memoryview(offsets), np.int32)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
-            whole = letters.to_pybytes()
-            cut += [whole[first:last] for first, last in pairwise(ends)]
-    return cut

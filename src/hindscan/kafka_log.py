@@ -422,7 +422,8 @@ class RangeReader:
                 position = int(batch.offsets[-1]) + 1
                 yield batch
             if taken.beyond or (taken.event is not None and self._is_end(taken.event, where)):
-                self._next = (partition, end)
+                # The end of the log is told once: whoever went on from here would wait for it in vain, where no reader sees what is between.
+                self._next = (partition, end) if taken.beyond else None
                 return
             if len(batch) or taken.event is not None:
                 # After the yield: what the caller does with a batch is no silence of the broker.

@@ -35,6 +35,7 @@ from hindscan.errors import UsageError
 if TYPE_CHECKING:
     import duckdb
     import pyarrow.compute as pc
+    import pyarrow.dataset as ds
 
 __all__ = ["Read", "Where", "database", "failed_while_running", "mappings_in", "plain", "quoted", "reads_of"]
 
@@ -55,6 +56,8 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
     columns: list[str]
     #: Comparisons of a column with a value that all rows that pass fulfil: not all that the condition says, but what statistics can be asked.
     implied: tuple[tuple[str, Comparison, object], ...] = ()
+    #: A statement that gives the rows of the table that pass; None where the condition may fail on a value, so that it must be asked of every row.
+    rows: str | None = None
 
     def may_pass(self, schema: pa.Schema) -> pc.Expression | None:
         """Give what all rows that pass fulfil in Arrow's terms, to leave out whatever has none of them; None: nothing is known.
@@ -91,6 +94,21 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
             cursor.register(self.table, rows)
             kept = cursor.sql(self.query, params=self.values or None).to_arrow_table().column(0)
         return np.asarray(kept.fill_null(False).combine_chunks().to_numpy(zero_copy_only=False), bool)
+
+    def passing(self, rows: ds.Dataset, column: str) -> np.ndarray[Any, Any]:
+        """Give one column of the rows that pass, as statistics let the data set skip the others.
+
+        Parameters
+        ----------
+        rows : pyarrow.dataset.Dataset
+            With at least the columns the condition looks at, and `column`.
+        column : str
+            The one whose values are wanted, an integer without nulls.
+        """
+        with closing(database(os.getpid()).cursor()) as cursor:
+            cursor.register(self.table, rows)
+            found = cursor.sql(f"SELECT {quoted(column)} FROM ({self.rows})", params=self.values or None)
+            return np.asarray(found.to_arrow_table().column(0).to_numpy())
 
     @property
     def key(self) -> str:
@@ -256,20 +274,17 @@ def _where_of(
         return None
     schema = next(schema for name, schema in schemas if name == table)
     names = {name.lower(): name for name in schema.names}
+    kinds = {field.name.lower(): field.type for field in schema}
     whole_condition = _terms(node.get("where_clause"))
     terms = [term for term in whole_condition if _is_of_row_alone(term)]
     if len(terms) < len(whole_condition):
         # The others may be what keeps these from failing over a row, so that only those remain that cannot.
-        terms = [term for term in terms if _cannot_fail(term, names, values, schema)]
+        terms = [term for term in terms if _cannot_fail(term, kinds, values)]
     if not terms:
         return None
     condition = {"class": "CONJUNCTION", "type": "CONJUNCTION_AND", "children": terms} if len(terms) > 1 else terms[0]
-    bare = {"type": "SELECT_NODE", "cte_map": {"map": []}, "select_list": [condition], "from_table": node["from_table"]}
-    bare |= {"aggregate_handling": "STANDARD_HANDLING", "modifiers": [], "group_expressions": [], "group_sets": []}
-    whole = {"error": False, "statements": [{"node": bare, "named_param_map": []}]}
-    made = cursor.execute("SELECT json_deserialize_sql(?)", [json.dumps(whole)]).fetchone()
-    assert made is not None
-    text = f"SELECT CAST(kept AS BOOLEAN) FROM ({made[0]}) AS judged(kept)"
+    judged = _written(cursor, select_list=[condition], from_table=node["from_table"])
+    text = f"SELECT CAST(kept AS BOOLEAN) FROM ({judged}) AS judged(kept)"
     named = {str(part["identifier"]) for part in mappings_in(condition) if part.get("class") == "PARAMETER"}
     bound = {name: values[name] for name in sorted(named)}
     import duckdb
@@ -281,7 +296,21 @@ def _where_of(
     if not looked_at[table]:
         return None
     implied = [found for term in terms for found in _implied(term, names, bound)]
-    return Where(table=table, query=text, values=bound, columns=looked_at[table], implied=tuple(implied))
+    rows = None
+    if _cannot_fail(condition, kinds, bound):
+        star = {"class": "STAR", "type": "STAR"}
+        rows = _written(cursor, select_list=[star], from_table=node["from_table"], where_clause=condition)
+    return Where(table=table, query=text, values=bound, columns=looked_at[table], implied=tuple(implied), rows=rows)
+
+
+def _written(cursor: duckdb.DuckDBPyConnection, **parts: object) -> str:
+    """Write one SELECT of its parts."""
+    bare = {"type": "SELECT_NODE", "cte_map": {"map": []}, **parts}
+    bare |= {"aggregate_handling": "STANDARD_HANDLING", "modifiers": [], "group_expressions": [], "group_sets": []}
+    whole = {"error": False, "statements": [{"node": bare, "named_param_map": []}]}
+    made = cursor.execute("SELECT json_deserialize_sql(?)", [json.dumps(whole)]).fetchone()
+    assert made is not None
+    return str(made[0])
 
 
 def _terms(condition: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -291,17 +320,6 @@ def _terms(condition: dict[str, Any] | None) -> list[dict[str, Any]]:
     if condition.get("type") == "CONJUNCTION_AND":
         return [term for child in condition["children"] for term in _terms(child)]
     return [condition]
-
-
-def _cannot_fail(
-    term: dict[str, Any], names: Mapping[str, str], values: Mapping[str, object], schema: pa.Schema
-) -> bool:
-    """Tell whether a term only compares a column with values of its own kind."""
-    compared = list(_implied(term, names, values))
-    asked = 2 if term["type"] == "COMPARE_BETWEEN" else 1
-    return len(compared) == asked and all(
-        _as_stored(value, schema.field(name).type) is not None for name, _, value in compared
-    )
 
 
 _MIRRORED: Final[Mapping[Comparison, Comparison]] = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
@@ -414,6 +432,75 @@ def _consistent(process: int) -> frozenset[str]:
             "GROUP BY function_name HAVING bool_and(stability = 'CONSISTENT')"
         ).fetchall()
     return frozenset(str(row[0]) for row in rows)
+
+
+#: What a column of a kind is compared with, such that neither side needs a conversion that could fail for a value of the column.
+_COMPARABLE: Final = {
+    "integer": (frozenset({"INTEGER", "NUMERIC"}), (int, float)),
+    "float": (frozenset({"INTEGER", "NUMERIC"}), (int, float)),
+    "text": (frozenset({"STRING"}), (str,)),
+    "truth": (frozenset({"BOOLEAN"}), (bool,)),
+    "time": (frozenset({"STRING"}), (str, datetime)),
+}
+
+
+def _cannot_fail(part: Mapping[str, Any], kinds: Mapping[str, pa.DataType], values: Mapping[str, object]) -> bool:
+    """Tell whether a condition has a value for every row: plain comparisons of columns with constants of their kind, put together by AND, OR and NOT."""
+    match part["class"], part["type"]:
+        case "CONJUNCTION", _:
+            return all(_cannot_fail(child, kinds, values) for child in part["children"])
+        case "OPERATOR", "OPERATOR_NOT":
+            return _cannot_fail(part["children"][0], kinds, values)
+        case "OPERATOR", "OPERATOR_IS_NULL" | "OPERATOR_IS_NOT_NULL":
+            return part["children"][0]["class"] in {"COLUMN_REF", "PARAMETER"}
+        case "OPERATOR", "COMPARE_IN":
+            sides = part["children"]
+        case "COMPARISON", _:
+            sides = [part["left"], part["right"]]
+        case "BETWEEN", _:
+            sides = [part["input"], part["lower"], part["upper"]]
+        case _:
+            return False
+    columns = [side for side in sides if side["class"] == "COLUMN_REF"]
+    if len(columns) != 1:
+        return False
+    *before, name = (str(part).lower() for part in columns[0]["column_names"])
+    if len(before) > 1 or set(before) & set(kinds):
+        return False  # a field of a struct
+    kind = _comparable(kinds.get(name))
+    return kind is not None and all(_is_constant(side, kind, values) for side in sides if side is not columns[0])
+
+
+def _comparable(kind: pa.DataType | None) -> str | None:
+    types = pa.types
+    if kind is None:
+        return None
+    if types.is_timestamp(kind):
+        # Of another unit either side may be converted, and the furthest times do not fit.
+        return "time" if kind.unit == "us" else None
+    if types.is_integer(kind):
+        return "integer"
+    if types.is_floating(kind):
+        return "float"
+    if types.is_string(kind) or types.is_large_string(kind):
+        return "text"
+    return "truth" if types.is_boolean(kind) else None
+
+
+def _is_constant(part: Mapping[str, Any], kind: str, values: Mapping[str, object]) -> bool:
+    literals, types = _COMPARABLE[kind]
+    match part["class"]:
+        case "CONSTANT":
+            return part["literal"]["kind"] in literals
+        case "PARAMETER":
+            value = values[str(part["identifier"])]
+            return isinstance(value, types) and (kind == "truth" or not isinstance(value, bool))
+        case "CAST" if kind == "time":
+            named = str(part["type_expr"].get("type_name", "")).upper()
+            return named in {"TIMESTAMP", "TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE"} and _is_constant(
+                part["child"], kind, values
+            )
+    return False
 
 
 def quoted(identifier: str) -> str:

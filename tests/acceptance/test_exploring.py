@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 import hindscan as hs
 from acceptance.command import Answer
 from acceptance.command import hindscan as in_a_process
+from acceptance.serving import serve
 from hindscan.cli.app import run_app
 from hindscan.testing import KafkaCluster
 
@@ -125,6 +126,46 @@ def test_a_run_reads_the_window_that_was_typed(log: tuple[Path, str]) -> None:
     ):
         refused = hindscan("plan", "numbers", *options, project=project, check=2)
         assert said in refused.err, refused.err
+
+
+@pytest.mark.kafka
+def test_a_run_reads_the_window_that_was_posted(log: tuple[Path, str]) -> None:
+    project, _ = log
+    when = [f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime((NOW - hours * HOUR) / 1000))}Z" for hours in range(150)]
+    asked = [
+        ({"offsets": {"0": [10, 20], "1": [None, 5]}}, [*range(20, 40, 2), 1, 3, 5, 7, 9]),
+        ({"partitions": [1], "keys": ["user 3", "user 4"]}, [n for n in range(1, COUNT, 2) if n % 5 in (3, 4)]),
+        ({"since": when[40], "until": when[30]}, expected(lambda n: 30 < n <= 40)),
+        ({"last": "2d", "as_of": when[100]}, expected(lambda n: 100 < n <= 148)),
+        ({"as_of": when[100], "keys": ["user 0"]}, expected(lambda n: n > 100 and n % 5 == 0)),
+    ]
+    refused = [
+        ({"offsets": {"0": [10, 2000]}}, "it can be read up to 120"),
+        ({"offsets": {"0": [1]}}, "offsets"),
+        ({"partitions": [7]}, "7 of topic"),
+        ({"partitions": "all"}, "partitions"),
+        ({"last": "7 days"}, "such as 30s, 12h or 7d"),
+        ({"last": "1d", "since": "2020-01-01"}, "give one of them"),
+        ({"window": {"last": "1d"}}, "window"),
+    ]
+    with serve(project) as server, server.client() as client:
+        for body, numbers in asked:
+            opened = client.post("/jobs/numbers/runs", json=body)
+            assert opened.status_code == 201, opened.text
+            done = client.get(opened.headers["Location"], params={"wait": 60}).json()
+            assert done["state"] == "succeeded", done
+            rows = client.get(f"{opened.headers['Location']}/result", headers={"Accept": "application/json"}).json()
+            assert [row["n"] for row in rows] == numbers, body
+        for body, said in refused:
+            answer = client.post("/jobs/numbers/runs", json=body)
+            if answer.status_code == 201:
+                # What only the broker knows is told by the run.
+                answer = client.get(answer.headers["Location"], params={"wait": 60})
+                assert answer.json()["state"] == "failed", body
+            else:
+                assert answer.status_code == 422, (body, answer.text)
+                assert answer.headers["Content-Type"] == "application/problem+json"
+            assert said in answer.text, (body, answer.text)
 
 
 @pytest.mark.kafka

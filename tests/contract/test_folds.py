@@ -257,6 +257,7 @@ def folded(
     *,
     fresh: bool = False,
     grouping: int | None = None,
+    reader: Numbered | None = None,
     **parameters: object,
 ):
     """Run `offsets` over a topic of slices of ten offsets."""
@@ -268,10 +269,11 @@ def folded(
         identities={"numbers": {}},
         slice_rows={"numbers": 10},
         existing=site.partials.has,
+        proofs=lambda key: site.partials.read_meta(key).proof,
         fresh=fresh,
     )
     return plan, lambda: execute(
-        plan, run="run", code=code, readers={"numbers": Numbered()}, partials=site.partials, executor=executor, observe=lambda _: None,
+        plan, run="run", code=code, readers={"numbers": reader or Numbered()}, partials=site.partials, executor=executor, observe=lambda _: None,
         stop=threading.Event(), slices_per_task=grouping,
     )  # fmt: skip
 
@@ -299,6 +301,48 @@ def test_partitions_are_folded_each_on_its_own_whatever_is_lost_and_in_whatever_
     done = run()
     assert done.computed == 4
     assert site.partials.read(done.finished).to_pylist() == offsets_oracle(35, 15, 60, 12)
+
+
+class Timed(Numbered):
+    """A record's time is its offset."""
+
+    def open(self, slices: Sequence[KafkaSlice]) -> Source:
+        [s] = slices
+        end = s.end if s.before is None else min(s.end, s.before)
+        rows = pa.table({"partition": [s.partition] * (end - s.start), "offset": range(s.start, end)})
+        return Until(rows, s)
+
+
+class Until(TableSource):
+    def __init__(self, rows: pa.Table, s: KafkaSlice) -> None:
+        super().__init__(rows)
+        self._proof = Proof(slice=s.position, records=s.end - s.start, greatest_time=s.end - 1, disorder=0)
+
+    def proofs(self) -> list[Proof]:
+        return [self._proof]
+
+
+def test_runs_as_of_later_times_go_on_from_the_last_slice_that_no_time_has_cut(site: Site):
+    def as_of(before: int, end: int) -> int:
+        pin = msgspec.structs.replace(topic_of(end), before=before)
+        _plan, run = folded(site, InlineExecutor(), pin, reader=Timed())
+        done = run()
+        rows = [
+            {"partition": 0, "from": start, "sum": sum(range(min(start + 10, before))), "closed": False}
+            for start in range(0, end, 10)
+        ]
+        closed = {"partition": 0, "from": -1, "sum": sum(range(before)), "closed": True}
+        assert site.partials.read(done.finished).to_pylist() == [*rows, closed]
+        again, _ = folded(site, InlineExecutor(), pin, reader=Timed())
+        assert len(again.stages[0].reused) == len(again.stages[0].keys), "a run as of the same time computes nothing"
+        return done.computed
+
+    assert as_of(33, 35) == 4
+    assert as_of(34, 35) == 1
+    assert as_of(36, 38) == 1
+    assert as_of(44, 49) == 2, "the slice that has grown, and the new one"
+    assert as_of(45, 49) == 1
+    assert as_of(22, 29) == 1, "an earlier time goes on from where it cuts"
 
 
 def test_a_failure_stops_its_own_partition_and_the_others_are_kept(site: Site):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,11 +12,13 @@ import sqlalchemy as sa
 
 from hindscan.errors import Conflict, Fenced, NotFound
 from hindscan.events.event import Event
-from hindscan.history.snapshot import DrawPin, Snapshot, Window
+from hindscan.history.materialised import Kept
+from hindscan.history.snapshot import DrawPin, KafkaPin, PartitionPin, Snapshot, Window
 from hindscan.jobs.job import Code, JobSpec, Step
 from hindscan.progress import RunPlanned, StateChanged
 from hindscan.runs import codes, leases, log, register, snapshots
 from hindscan.runs.ledger import Decision, Entry, record
+from hindscan.runs.retention import KeptRecords
 from hindscan.runs.run import FINAL, MOVES, Run, RunRequest, Settled, State
 from hindscan.runs.settled import settle
 from hindscan.runs.store import Store
@@ -307,6 +311,49 @@ class TestSnapshots:
         assert snapshots.load_snapshot(store, run.id) == a_snapshot(1)
         assert snapshots.save_snapshot(store, run.id, a_snapshot(2)) == a_snapshot(1)
         assert snapshots.load_event_snapshot(store, "scan", "/a", "e1") == a_snapshot(1)
+
+    def test_kept_records_go_when_no_run_that_may_be_repeated_has_pinned_them_and_nobody_reads_them(
+        self, store: Store, clock: Any, tmp_path: Path
+    ) -> None:
+        day = 86_400
+        records = KeptRecords(store, tmp_path, 10 * day * 1_000_000)
+        began = clock.now // 1_000_000
+
+        def kept(start: int, end: int, topic_id: str = "id", used: int = began) -> Path:
+            path = Kept(folder=tmp_path, topic_id=topic_id, partition=0, start=start, end=end, isolation="any").path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"12345")
+            os.utime(path, (used, used))
+            return path
+
+        def pins(start: int, end: int) -> Snapshot:
+            part = PartitionPin(partition=0, start=start, end=end, log_start=0, high_watermark=99)
+            pin = KafkaPin(
+                cluster="c", cluster_id="i", topic="t", topic_id="id", isolation="any", partitions=(part,), format="json",
+                schema="", schema_from="declared",
+            )  # fmt: skip
+            return Snapshot(pins={"bids": pin}, window=Window(), pinned_at=5)
+
+        waits, fails = opened(store), opened(store)
+        snapshots.save_snapshot(store, waits.id, pins(0, 12))
+        snapshots.save_snapshot(store, fails.id, pins(20, 30))
+        waiting, beside = [kept(0, 10), kept(10, 20)], [kept(30, 40), kept(0, 10, "other")]
+        failed, used = kept(20, 30), kept(40, 50, used=began + 5 * day)
+        left = waiting[0].with_name(".0-10.any.records.0123")
+        left.write_bytes(b"1")
+        os.utime(left, (began, began))
+        clock.sleep(5 * day)
+        assert records.enforce() == (0, 0)
+        register.move(store, fails.id, "failed", token=claimed(store, fails.id).token)
+        clock.sleep(6 * day)
+        assert KeptRecords(store, tmp_path, None).enforce() == (0, 0)
+        assert KeptRecords(store, tmp_path, 10 * day * 1_000_000).enforce() == (2, 10)
+        assert not any(path.exists() for path in [*beside, left])
+        clock.sleep(6 * day)
+        assert KeptRecords(store, tmp_path, 10 * day * 1_000_000).enforce() == (2, 10)
+        assert not failed.exists()
+        assert not used.exists()
+        assert all(path.exists() for path in waiting), "its run is not over"
 
     def test_a_run_can_be_opened_with_its_snapshot(self, store: Store) -> None:
         run = opened(store, snapshot=a_snapshot(3))

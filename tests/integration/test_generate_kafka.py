@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import socket
+import struct
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import confluent_kafka
 import duckdb
+import fastavro
 import pytest
 from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
 
-from hindscan.errors import BrokerUnavailable, Conflict, HindscanError
+from hindscan.cli.app import run_app
+from hindscan.errors import BrokerUnavailable, Conflict, HindscanError, UsageError
 from hindscan.generate import ABORTED_ROWS, generate_auctions
 from hindscan.testing import MockKafka
+from registry_server import RegistryServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +107,41 @@ def test_a_topic_holds_exactly_the_bids_of_the_folder_drawn_with_the_same_seed(
     assert in_order(drawn) == stored(folder)
     assert sorted(drawn) == sorted(copied)
     assert sample.bids == BIDS
+
+
+@pytest.mark.kafka
+def test_avro_holds_the_same_bids_with_their_schema_in_the_registry(
+    kafka_cluster: KafkaCluster, folder: Path, tmp_path: Path
+) -> None:
+    with RegistryServer() as registry:
+        (tmp_path / "hindscan.toml").write_text(
+            f'[kafka.default]\n"bootstrap.servers" = "{kafka_cluster.bootstrap}"\n[registry.default]\nurl = "{registry.url}"\n'
+        )
+        typed = ["generate", "auctions", "kafka:in-avro", "--source", str(folder), "--format", "avro"]
+        assert run_app([*typed, "--project", str(tmp_path)]) == 0
+        number, schema = registry.latest("in-avro-value")
+        written = fastavro.parse_schema(json.loads(schema))
+        bids = []
+        for record in read(kafka_cluster.bootstrap, "in-avro"):
+            assert record.value[:5] == struct.pack(">bI", 0, number)
+            bid: dict[str, Any] = fastavro.schemaless_reader(io.BytesIO(record.value[5:]), written, None)
+            assert record.milliseconds == int(bid["date_time"].timestamp() * 1000)
+            bids.append({**bid, "date_time": f"{bid['date_time']:%Y-%m-%dT%H:%M:%S.%fZ}"})
+    assert sorted(bids, key=lambda bid: (bid["date_time"], bid["auction"], bid["price"])) == stored(folder)
+
+
+@pytest.mark.parametrize(
+    ("target", "form", "said"),
+    [
+        ("folder", "avro", "only a topic is written as avro"),
+        ("kafka:t", "avro", "needs a schema registry"),
+        ("kafka:t", "xml", "must be one of json, avro"),
+    ],
+)
+def test_what_a_format_needs_is_asked_for(tmp_path: Path, target: str, form: str, said: str) -> None:
+    where = target if target.startswith("kafka:") else str(tmp_path / target)
+    with pytest.raises(UsageError, match=said):
+        generate_auctions(where, bids=10, form=form, kafka={"bootstrap.servers": "127.0.0.1:1"})
 
 
 @pytest.mark.kafka

@@ -22,6 +22,8 @@ def generate(
     source: Path | None = None,
     partitions: int = 8,
     aborted: int = 0,
+    format: Literal["json", "avro"] = "json",
+    registry: str = "default",
     options: Options = DEFAULTS,
 ) -> None:
     """Write sample history of any size, seeded: the same seed gives the same bytes.
@@ -42,15 +44,21 @@ def generate(
         Partitions of a new topic.
     aborted : int
         Aborted transactions between the committed ones, for tests of readers.
+    format : str
+        How bids are written to a topic: json, or avro, whose schema is registered as TOPIC-value.
+    registry : str
+        Name of the schema registry in the project file, for avro.
     """
     from hindscan.generate import generate_auctions
 
     del what
-    cluster = None
+    cluster, schemas = None, None
     if target.startswith("kafka:"):
         from hindscan.sending import topic_of
 
-        _, topic, cluster = topic_of(target, options.load())
+        project = options.load()
+        _, topic, cluster = topic_of(target, project)
+        schemas = project.registries.get(registry)
         target = f"kafka:{topic}"
     written = 0
 
@@ -68,6 +76,8 @@ def generate(
         kafka=cluster,
         partitions=partitions,
         aborted=aborted,
+        form=format,
+        registry=schemas,
         on_progress=progress,
     )
     if sys.stderr.isatty():

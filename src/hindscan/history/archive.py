@@ -83,6 +83,8 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
     #: Base64 of the Arrow IPC schema of the decoded rows; and the same in words, for people.
     schema: str
     columns: dict[str, str]
+    #: What of the records themselves is kept beside offset and time: key, headers.
+    record: tuple[str, ...] = ()
     partitions: tuple[ArchivedRange, ...]
     #: By partition and start.
     files: tuple[ArchivedFile, ...]

@@ -33,6 +33,8 @@ class ArchivedRead(msgspec.Struct, frozen=True, kw_only=True):
     start: int
     end: int
     proof: Proof
+    #: Column whose times the proof tells; `_timestamp`: the records' own. Empty: not known.
+    time: str = ""
 
 
 class ArchivedFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,9 @@ asked for is the proof of the very reading that archived it; of another range it
 An archiver replaces a file that ends within a slice by a longer one. A run that pinned the shorter one finds its successor in the manifest: the same readings
 of the topic, with the same digests, and more after them; its rows of the pinned range are the same.
 
+Where a query filters its rows, the condition is asked first: of row groups that their statistics do not exclude; if it may fail on a value, of every row, as of a topic.
+Only row groups with a row that passes are decoded further. That leaves out nothing the topic would find: every column of every record was decoded when it was archived.
+
 ::
 
     ArchiveReader + [start, end) -> ArchivedRows -> columns, proofs
@@ -14,10 +17,11 @@ of the topic, with the same digests, and more after them; its rows of the pinned
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,13 +31,25 @@ from hindscan import files
 from hindscan.data import Proof
 from hindscan.errors import CorruptData, SourceChanged
 from hindscan.history.archive import read_archive
-from hindscan.history.archived import POSITIONS, ArchivedFile, ArchivePin
+from hindscan.history.archived import POSITIONS, TIMESTAMP, ArchivedFile, ArchivePin
+from hindscan.history.bounds import micros_of
+from hindscan.history.footer import read_footer
+from hindscan.history.kafka_proof import Order
+from hindscan.history.kafka_window import Seen
 from hindscan.history.parquet_reader import ParquetReader, ParquetSource
-from hindscan.history.snapshot import ParquetSlice
+from hindscan.history.record import KEPT, RECORD, place_array
+from hindscan.history.snapshot import ParquetSlice, RowGroup
+from hindscan.kafka_fetch import RawBatch
+from hindscan.query import failed_while_running
 
-__all__ = ["ArchiveReader", "ArchivedRows"]
+if TYPE_CHECKING:
+    from hindscan.query import Where
+
+__all__ = ["ArchiveReader", "ArchivedRows", "ArchivedTimes"]
 
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Scanned = TypeVar("Scanned")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +58,15 @@ class ArchiveReader:
 
     place: files.Place
     pin: ArchivePin
-    #: Of the decoded rows.
+    #: Of the rows as they are given.
     schema: pa.Schema
+    #: What of the records themselves is among them.
+    record: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> list[str]:
+        """Columns that are not read but follow from where a row lies."""
+        return [RECORD[name].name for name in self.record if name not in KEPT]
 
     def files(self, partition: int, start: int, end: int) -> list[ArchivedFile]:
         """Give the files that have offsets of a range, in order."""
@@ -51,11 +74,17 @@ class ArchiveReader:
             file for file in self.pin.files if file.partition == partition and file.start < end and file.end > start
         ]
 
+    @property
+    def has_times(self) -> bool:
+        """Whether the records' own times are kept: Kafka Connect keeps none."""
+        return self.pin.layout == "hindscan"
+
     def parquet(self) -> ParquetReader:
         """Give the reader of the files as they lie there: the columns of the rows and those of their positions."""
-        # Kafka Connect keeps no record times, and offsets only where it was told to.
+        # Kafka Connect keeps offsets only where it was told to.
         own = [] if self.pin.offset is None else [pa.field(self.pin.offset, pa.int64())]
-        schema = pa.schema([*self.schema, *(POSITIONS if self.pin.layout == "hindscan" else own)])
+        stored = [field for field in self.schema if field.name not in self.places]
+        schema = pa.schema([*stored, *(POSITIONS if self.has_times else own)])
         return ParquetReader(root=self.place, schema=schema, time=None, verify=True)
 
 
@@ -79,7 +108,17 @@ class ArchivedRows:
         #: The pinned files or, where one was replaced since, its successor.
         self._files = list(self._pinned)
         self._columns: dict[str, pa.ChunkedArray[Any]] = {}
+        #: Columns as they are stored, of names that mean another thing in `columns`.
+        self._stored: dict[str, pa.ChunkedArray[Any]] = {}
         self._offsets: Offsets | None = None
+        #: Rows of the files before those of the range.
+        self._before = 0
+
+    @property
+    def offsets(self) -> Offsets:
+        """Where its rows are; they must be read."""
+        assert self._offsets is not None
+        return self._offsets
 
     @property
     def is_read(self) -> bool:
@@ -96,21 +135,72 @@ class ArchivedRows:
         CorruptData
             A file is damaged, or does not hold the rows that it must.
         """
-        pending = [name for name in names if name not in self._columns]
+        pending = [name for name in names if name not in self._columns and name not in self._reader.places]
         if pending or not self.is_read:
-            try:
-                self._columns |= self._scanned(pending)
-            except SourceChanged:
-                # An archiver may have removed a file after it was looked at: its successor is in the manifest then.
-                self._columns |= self._scanned(pending)
-        return {name: self._columns[name] for name in names}
+            self._columns |= self._scanned(lambda source: self._read(source, pending))
+        return {name: self._column(name) for name in names}
+
+    def record_times(self) -> pa.ChunkedArray[Any]:
+        """Read the records' own times."""
+        pending = [] if TIMESTAMP in self._stored else [TIMESTAMP]
+        if pending or not self.is_read:
+            self._stored |= self._scanned(lambda source: self._read(source, pending))
+        return self._stored[TIMESTAMP]
+
+    def _column(self, name: str) -> pa.ChunkedArray[Any]:
+        if name not in self._reader.places:
+            return self._columns[name]
+        assert self._offsets is not None
+        times = np.asarray(self.record_times().cast(pa.int64())) if name == TIMESTAMP else self._offsets
+        return pa.chunked_array([place_array(name, self._offsets, times, self._partition)])
+
+    def passing(self, where: Where) -> Mask:
+        """Tell which rows of the range fulfil a condition.
+
+        Raises
+        ------
+        SourceChanged, CorruptData
+            As `columns`.
+        """
+        self.columns([])
+        assert self._offsets is not None
+        place = self._reader.pin.offset
+        derived = {name.lower() for name in (place, *self._reader.places) if name is not None}
+        if place is None or where.rows is None or derived & {name.lower() for name in where.columns}:
+            columns = self.columns(where.columns)
+            return where.keeps(pa.Table.from_arrays(list(columns.values()), names=list(columns)))
+        rows = self._scanned(lambda source: where.passing(source.dataset([*where.columns, place]), place))
+        passing = np.zeros(len(self._offsets), bool)
+        passing[np.searchsorted(self._offsets, rows[(rows >= self._start) & (rows < self._end)])] = True
+        return passing
+
+    def columns_of(self, names: Sequence[str], rows: Mask) -> Mapping[str, pa.ChunkedArray[Any]]:
+        """Read columns of some rows of the range; of row groups without any of them nothing is decoded.
+
+        Raises
+        ------
+        SourceChanged, CorruptData
+            As `columns`.
+        """
+        at_hand = {*self._columns, *self._reader.places}
+        found = {name: self._column(name).filter(pa.array(rows)) for name in names if name in at_hand}
+        pending = [name for name in names if name not in found]
+        if pending:
+            found |= self._scanned(lambda source: self._read_of(source, pending, rows))
+        return found
 
     def verify(self) -> None:
         """Look at the files again: what was read is what was pinned."""
         self._opened()
 
-    def proofs(self) -> list[tuple[int, int, Proof]]:
-        """Say of each reading of the topic what of it was read here: `[start, end)` and the proof."""
+    def proofs(self, time: str) -> list[tuple[int, int, Proof]]:
+        """Say of each reading of the topic what of it was read here: `[start, end)` and the proof.
+
+        Parameters
+        ----------
+        time : str
+            The column whose times are told; `_timestamp`: the records' own.
+        """
         assert self._offsets is not None
         found = []
         for file in self._pinned:
@@ -118,8 +208,37 @@ class ArchivedRows:
                 start, end = max(read.start, self._start), min(read.end, self._end)
                 if start < end:
                     whole = (start, end) == (read.start, read.end)
-                    found.append((start, end, read.proof if whole else self._part(file, read.proof, start, end)))
+                    proof = read.proof if whole else self._part(file, read.proof, start, end)
+                    # Of another part, or by another column, the rows themselves tell of their times.
+                    found.append(
+                        (start, end, proof if whole and read.time == time else self._in_time(proof, time, start, end))
+                    )
         return found
+
+    def _in_time(self, proof: Proof, time: str, start: int, end: int) -> Proof:
+        """Say what the rows of a part show of their times."""
+        assert self._offsets is not None
+        first, last = (int(at) for at in np.searchsorted(self._offsets, [start, end]))
+        times = (self.record_times() if time == TIMESTAMP else self.columns([time])[time]).slice(first, last - first)
+        order = Order()
+        if self._reader.has_times:
+            own = np.asarray(self.record_times().cast(pa.int64()))[first:last]
+            nothing = pa.nulls(last - first, pa.large_binary())
+            order.add(
+                RawBatch(offsets=self._offsets[first:last], times=own, values=nothing), np.arange(last - first), times
+            )
+        else:
+            known = micros_of(times.drop_null())
+            order.disorder = None
+            if len(known):
+                order.least, order.greatest = int(known.min()), int(known.max())
+        return msgspec.structs.replace(
+            proof,
+            least_time=order.least,
+            greatest_time=order.greatest,
+            latest_record_time=proof.latest_record_time or order.latest_record_time,
+            disorder=order.disorder,
+        )
 
     def _part(self, file: ArchivedFile, whole: Proof, start: int, end: int) -> Proof:
         """Say what the rows of a part of a reading show; what had no row in it is not known apart from what was set aside."""
@@ -138,13 +257,17 @@ class ArchivedRows:
             bad_records=tuple(bad for bad in whole.bad_records if start <= int(bad.split(":", 2)[1]) < end),
         )
 
-    def _scanned(self, names: Sequence[str]) -> dict[str, pa.ChunkedArray[Any]]:
+    def _scanned(self, scan: Callable[[ParquetSource], Scanned]) -> Scanned:
+        """Scan the files; once more if one has gone meanwhile."""
+        try:
+            return self._scanned_once(scan)
+        except SourceChanged:
+            # An archiver may have removed a file after it was looked at: its successor is in the manifest then.
+            return self._scanned_once(scan)
+
+    def _scanned_once(self, scan: Callable[[ParquetSource], Scanned]) -> Scanned:
         with self._opened() as source:
-            try:
-                return self._read(source, names)
-            except (pa.ArrowException, OSError):
-                source.diagnose()
-                raise
+            return _diagnosed(source, scan)
 
     def _read(self, source: ParquetSource, names: Sequence[str]) -> dict[str, pa.ChunkedArray[Any]]:
         column = self._reader.pin.offset
@@ -154,7 +277,7 @@ class ArchivedRows:
             all_offsets = cast(Offsets, source.dataset([column]).to_table().column(column).to_numpy())
             self._check(all_offsets)
             first, last = np.searchsorted(all_offsets, [self._start, self._end])
-            self._offsets = all_offsets[first:last]
+            self._offsets, self._before = all_offsets[first:last], int(first)
         if not names:
             return {}
         inside = (pc.field(column) >= self._start) & (pc.field(column) < self._end)
@@ -167,9 +290,28 @@ class ArchivedRows:
         wanted = sum(file.rows for file in self._files)
         if table.num_rows != wanted:
             raise self._corrupt(f"there are {table.num_rows} rows, and there must be {wanted}")
-        self._offsets = np.arange(self._start, self._end)
-        inside = table.slice(self._start - self._files[0].start, self._end - self._start)
+        self._offsets, self._before = np.arange(self._start, self._end), self._start - self._files[0].start
+        inside = table.slice(self._before, len(self._offsets))
         return {name: inside.column(name) for name in names}
+
+    def _read_of(self, source: ParquetSource, names: Sequence[str], rows: Mask) -> dict[str, pa.ChunkedArray[Any]]:
+        """Read columns of some rows: of the row groups that have any."""
+        pieces: list[ParquetSlice] = []
+        wanted: list[Mask] = [np.zeros(0, bool)]
+        at = -self._before
+        for whole in source.slices:
+            for number, group in enumerate(read_footer(self._reader.place / whole.path, whole.path, None).row_groups):
+                first, last = (min(max(place, 0), len(rows)) for place in (at, at + group.rows))
+                if rows[first:last].any():
+                    own = np.zeros(group.rows, bool)
+                    own[first - at : last - at] = rows[first:last]
+                    wanted.append(own)
+                    pieces.append(_with_group(pieces, whole, number, group))
+                at += group.rows
+        with self._reader.parquet().open(pieces) as chosen:
+            table = _diagnosed(chosen, lambda part: part.dataset(names).to_table(columns=list(names)))
+        table = table.filter(pa.array(np.concatenate(wanted)))
+        return {name: table.column(name) for name in names}
 
     def _opened(self) -> ParquetSource:
         try:
@@ -240,3 +382,52 @@ class ArchivedRows:
             partition=self._partition,
             paths=[file.path for file in self._files],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedTimes:
+    """What an archive knows of the times of records; reads a column of one file for each question, chosen by the proofs in the pin."""
+
+    reader: ArchiveReader
+    #: Event-time column; `_timestamp`: the records' own.
+    time: str
+
+    def first(self, partition: int, end: int, time: int) -> int | None:
+        """Give the first row's offset before `end` with this record time (microseconds) or a later one."""
+        for file in self.reader.files(partition, 0, end):
+            latest = [read.proof.latest_record_time for read in file.reads if read.proof.latest_record_time is not None]
+            if not latest or max(latest) < time:
+                continue
+            rows = ArchivedRows(self.reader, partition, file.start, min(file.end, end))
+            fits = np.flatnonzero(np.asarray(rows.record_times().cast(pa.int64())) * 1000 >= time)
+            if len(fits):
+                return int(rows.offsets[fits[0]])
+        return None
+
+    def look(self, partition: int, offset: int) -> Seen | None:
+        """Give the times of the row at an offset."""
+        rows = ArchivedRows(self.reader, partition, offset, offset + 1)
+        own = rows.record_times()
+        times = own if self.time == TIMESTAMP else rows.columns([self.time])[self.time]
+        if not len(own) or times.null_count:
+            return None
+        return Seen(int(micros_of(own)[0]), int(micros_of(times)[0]))
+
+
+def _diagnosed(source: ParquetSource, scan: Callable[[ParquetSource], Scanned]) -> Scanned:
+    """Scan, and have the source say which file is at fault where an engine failed over it."""
+    try:
+        return scan(source)
+    except Exception as fault:
+        if isinstance(fault, pa.ArrowException | OSError) or failed_while_running(fault):
+            source.diagnose()
+        raise
+
+
+def _with_group(pieces: list[ParquetSlice], whole: ParquetSlice, number: int, group: RowGroup) -> ParquetSlice:
+    """Give a row group of a file as a slice; together with the one before, which is taken off, if they adjoin."""
+    first, rows, size = number, group.rows, group.bytes
+    if pieces and (pieces[-1].path, pieces[-1].last) == (whole.path, number):
+        before = pieces.pop()
+        first, rows, size = before.first, before.rows + rows, before.bytes + size
+    return msgspec.structs.replace(whole, first=first, last=number + 1, rows=rows, bytes=size)

@@ -15,6 +15,7 @@ right before it is replaced, files of another are left alone for a day, and name
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import re
 import secrets
@@ -35,9 +36,10 @@ from hindscan.faults import point
 from hindscan.history.archive import Archive, ArchivedRange, changed_files, read_archive, write_archive
 from hindscan.history.archived import OFFSET, POSITIONS, TIMESTAMP, ArchivedFile, ArchivedRead
 from hindscan.history.archived_reader import ArchivedRows, ArchiveReader
-from hindscan.history.columns import schema_from_text
+from hindscan.history.columns import schema_from_text, schema_to_text
 from hindscan.history.footer import read_footer
 from hindscan.history.kafka_reader import KafkaReader
+from hindscan.history.record import KEPT
 from hindscan.history.snapshot import KafkaPin, KafkaSlice, Window
 from hindscan.history.stitched import StitchedHistory
 
@@ -113,6 +115,7 @@ def archive(
     place = history.archive.place
     with _locked(place):
         known = _taken_up(place, read_archive(place))
+        history = _kept_whole(history, known[0] if known is not None else None)
         swept = _sweep(place, known[0] if known is not None else None)
         pin = history.pin_with(known, Window(), begins=True)
         _check(history, pin)
@@ -138,6 +141,7 @@ class _Archiver:
         self._slice_rows = slice_rows
         self._told = told
         self._schema = schema_from_text(pin.schema)
+        self._time = pin.time or TIMESTAMP
         self._topic: KafkaReader = history.topic.reader(pin)
         self._archived = ArchiveReader(place=self._place, pin=pin.archive, schema=self._schema)
         self._archive = known[0] if known is not None else None
@@ -213,7 +217,7 @@ class _Archiver:
             row_groups=len(footer.row_groups),
             bytes=sum(group.bytes for group in footer.row_groups),
             digest=_digest(self._place, path),
-            reads=(*reads, ArchivedRead(start=begin, end=end, proof=proof)),
+            reads=(*reads, ArchivedRead(start=begin, end=end, proof=proof, time=self._time)),
             set_aside=(*aside, *set_aside),
         )
         if self._told is not None:
@@ -251,7 +255,8 @@ class _Archiver:
             isolation=pin.isolation,
             format=pin.format,
             on_bad_record=pin.on_bad_record,
-            schema=pin.schema,
+            schema=schema_to_text(pa.schema(list(self._schema)[: len(self._schema) - len(pin.record)])),
+            record=pin.record,
             columns={field.name: f"{field.type}{'' if field.nullable else ' not null'}" for field in self._schema},
             partitions=tuple(
                 _range(partition, self._starts[partition], own) for partition, own in sorted(self._files.items())
@@ -265,6 +270,13 @@ class _Archiver:
             point("archive.removed")
         self._replaced, self._unpublished = [], 0
         return whole
+
+
+def _kept_whole(history: StitchedHistory, known: Archive | None) -> StitchedHistory:
+    """Have keys and headers read as they are archived, which need not be as this history shows them; offset and time always are."""
+    record = history.topic.record if known is None else known.record
+    kept = tuple(name for name in record if name in KEPT)
+    return dataclasses.replace(history, topic=dataclasses.replace(history.topic, record=kept))
 
 
 def _range(partition: int, start: int, own: Sequence[ArchivedFile]) -> ArchivedRange:

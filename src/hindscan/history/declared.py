@@ -233,14 +233,8 @@ def _topic_faults(
         faults.append(("partitions", f"must be a list of partition numbers, found {numbers!r}"))
     if type(table.get("materialise", False)) is not bool:
         faults.append(("materialise", f"must be true or false, found {table['materialise']!r}"))
-    elif table.get("materialise") and "archive" in table:
-        faults.append(("materialise", "keeps what an archive keeps too; leave one of them out"))
     elif table.get("materialise") and (table.get("format") == "cloudevents" or "headers" in table.get("record", ())):
         faults.append(("materialise", "keeps no headers, which this history needs; leave one of them out"))
-    if "record" in table and "archive" in table:
-        faults.append(("record", "an archive has no columns of its records; leave one of them out"))
-    if "lateness" in table and "archive" in table:
-        faults.append(("lateness", "a history with an archive is read whole and filtered; leave one of them out"))
     try:
         times.duration(str(table.get("lateness", "0s")))
     except ValueError as fault:
@@ -258,6 +252,16 @@ def _archive(table: Mapping[str, Any], root: str | Path) -> tuple[ArchivePlace |
             for key, reason in (("columns", "its files are checked against it"), ("time", "it keeps no record times"))
             if key not in table
         ]
+        record = table.get("record")
+        named = record if isinstance(record, list) else []
+        absent = [name for name in named if name not in ("offset", "partition")]
+        if absent:
+            faults.append(
+                (
+                    "record",
+                    f"can only be offset and partition of an archive that Kafka Connect wrote: it keeps no {', '.join(map(str, absent))}",
+                )
+            )
     return archive, faults
 
 

@@ -30,6 +30,8 @@ _DEPTH = 24
 _DIGITS = 18
 #: Characters of a decimal number that is handed on as it is.
 _FLOAT_CHARACTERS = 24
+#: An integer of so many is held by a double, whichever it is.
+_EXACT_CHARACTERS = 15
 
 _QUOTE, _BACKSLASH, _COLON, _COMMA, _MINUS, _DOT, _ZERO = 34, 92, 58, 44, 45, 46, 48
 _OBJECT, _END_OBJECT, _LIST, _END_LIST = 123, 125, 91, 93
@@ -124,6 +126,18 @@ def _number(at, end):
     if at < end and (_byte(at) == 101 or _byte(at) == 69):
         return -1
     return at
+
+
+@njit(nogil=True, cache=True)
+def _is_held(at, stop):
+    """Tell whether a number is no integer that a double may not hold; minus nought is one, as an integer has none."""
+    if stop - at <= _EXACT_CHARACTERS:
+        return not (stop - at == 2 and _byte(at) == _MINUS and _byte(at + 1) == _ZERO)
+    while at < stop:
+        if _byte(at) == _DOT:
+            return True
+        at += 1
+    return False
 
 
 @njit(nogil=True, cache=True)
@@ -343,7 +357,7 @@ def _value(at, end, kind, digits, least, greatest):
         return -1, 0, 0
     if kind == FLOAT:
         stop = _number(at, end)
-        return stop if stop - at <= _FLOAT_CHARACTERS else -1, at, stop
+        return stop if stop - at <= _FLOAT_CHARACTERS and _is_held(at, stop) else -1, at, stop
     number, stop = _integer(at, end)
     return stop if least <= number <= greatest else -1, number, 0
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -45,7 +45,7 @@ from hindscan.history.snapshot import Coding, KafkaPin, PartitionPin, Pin, Windo
 from hindscan.kafka_fetch import Part, RawBatch
 from hindscan.kafka_log import Isolation, RangeReader, TopicDescription, TopicInspector
 
-__all__ = ["PIN_ATTEMPTS", "KafkaHistory", "lasting_caveats"]
+__all__ = ["PIN_ATTEMPTS", "ArchivedLog", "KafkaHistory", "gone_caveats", "lasting_caveats"]
 
 #: Records of the sample, spread over the partitions.
 SAMPLE_RECORDS: Final = 2_000
@@ -57,6 +57,18 @@ _TEXT_BYTES: Final = 16
 
 #: Value and headers.
 Record = tuple[bytes | None, Sequence[tuple[str, bytes | None]] | None]
+
+
+class ArchivedLog(Protocol):
+    """What an archive knows of the times of records that the topic no longer has."""
+
+    def first(self, partition: int, end: int, time: int) -> int | None:
+        """Give the first offset before `end` with this record time (microseconds) or a later one; None: there is none."""
+        ...
+
+    def look(self, partition: int, offset: int) -> Seen | None:
+        """Give the times of the row at an offset; None: there is no such row, or it has no time."""
+        ...
 
 
 class _Shape(NamedTuple):
@@ -99,7 +111,7 @@ class KafkaHistory:
     lateness : int, optional
         How far out of order records may be, in microseconds: what `kafka_window` makes of times rests on it. Default: nothing is promised.
     cuts_by_time : bool
-        Bounds by time become offsets where they can; else all offsets are read, and their rows filtered.
+        A pin's bounds by time become offsets where they can; else `cut_in_time` does it when the archived offsets are known, too.
     kept : Path, optional
         Folder where records are kept as they were first read. Default: they are not.
     schemas : SchemaSource, optional
@@ -156,10 +168,11 @@ class KafkaHistory:
         schema = self._with_record(shape.columns)
         if self.time is not None:
             check_time_column(schema, self.time, self.name)
-        pinned, lateness = self._cut_at_times(
-            inspector, described, bounds, pinned, self._reading(described, schema, shape.coding)
-        )
-        caveats += _gone(pinned)
+        lateness = None
+        if self.cuts_by_time:
+            reading = self._reading(described, schema, shape.coding)
+            pinned, lateness = self._cut_at_times(inspector, described, bounds, pinned, reading)
+        caveats += gone_caveats(pinned)
         return KafkaPin(
             cluster=self.cluster,
             cluster_id=described.cluster_id,
@@ -185,6 +198,33 @@ class KafkaHistory:
             unverified=described.unverified,
             caveats=caveats,
         )
+
+    def cut_in_time(self, pin: KafkaPin, archived: ArchivedLog | None) -> KafkaPin:
+        """Leave out of a pin that also holds what is archived the offsets that its bounds exclude.
+
+        Where the topic still has an offset, the broker is asked, so that the cut is that of the topic alone; of older ones the archive tells.
+
+        Parameters
+        ----------
+        pin : KafkaPin
+            With the bounds.
+        archived : ArchivedLog, optional
+            What is archived; None: it knows no times of records, and nothing is left out if the topic has lost its beginning.
+
+        Raises
+        ------
+        OutOfOrder
+            The record where the window is cut is further out of order than `lateness` promises.
+        """
+        lost = any(one.start < one.log_start for one in pin.partitions)
+        if (pin.since, pin.before) == (None, None) or (archived is None and lost):
+            return pin
+        inspector = TopicInspector(self.config, self.topic)
+        described, bounds = inspector.describe(), Bounds(since=pin.since, before=pin.before)
+        partitions, lateness = self._cut_at_times(
+            inspector, described, bounds, pin.partitions, self.reader(pin), archived
+        )
+        return msgspec.structs.replace(pin, partitions=tuple(partitions), lateness=lateness)
 
     def reader(self, pin: Pin) -> KafkaReader:
         """Give what workers need to read this pin."""
@@ -265,9 +305,10 @@ class KafkaHistory:
         bounds: Bounds,
         pinned: Sequence[PartitionPin],
         reading: KafkaReader,
+        archived: ArchivedLog | None = None,
     ) -> tuple[list[PartitionPin], int | None]:
         """Leave out what lies outside the bounds; give the lateness that this rests on."""
-        if (bounds.since, bounds.before) == (None, None) or described.unverified or not self.cuts_by_time:
+        if (bounds.since, bounds.before) == (None, None) or described.unverified:
             return list(pinned), None  # the mock answers no look-up
         behind = self.lateness
         if behind is None and self.time is None and described.timestamp_type == "LogAppendTime":
@@ -277,7 +318,17 @@ class KafkaHistory:
 
         def lookup(partitions: Sequence[int], time: int) -> dict[int, int | None]:
             found = inspector.offsets(partitions, -(-time // 1000), self.isolation)
-            return {number: at.offset if at.offset >= 0 else None for number, at in found.items()}
+            known = {number: at.offset if at.offset >= 0 else None for number, at in found.items()}
+            older = {} if archived is None else {number: archived.first(number, gone[number], time) for number in known}
+            return {number: known[number] if older.get(number) is None else older[number] for number in known}
+
+        def look(partition: int, offset: int) -> Seen | None:
+            if archived is not None and offset < gone[partition]:
+                return archived.look(partition, offset)
+            return _look(reader, reading, partition, offset)
+
+        #: Where the topic begins: of what is before it only the archive knows.
+        gone = {p.partition: p.log_start for p in pinned}
 
         with RangeReader(self.config, self.topic, described.topic_id, self.isolation) as reader:
             cut = cut_at_times(
@@ -287,7 +338,7 @@ class KafkaHistory:
                 ahead=0 if self.time is None else behind,
                 behind=behind,
                 lookup=lookup,
-                look=lambda partition, offset: _look(reader, reading, partition, offset),
+                look=look,
                 topic=self.topic,
             )
         return cut, behind
@@ -423,7 +474,7 @@ def _caveats(
     return tuple(caveats)
 
 
-def _gone(pinned: Sequence[PartitionPin]) -> tuple[str, ...]:
+def gone_caveats(pinned: Sequence[PartitionPin]) -> tuple[str, ...]:
     """Say that there were older records, where what is pinned begins with the oldest that are left."""
     short = [p for p in pinned if p.start == p.log_start > 0]
     if not short:

@@ -4,9 +4,13 @@ Keeps promise 1 for compacted topics, where a history says ``materialise = true`
 offsets and isolation level, which is what its records are otherwise decided by; of two workers that read it at once the first to finish counts
 for both. Kept records are read with a checksum, and the broker is not asked for them. Pieces of a kept slice, as a sample takes them, come from it.
 
+What nobody has read for a declared time can be removed (`sweep`), but for what a run may still read: `runs.retention` says which. A file's time is that of its last
+reading, to the hour. A reader whose file goes before it is open finds none, and reads the topic.
+
 ::
 
     read_kept(folder, range, from the broker) -> RawBatch, RawBatch, ...
+    sweep(folder, before, pins that count) -> files removed
     materialised/TOPIC_ID/PARTITION/START-END.ISOLATION.records
 """
 
@@ -15,9 +19,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,11 +31,16 @@ import xxhash
 
 from hindscan import files
 from hindscan.errors import CorruptData
+from hindscan.history.snapshot import KafkaPin
 from hindscan.kafka_fetch import RawBatch
 from hindscan.kafka_log import RangeReader
 
-__all__ = ["Kept", "read_kept"]
+__all__ = ["Kept", "Size", "read_kept", "size_of", "sweep"]
 
+#: How exactly it is known when a file was last read.
+USED_SECONDS: Final = 3_600
+#: What nobody finished for so long is nobody's.
+LEFT_SECONDS: Final = 86_400
 #: Bytes of the checksum at the head of a file.
 _CHECKSUM: Final = 16
 _NAME: Final = re.compile(r"(\d+)-(\d+)\.(\w+)\.records")
@@ -86,16 +96,78 @@ def read_kept(client: RangeReader, kept: Kept, *, keys: bool) -> Iterator[RawBat
     CorruptData
         What was kept is damaged.
     """
-    path = kept.find()
-    if path is None:
+    table = _found(kept)
+    if table is None:
         batches = list(client.read(kept.partition, kept.start, kept.end, ["keys"]))
         _keep(kept.path, pa.Table.from_batches([_as_record_batch(batch) for batch in batches], _SCHEMA))
-        path = kept.path  # another worker's, if that was faster
-    for batch in _load(path).to_batches():
+        table = _load(kept.path)  # another worker's, if that was faster
+    for batch in table.to_batches():
         offsets = batch.column("offset").to_numpy()
         first, last = (int(at) for at in np.searchsorted(offsets, [kept.start, kept.end]))
         if first < last:
             yield _as_raw_batch(batch.slice(first, last - first), keys=keys)
+
+
+def _found(kept: Kept) -> pa.Table | None:
+    """Load what there is, and note that it is used."""
+    path = kept.find()
+    if path is None:
+        return None
+    try:
+        if time.time() - path.stat().st_mtime > USED_SECONDS:
+            os.utime(path)
+        return _load(path)
+    except FileNotFoundError:
+        return None  # It was swept since it was found: nothing that counts has read it.
+
+
+class Size(NamedTuple):
+    """What is kept, in all."""
+
+    files: int
+    bytes: int
+
+
+def size_of(folder: Path) -> Size:
+    """Count what is kept. Looks at every file, and opens none."""
+    sizes = [path.stat().st_size for path, *_ in _files(folder)]
+    return Size(len(sizes), sum(sizes))
+
+
+def sweep(folder: Path, before: float, pins: Iterable[KafkaPin]) -> Size:
+    """Remove what was last read before a time, and what a killed reader left half written.
+
+    Parameters
+    ----------
+    folder : Path
+        Where records are kept.
+    before : float
+        Seconds since the epoch.
+    pins : iterable of KafkaPin
+        What may still be read: no file with any of these offsets is removed.
+    """
+    counted: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for pin in pins:
+        for one in pin.partitions:
+            counted.setdefault((pin.topic_id, str(one.partition)), []).append((one.start, one.end))
+    files = size = 0
+    for path, topic_id, partition, start, end in list(_files(folder)):
+        ranges = counted.get((topic_id, partition), [])
+        found = path.stat()
+        if found.st_mtime < before and not any(first < end and start < last for first, last in ranges):
+            path.unlink(missing_ok=True)
+            files, size = files + 1, size + found.st_size
+    for left in folder.glob("*/*/.*.records.*"):
+        if left.stat().st_mtime < min(before, time.time() - LEFT_SECONDS):
+            left.unlink(missing_ok=True)
+    return Size(files, size)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, str, str, int, int]]:
+    for path in folder.glob("*/*/*.records"):
+        named = _NAME.fullmatch(path.name)
+        if named:
+            yield path, path.parent.parent.name, path.parent.name, int(named[1]), int(named[2])
 
 
 def _as_record_batch(batch: RawBatch) -> pa.RecordBatch:

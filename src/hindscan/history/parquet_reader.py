@@ -93,6 +93,11 @@ class ParquetSource:
         """Columns, in order; those of the folders' names last."""
         return self._reader.schema
 
+    @property
+    def slices(self) -> Sequence[ParquetSlice]:
+        """What it reads, in order."""
+        return self._slices
+
     def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:
         """Give the rows, lazily; where a condition prunes them, those that are left are read at once, and so are those of files that drifted."""
         wanted = list(self.schema.names if columns is None else columns)

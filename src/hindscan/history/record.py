@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from hindscan.kafka_fetch import HEADERS, Part, RawBatch
 
-__all__ = ["RECORD", "parts_of", "record_arrays", "record_fields"]
+__all__ = ["KEPT", "RECORD", "parts_of", "place_array", "record_arrays", "record_fields"]
 
 #: Column of each name in `record`.
 RECORD: Final[dict[str, pa.Field[Any]]] = {
@@ -37,6 +37,8 @@ RECORD: Final[dict[str, pa.Field[Any]]] = {
     "partition": pa.field("_partition", pa.int32()),
 }
 _PARTS: Final[dict[str, Part]] = {"key": "keys", "headers": "headers"}
+#: What an archive has only if it was told to keep it; the rest follows from where a row lies.
+KEPT: Final = ("key", "headers")
 _NO_TIME: Final = -1
 
 
@@ -74,11 +76,16 @@ def record_arrays(
                 made[name] = cast(Any, batch.keys).take(pa.array(rows)).cast(pa.binary())
             case "_headers":
                 made[name] = cast(Any, batch.headers).take(pa.array(rows))
-            case "_timestamp":
-                times = batch.times[rows]
-                made[name] = pa.array(times, pa.int64(), mask=times == _NO_TIME).cast(RECORD["timestamp"].type)
-            case "_offset":
-                made[name] = pa.array(batch.offsets[rows], pa.int64())
-            case "_partition":
-                made[name] = pa.array(np.full(len(rows), partition, np.int32))
+            case _:
+                made[name] = place_array(name, batch.offsets[rows], batch.times[rows], partition)
     return made
+
+
+def place_array(name: str, offsets: np.ndarray[Any, Any], times: np.ndarray[Any, Any], partition: int) -> pa.Array[Any]:
+    """Make a column of where records lie, or of their own times (milliseconds)."""
+    match name:
+        case "_timestamp":
+            return pa.array(times, pa.int64(), mask=times == _NO_TIME).cast(RECORD["timestamp"].type)
+        case "_offset":
+            return pa.array(offsets, pa.int64())
+    return pa.array(np.full(len(offsets), partition, np.int32))

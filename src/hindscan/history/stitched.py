@@ -20,12 +20,13 @@ import msgspec
 
 from hindscan.errors import DataLost, SchemaMismatch, SourceChanged
 from hindscan.history.archive import Archive, ArchivedRange, ArchivePlace, changed_files, read_archive
-from hindscan.history.archived import OFFSET, ArchivePin
-from hindscan.history.archived_reader import ArchiveReader
+from hindscan.history.archived import OFFSET, TIMESTAMP, ArchivePin
+from hindscan.history.archived_reader import ArchivedTimes, ArchiveReader
 from hindscan.history.columns import described, schema_from_text
-from hindscan.history.kafka import PIN_ATTEMPTS, KafkaHistory, lasting_caveats
+from hindscan.history.kafka import PIN_ATTEMPTS, KafkaHistory, gone_caveats, lasting_caveats
 from hindscan.history.kafka_reader import KafkaReader
 from hindscan.history.parquet import shown_root
+from hindscan.history.record import KEPT
 from hindscan.history.snapshot import KafkaPin, PartitionPin, Pin, Window
 from hindscan.history.stitched_reader import StitchedReader
 from hindscan.history.window import refuse_topic_options
@@ -76,7 +77,7 @@ class StitchedHistory:
 
             pin = self.topic.pin(window)
             found, ranges, caveats = connect_archive(self.archive, self.topic, pin)
-            return self._stitched(pin, window, found, ranges, caveats=caveats)
+            return self.topic.cut_in_time(self._stitched(pin, window, found, ranges, caveats=caveats), None)
         known = read_archive(self.archive.place)
         for _ in range(PIN_ATTEMPTS):
             try:
@@ -104,7 +105,8 @@ class StitchedHistory:
             offset=OFFSET,
         )
         ranges = () if archive is None else archive.partitions
-        return self._stitched(pin, window, found, ranges, begins=begins)
+        whole = self._stitched(pin, window, found, ranges, begins=begins)
+        return topic.cut_in_time(whole, ArchivedTimes(self._archive_reader(whole), pin.time or TIMESTAMP))
 
     def reader(self, pin: Pin) -> StitchedReader | KafkaReader:
         """Give what workers need to read this pin."""
@@ -113,10 +115,12 @@ class StitchedHistory:
         if pin.archive is None:
             # It was pinned before the history had an archive.
             return topic
+        return StitchedReader(topic=topic, archive=self._archive_reader(pin))
+
+    def _archive_reader(self, pin: KafkaPin) -> ArchiveReader:
+        assert pin.archive is not None
         schema = schema_from_text(pin.schema)
-        return StitchedReader(
-            topic=topic, archive=ArchiveReader(place=self.archive.place, pin=pin.archive, schema=schema)
-        )
+        return ArchiveReader(place=self.archive.place, pin=pin.archive, schema=schema, record=pin.record)
 
     def _as_archived(self, archive: Archive) -> KafkaHistory:
         """Give the topic with the archive's schema, if it is declared as the archive was decoded."""
@@ -128,6 +132,9 @@ class StitchedHistory:
             "columns": (described(schema), described(schema if topic.columns is None else topic.columns)),
         }
         faults = [f"{name}: archived {was}, declared {now}" for name, (was, now) in pairs.items() if was != now]
+        faults += [
+            f"record: {name} was not archived" for name in topic.record if name in KEPT and name not in archive.record
+        ]
         if faults:
             raise SchemaMismatch(
                 f"While pinning history {self.name}: its archive in {self.archive.location} must be decoded as is declared, so that no row depends on where it lies; "
@@ -195,7 +202,10 @@ class StitchedHistory:
         total = sum(one.end - one.start for one in partitions)
         ends = {one.partition: one.end for one in ranges}
         live = sum(max(0, one.end - max(one.start, ends.get(one.partition, one.start))) for one in partitions)
-        lasting = lasting_caveats(pin.cleanup_policy, pin.retention_ms) if not live else []
+        lasting = (
+            lasting_caveats(pin.cleanup_policy, pin.retention_ms, kept=self.topic.kept is not None) if not live else []
+        )
+        lasting += gone_caveats(pin.partitions)
         own = [
             f"{total - live:,} of {total:,} offsets are read from the archive {found.root}, repeatable as long as its files stay"
         ]
@@ -205,7 +215,12 @@ class StitchedHistory:
             archive=found,
             schema_from="the archive" if found.digest and self.topic.columns is None else pin.schema_from,
             retention_ms=pin.retention_ms if live else None,
-            caveats=(*(caveat for caveat in pin.caveats if caveat not in lasting), *own, *caveats),
+            caveats=(
+                *(caveat for caveat in pin.caveats if caveat not in lasting),
+                *own,
+                *gone_caveats(partitions),
+                *caveats,
+            ),
         )
 
     def _join(self, live: PartitionPin, archived: ArchivedRange | None, window: Window) -> PartitionPin:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
@@ -22,9 +22,9 @@ import xxhash
 from hindscan.data import Proof
 from hindscan.history.archived import TIMESTAMP
 from hindscan.history.archived_reader import ArchivedRows, ArchiveReader
-from hindscan.history.bounds import micros_of
 from hindscan.history.kafka_reader import NAMED_BAD_RECORDS, KafkaReader, KafkaSource
 from hindscan.history.kafka_rows import inside
+from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaSlice, Slice
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class StitchedSource:
         self._reader = reader
         self._slices = list(slices)
         self._archived: dict[int, _Archived] = {}
+        #: The condition whose rows are read apart.
+        self._filtered: str | None = None
         live: list[KafkaSlice] = []
         #: Which of the topic's slices is the rest of a slice, by the place of the slice here.
         self._live: dict[int, int] = {}
@@ -87,7 +89,7 @@ class StitchedSource:
         return self._reader.topic.schema
 
     def dataset(self, columns: Sequence[str] | None = None, where: Where | None = None) -> ds.Dataset:
-        """Read the slices, unless these columns already are. A condition spares the decoder of the topic; of what is archived all rows are given.
+        """Read the slices, unless these columns already are. The rows of one condition are read apart; with more of them all are given.
 
         Raises
         ------
@@ -101,10 +103,13 @@ class StitchedSource:
         wanted = list(self.schema.names if columns is None else columns) or self.schema.names[:1]
         schema = pa.schema([self.schema.field(name) for name in wanted])
         live = self._topic.tables(wanted, where) if self._live else []
+        if where is not None:
+            self._filtered = self._filtered or where.key
+            where = where if where.key == self._filtered else None
         tables = [schema.empty_table()]
         for place in range(len(self._slices)):
             if place in self._archived:
-                tables.append(self._archived[place].table(schema))
+                tables.append(self._archived[place].table(schema, where))
             if place in self._live:
                 tables.append(live[self._live[place]])
         import pyarrow.dataset as ds
@@ -120,7 +125,7 @@ class StitchedSource:
         Raises
         ------
         HistoryError
-            They are not.
+            They are not, or a record breaks the promise that the window was cut by.
         """
         live = self._topic.proofs() if self._live else []
         proofs = []
@@ -130,6 +135,8 @@ class StitchedSource:
                 at = self._live[place]
                 parts = [*parts, (self._rests[at].start, s.end, live[at])]
             proofs.append(_joined(s, parts))
+        topic = self._reader.topic
+        check_lateness(zip(self._slices, proofs, strict=True), lateness=topic.lateness, topic=topic.topic)
         return proofs
 
     def close(self) -> None:
@@ -144,29 +151,29 @@ class _Archived:
         self._reader = reader
         self._slice = s
         self._rows = ArchivedRows(reader.archive, s.partition, s.start, s.end)
-        self._time = reader.topic.time if reader.topic.time is not None else TIMESTAMP
 
-    def table(self, schema: pa.Schema) -> pa.Table:
-        """Give the rows inside the slice's bounds."""
-        # As of the topic, the time is always read: its greatest value says whether a later run as of a time may take this slice's partial as it is.
-        columns = self._rows.columns([*dict.fromkeys([*schema.names, self._time])])
-        table = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-        mask = inside(columns[self._time], self._slice, self._reader.topic)
-        return table if mask is None else table.filter(pa.array(mask))
+    def table(self, schema: pa.Schema, where: Where | None) -> pa.Table:
+        """Give the rows inside the slice's bounds; those that do not fulfil the condition may be left out."""
+        s = self._slice
+        mask = None
+        if s.since is not None or s.before is not None:
+            mask = inside(self._times(), s, self._reader.topic)
+        if where is not None:
+            passing = self._rows.passing(where)
+            mask = passing if mask is None else passing & mask
+        columns = self._rows.columns(schema.names) if mask is None else self._rows.columns_of(schema.names, mask)
+        return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+    def _times(self) -> pa.ChunkedArray[Any]:
+        time = self._reader.topic.time
+        return self._rows.record_times() if time is None else self._rows.columns([time])[time]
 
     def proofs(self) -> list[tuple[int, int, Proof]]:
         if not self._rows.is_read:
             return [(self._slice.start, self._slice.end, Proof(slice=0, records=0))]
+        proofs = self._rows.proofs(self._reader.topic.time or TIMESTAMP)
         self._rows.verify()
-        times = micros_of(self._rows.columns([self._time])[self._time].drop_null())
-        greatest = int(times.max()) if len(times) else None
-        # A reading's own greatest time was by the time column that was declared then.
-        first, *others = [(start, end, _at(proof, None)) for start, end, proof in self._rows.proofs()]
-        return [(first[0], first[1], _at(first[2], greatest)), *others]
-
-
-def _at(proof: Proof, greatest_time: int | None) -> Proof:
-    return msgspec.structs.replace(proof, greatest_time=greatest_time)
+        return proofs
 
 
 def _joined(s: KafkaSlice, parts: Sequence[tuple[int, int, Proof]]) -> Proof:
@@ -184,9 +191,28 @@ def _joined(s: KafkaSlice, parts: Sequence[tuple[int, int, Proof]]) -> Proof:
         last_offset=next((p.last_offset for p in reversed(proofs) if p.last_offset is not None), None),
         invisible=None if None in invisible else sum(count for count in invisible if count is not None),
         greatest_time=max((p.greatest_time for p in proofs if p.greatest_time is not None), default=None),
+        least_time=min((p.least_time for p in proofs if p.least_time is not None), default=None),
+        latest_record_time=max(
+            (p.latest_record_time for p in proofs if p.latest_record_time is not None), default=None
+        ),
+        disorder=_disorder(proofs),
+        partition_count=next((proof.partition_count for proof in proofs if proof.partition_count), None),
         digest=xxhash.xxh3_128(seen.encode()).hexdigest() if any(proof.digest for proof in proofs) else "",
         set_aside=sum(proof.set_aside for proof in proofs),
         bad_records=tuple(bad for proof in proofs for bad in proof.bad_records)[:NAMED_BAD_RECORDS],
         tombstones=sum(proof.tombstones for proof in proofs),
         unverified=next((proof.unverified for proof in proofs if proof.unverified), None),
     )
+
+
+def _disorder(proofs: Sequence[Proof]) -> int | None:
+    """Say how far the times of adjoining parts are out of order, in all; None where a row has no time, or none is known."""
+    found, latest = 0, None
+    for proof in proofs:
+        if proof.disorder is None:
+            return None
+        behind = 0 if latest is None or proof.least_time is None else latest - proof.least_time
+        found = max(found, proof.disorder, behind)
+        if proof.latest_record_time is not None:
+            latest = max(latest or proof.latest_record_time, proof.latest_record_time)
+    return found

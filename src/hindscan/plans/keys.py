@@ -29,6 +29,7 @@ from hindscan.plans.cut import Known, cut_whole
 __all__ = [
     "READER_VERSION",
     "SPLIT_VERSION",
+    "chained_keys",
     "close_key",
     "digest_of",
     "empty_key",
@@ -38,6 +39,7 @@ __all__ = [
     "slice_keys",
     "split_key",
     "start_key",
+    "state_key",
     "table_digest",
     "whole_key",
 ]
@@ -190,6 +192,28 @@ def whole_key(slices: Sequence[str]) -> str:
 def start_key(*, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:
     """Give the key that stands for the state a partition of an ordered job begins with; nothing is stored under it."""
     return digest_of({"kind": "start", **_seen(step, parameters, tables)})
+
+
+def chained_keys(alone: Sequence[str], state: str) -> list[str]:
+    """Give the keys of the partials of an ordered job's slices: what each covers on its own, and the state before it.
+
+    Parameters
+    ----------
+    alone : sequence of str
+        What the keys of adjoining slices would be on their own.
+    state : str
+        Key of the state before the first of them.
+    """
+    linked = []
+    for one in alone:
+        linked.append(digest_of({"kind": "chained", "slice": one, "state": state}))
+        state = state_key(linked[-1])
+    return linked
+
+
+def state_key(partial: str) -> str:
+    """Give the key of the checkpoint that is stored with a slice's partial."""
+    return digest_of({"kind": "state", "after": partial})
 
 
 def close_key(state: str, *, step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> str:

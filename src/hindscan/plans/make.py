@@ -21,7 +21,7 @@ from hindscan.data import Proof
 from hindscan.errors import JobDefinitionError, ParameterError
 from hindscan.history.snapshot import DrawSlice, KafkaSlice, Pin, Slice, Snapshot
 from hindscan.jobs.job import JobSpec, Step, pinned_as
-from hindscan.plans.chains import in_order, leaves_of, link, needed
+from hindscan.plans.chains import in_order, leaves_of, link, needed, without_idle_bounds
 from hindscan.plans.combine import flat, tree, tree_by_part
 from hindscan.plans.cut import Known, cut
 from hindscan.plans.draws import check_draws, draw_pin, finishing, whole_draws
@@ -319,6 +319,7 @@ def _stage(
         return _whole_stage(steps.name, table, slices, whole_key([empty, *keys_of(slices)]), given)
     chains: tuple[Chain, ...] = ()
     unbounded: dict[str, str] = {}
+    alone: tuple[str, ...] = ()
     if steps.start is None:
         slices, unbounded = _without_idle_bounds(slices, keys_of, given)
         keys = leaves = keys_of(slices)
@@ -327,7 +328,18 @@ def _stage(
         parts = in_order(pin, slices, job=job.name)
         slices = tuple(s for _, of_part in parts for s in of_part)
         start = start_key(step=steps.start, parameters=parameters, tables=tables)
-        keys, chains = link(parts, keys_of(slices), start=start, close=_closing(steps.close, given))
+        opened = tuple(s if isinstance(s, DrawSlice) else msgspec.structs.replace(s, before=None) for s in slices)
+        idle, unbounded = without_idle_bounds(
+            parts,
+            keys_of(slices),
+            keys_of(opened),
+            start=start,
+            is_idle=lambda s, key: given.exists(key) and holds(s, given.proof(key)),
+        )
+        slices = tuple(opened[s.position] if s.position in idle else s for s in slices)
+        alone = keys_of(slices)
+        keys, chains = link(_as_parts(parts, slices), alone, start=start, close=_closing(steps.close, given))
+        alone = alone if unbounded else ()
         leaves, empty = leaves_of(keys, chains), digest_of([empty, start])
         to_do = {position for chain in chains for position in needed(chain, keys, given.exists)}
     ends: tuple[Part, ...] = ()
@@ -350,6 +362,7 @@ def _stage(
         combined=combined,
         finished=finished,
         unbounded=unbounded,
+        alone=alone,
         chains=chains,
         parts=ends,
     )
@@ -399,6 +412,12 @@ def _without_idle_bounds(
     keys = keys_of(chosen)
     kept = {s.position for s in chosen if s.position in found and s is not found[s.position][0]}
     return chosen, {key: found[s.position][1] for s, key in zip(chosen, keys, strict=True) if s.position in kept}
+
+
+def _as_parts(
+    parts: Sequence[tuple[str, tuple[Slice, ...]]], slices: tuple[Slice, ...]
+) -> list[tuple[str, tuple[Slice, ...]]]:
+    return [(name, tuple(slices[s.position] for s in of_part)) for name, of_part in parts]
 
 
 def holds(s: Slice, proof: Proof | None) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 
 from hindscan.history.snapshot import Slice, Snapshot
 from hindscan.jobs.job import JobSpec
+from hindscan.plans.keys import chained_keys, state_key
 
 __all__ = ["Chain", "Node", "Part", "Plan", "Stage"]
 
@@ -80,8 +81,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     #: Key of the finished table of the stage.
     finished: str
     #: By the key of a slice that `before` bounds, the key it would have without: its partial is stored under both once its proof shows that the bound cuts off
-    #: nothing, so that a run as of a later time finds it.
+    #: nothing, so that a run as of a later time finds it. Of an ordered job that is so if no bound up to
+    #: the slice's own cuts off anything.
     unbounded: dict[str, str] = {}
+    #: Of an ordered job with bounds: by position what the key of each slice would be on its own.
+    alone: tuple[str, ...] = ()
     #: Of an ordered job: all slices, partition by partition; their partials, each partition's followed by what its close gives, are what is combined.
     chains: tuple[Chain, ...] = ()
     #: Of a job that is split by key: `levels` has the nodes of all parts, and nothing is stored under `combined` and `finished`, which stand for all of them.
@@ -123,8 +127,19 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
             for state in (*chain.states, *(() if chain.close is None else (chain.close,)))
         )
         nodes = (node.key for level in self.levels for node in level)
-        alone = (*self.unbounded, *self.unbounded.values())
-        return frozenset((*self.keys, *alone, *states, *nodes, *self.roots, *self.results, self.empty))
+        others = {*self.unbounded, *self.unbounded.values()}
+        for chain in self.chains if self.unbounded else ():
+            for idle in range(chain.first, chain.last):
+                others.update(self.without_idle_bounds(chain, idle).values())
+            others |= {state_key(key) for key in others}
+        return frozenset((*self.keys, *others, *states, *nodes, *self.roots, *self.results, self.empty))
+
+    def without_idle_bounds(self, chain: Chain, idle: int) -> dict[str, str]:
+        """Give the names of a chain's partials for who knows that the bounds before the position `idle` cut off nothing, by their keys here; only other ones."""
+        keys = self.keys[chain.first : chain.last]
+        before = [self.unbounded.get(key, key) for key in keys[: idle - chain.first]]
+        after = chained_keys(self.alone[idle : chain.last], state_key(before[-1])) if before else keys[len(before) :]
+        return {key: other for key, other in zip(keys, [*before, *after], strict=True) if key != other}
 
     #: Positions of slices that are missing and stay so; see `plans.incomplete`.
     left_out: frozenset[int] = frozenset()

@@ -23,12 +23,15 @@ from hindscan.errors import NotFound
 from hindscan.faults import point
 from hindscan.history.snapshot import Snapshot
 from hindscan.runs import schema
+from hindscan.runs.run import FINAL
 from hindscan.runs.store import insert_many
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hindscan.runs.store import Store
 
-__all__ = ["load_event_snapshot", "load_snapshot", "save_snapshot", "write_snapshot"]
+__all__ = ["load_event_snapshot", "load_snapshot", "save_snapshot", "snapshots_in_use", "write_snapshot"]
 
 _snapshot = msgspec.json.Decoder(Snapshot)
 
@@ -90,6 +93,18 @@ def load_event_snapshot(store: Store, trigger: str, source: str, identity: str) 
     with store.read() as connection:
         digest = _of_event(connection, trigger, source, identity)
         return None if digest is None else _load(connection, digest)
+
+
+def snapshots_in_use(store: Store, since: int) -> Iterator[Snapshot]:
+    """Give the snapshots of runs that are not over, and of all that were pinned, opened or moved since a time."""
+    runs, snapshots = schema.runs, schema.snapshots
+    of_runs = sa.select(runs.c.snapshot).where(
+        runs.c.snapshot.is_not(None), sa.or_(runs.c.state.not_in(FINAL), runs.c.updated_at >= since)
+    )
+    query = sa.select(snapshots.c.body).where(sa.or_(snapshots.c.saved_at >= since, snapshots.c.digest.in_(of_runs)))
+    with store.read() as connection:
+        bodies = connection.execute(query).scalars().all()
+    return (_snapshot.decode(zlib.decompress(body)) for body in bodies)
 
 
 def _of_event(connection: sa.Connection, trigger: str | None, source: str | None, identity: str | None) -> str | None:

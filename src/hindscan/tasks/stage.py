@@ -21,14 +21,16 @@ from typing import Any, Final
 import msgspec
 
 from hindscan import errors
+from hindscan.data import Proof
 from hindscan.errors import ExecutionError, HindscanError, RunCancelled
-from hindscan.history.snapshot import Slice
+from hindscan.history.snapshot import DrawSlice, Slice
 from hindscan.plans.chains import needed
 from hindscan.plans.cost import group, group_in_order
 from hindscan.plans.incomplete import Coverage, allowed_failures, coverage_of, joined_with, without
+from hindscan.plans.keys import state_key
 from hindscan.plans.make import holds
 from hindscan.plans.pace import Pace
-from hindscan.plans.plan import Node, Plan, Stage
+from hindscan.plans.plan import Chain, Node, Plan, Stage
 from hindscan.progress import SliceFinished, StageFinished
 from hindscan.runs.partials import Partials, proofs_of
 from hindscan.tasks.attempts import Piece, make_pieces
@@ -258,6 +260,35 @@ class StageWork:
             ordered=True,
             kept=self._kept,
         )
+        for chain in whole:
+            self._name_without_idle_bounds(chain)
+
+    def _name_without_idle_bounds(self, chain: Chain) -> None:
+        """Store partials and checkpoints also as what they would be without bounds, up to the first bound that cut off something."""
+        stage = self._stage
+        idle = chain.first
+        while idle < chain.last and not (stage.keys[idle] in stage.unbounded and self._cuts(idle)):
+            idle += 1
+        names = stage.without_idle_bounds(chain, idle)
+        # From the back: a plan looks from the front for as many as there are, and finds what follows them then.
+        for position in reversed(range(chain.first, chain.last)):
+            key, state = stage.keys[position], chain.after(position)
+            if key in names and self._partials.has(key):
+                if self._partials.has(state):
+                    self._partials.link(state, state_key(names[key]))
+                self._partials.link(key, names[key])
+
+    def _cuts(self, position: int) -> bool:
+        """Tell whether a slice's upper bound cuts off rows, or may."""
+        s = self._stage.slices[position]
+        if isinstance(s, DrawSlice) or s.before is None:
+            return False
+        return not self._partials.has(self._stage.keys[position]) or not holds(s, self._proof(position))
+
+    def _proof(self, position: int) -> Proof | None:
+        """Give the proof of a slice that was made or reused."""
+        done = self._done.get(position)
+        return done.proof if done is not None else self._partials.read_meta(self._stage.keys[position]).proof
 
     def _kept(self, piece: Piece) -> Done | None:
         """Give what a lost task had stored of a slice: it was missing when the task was made. Of an ordered job the partial comes after the checkpoint."""

@@ -5,6 +5,7 @@ The oracle is the topic itself, read as a history of its own, and DuckDB over th
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +29,7 @@ from hindscan.errors import (
     Conflict,
     CorruptData,
     DataLost,
+    OutOfOrder,
     SchemaMismatch,
     SourceChanged,
     SourceMissing,
@@ -278,6 +281,70 @@ def test_retention_may_take_what_is_archived_and_no_more(
     assert "partition 0" not in str(lost.value)
     with pytest.raises(DataLost, match=r"of partition 1, \[45, 46\) is in neither"):
         archive(histories.stitched, slice_rows=SLICE_ROWS)
+
+
+def test_what_belongs_to_a_record_is_the_topics_wherever_a_row_lies(
+    kafka_cluster: KafkaCluster, log: str, tmp_path: Path
+) -> None:
+    of_all = both(kafka_cluster, log, tmp_path, record=["headers", "offset", "partition", "key", "timestamp"])
+    of_places = both(kafka_cluster, log, tmp_path, record=["partition", "offset"])
+    without = both(kafka_cluster, log, tmp_path)
+    archive(of_all.stitched, slice_rows=SLICE_ROWS, until={0: 33, 1: 27})
+    archive(without.stitched, slice_rows=SLICE_ROWS, until={0: 37, 1: 47})  # keeps keys because the archive does
+    for histories in (of_all, of_places, without):
+        for window in WINDOWS[::2]:
+            assert read(histories.stitched, window)[0] == read(histories.topic, window)[0]
+    query = "SELECT _offset, _key, _timestamp, n FROM t WHERE _offset % 7 = 2 AND _partition = 1 AND _key IS NOT NULL"
+    found = []
+    for history in (of_all.topic, of_all.stitched):
+        pin = history.pin(Window())
+        with history.reader(pin).open(cut(pin, SLICE_ROWS)) as source:
+            found.append(Data("t", {"t": source}).sql(query))
+    assert found[0] == found[1]
+    assert found[0].num_rows > 5
+    with duckdb.connect() as connection:
+        keys = connection.sql(f"SELECT DISTINCT _key FROM '{tmp_path}/lake/partition-00001/*.parquet'").fetchall()
+    assert keys == [(b"k",)]
+
+
+def test_an_archive_without_keys_gives_none(kafka_cluster: KafkaCluster, log: str, tmp_path: Path) -> None:
+    archive(both(kafka_cluster, log, tmp_path).stitched, slice_rows=SLICE_ROWS, until={0: 20})
+    histories = both(kafka_cluster, log, tmp_path, record=["offset", "key"])
+    with pytest.raises(SchemaMismatch, match="record: key was not archived"):
+        histories.stitched.pin(Window())
+
+
+def test_with_a_lateness_a_window_is_cut_as_that_of_the_topic_and_retention_moves_nothing(
+    kafka_cluster: KafkaCluster, topic: MakeTopic, kafka_admin: AdminClient, tmp_path: Path
+) -> None:
+    name, chance = topic("late"), random.Random(2)
+    producer = confluent_kafka.Producer({"bootstrap.servers": kafka_cluster.bootstrap, "linger.ms": 0})
+    for n in range(100):
+        written = 1000 * (n + chance.randint(1, 5))  # 0 would be the time of sending
+        fields = {"n": n, "at": f"1970-01-01T00:{n // 60:02}:{n % 60:02}Z"}
+        producer.produce(name, json.dumps(fields).encode(), b"k", 0, timestamp=written)
+    assert producer.flush(30) == 0
+    histories = both(kafka_cluster, name, tmp_path, lateness="10s")
+    windows = [
+        Window(since=a, until=b) for a, b in ((70_000_000, 90_000_000), (20_000_000, 75_000_000), (None, 30_000_000))
+    ]
+    expected = [(histories.topic.pin(window).partitions[0], read(histories.topic, window)) for window in windows]
+    assert [one.start for one, _ in expected[:2]] > [50, 5], "less than everything is read"
+    for until, gone in ((0, 0), (15, 0), (45, 0), (45, 30), (100, 100)):
+        archive(histories.stitched, slice_rows=SLICE_ROWS, until=until)
+        delete_before(kafka_admin, name, 0, gone)
+        for window, (pinned, (tables, proofs)) in zip(windows, expected, strict=True):
+            pin = histories.stitched.pin(window)
+            assert pin.lateness == 10_000_000
+            assert replace(pin.partitions[0], log_start=0) == pinned
+            found, proven = read(histories.stitched, pin=pin)
+            assert found == tables
+            assert [replace(p, digest="", bytes=0, partition_count=None, invisible=None) for p in proven] == [
+                replace(p, digest="", bytes=0, partition_count=None, invisible=None) for p in proofs
+            ]
+    broken = both(kafka_cluster, name, tmp_path, lateness="2s")
+    with pytest.raises(OutOfOrder):
+        read(broken.stitched, windows[1])
 
 
 def test_a_partition_that_comes_later_is_read_from_the_topic_and_then_archived(

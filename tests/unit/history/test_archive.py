@@ -8,10 +8,12 @@ import decimal
 import json
 import math
 import pickle
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -66,7 +68,9 @@ class Broker:
     def read(self, partition: int, start: int, end: int, _parts: Any = ()) -> Iterator[RawBatch]:
         if start < self.start:
             raise DataLost(f"offset {start} is gone")
-        yield RawBatch.of([record for record in self.log if start <= record[0] < end])
+        batch = RawBatch.of([record for record in self.log if start <= record[0] < end])
+        keys = pa.array([b"k%d" % offset for offset in batch.offsets], pa.large_binary())
+        yield dataclasses.replace(batch, keys=keys if "keys" in _parts else None)
 
     def describe(self, *, settings: bool = True) -> TopicDescription:
         return TopicDescription(
@@ -78,7 +82,10 @@ class Broker:
             retention_ms=1000,
         )
 
-    def offsets(self, numbers: Any, at: str, isolation: str) -> dict[int, TopicOffset]:
+    def offsets(self, numbers: Any, at: str | int, isolation: str) -> dict[int, TopicOffset]:
+        if isinstance(at, int):
+            found = [offset for offset, time, _ in self.log if offset >= self.start and time >= at]
+            return {0: TopicOffset(offset=found[0] if found else -1, leader_epoch=0)}
         end = self.log[-1][0] + 1 if self.log else self.start
         return {0: TopicOffset(offset=self.start if at == "earliest" else end, leader_epoch=0)}
 
@@ -238,6 +245,18 @@ def test_without_declared_columns_those_of_the_archive_hold(tmp_path: Path, monk
     assert of.pin(Window()).schema_from == "the archive"
     archive(of, slice_rows=10)
     assert [row for table, _ in read(of) for row in table["n"].to_pylist()] == list(range(40))
+
+
+def test_what_was_read_behind_an_archive_can_be_kept(tmp_path: Path) -> None:
+    of = stitched(files.place(tmp_path / "lake"), kept=tmp_path / "materialised")
+    (tmp_path / "lake").mkdir()
+    archive(of, slice_rows=10, until=15)
+    expected = read(of)
+    Broker.log = [record for record in Broker.log if record[0] not in (3, 17, 25)]  # as compaction does
+    found = read(of)
+    assert [table for table, _ in found] == [table for table, _ in expected]
+    archive(of, slice_rows=10)
+    assert [table for table, _ in read(of)] == [table for table, _ in expected], "what is kept is archived"
 
 
 def test_an_older_pin_without_an_archive_reads_the_topic(tmp_path: Path) -> None:
@@ -404,3 +423,123 @@ def test_on_an_object_store_leftovers_stay_for_a_day(
     monkeypatch.setattr("hindscan.history.archiving.time.time", lambda: written + SWEEP_SECONDS + 1)
     assert archive(of, slice_rows=10).swept == 1
     assert not left.exists()
+
+
+# --- Conditions -------------------------------------------------------------------------------------------------------
+
+KINDS = {
+    "n": "int64",
+    "kind": "string",
+    "x": "double",
+    "day": "timestamp[us, UTC]",
+    "ok": "bool",
+    "d": "decimal128(9, 2)",
+}
+CONDITIONS = [
+    "n >= 12 AND n < $end", "n = 99", "kind = $kind", "kind <> 'b' AND day < '1970-01-01T00:00:17Z'", "NOT (n BETWEEN 4 AND 22.5)", "kind IN ('a', 'c') OR n IN (3, 17)",
+    "x > 1.5", "x <= 1.5 OR ok", "NOT ok AND kind IS NULL", "day >= TIMESTAMPTZ '1970-01-01 00:00:21'", "d > 1.25", "kind LIKE 'a%'", "n + 1 > 20", "h.n < 6",
+    "CASE WHEN n > 5 THEN kind = 'a' ELSE ok END", "$kind IS NULL OR kind = $kind", "year(day) = 1970",
+]  # fmt: skip
+COLUMNS = ["n", "kind", "x", "day", "ok", "d"]
+
+
+def of_kinds(chance: random.Random, count: int) -> Log:
+    """Make records whose first columns rise, as those of a log do, so that row groups can be told apart; some fields are null."""
+    found: Log = []
+    for n in range(count):
+        fields = {
+            "kind": "abc"[n % 27 // 9],
+            "x": n / 8 if n % 5 else None,
+            "ok": n % 4 == 1,
+            "d": f"{n / 8:.2f}",
+            "day": f"1970-01-01T00:00:{n:02}Z",
+        }
+        kept = {name: value for name, value in fields.items() if chance.random() < 0.9}
+        found.append((n, 1000 * (n * 7 % count), json.dumps({"n": n, **kept}).encode()))
+    return [record for record in found if chance.random() < 0.9]
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    seed=st.integers(0, 99),
+    until=st.integers(0, 30),
+    condition=st.sampled_from(CONDITIONS),
+    picked=st.sets(st.sampled_from(COLUMNS), min_size=1),
+    cuts=st.tuples(st.integers(3, 12), st.integers(1, 5)),
+)
+def test_a_condition_gives_of_an_archive_the_rows_that_it_gives_of_the_topic(
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    until: int,
+    condition: str,
+    picked: set[str],
+    cuts: tuple[int, int],
+) -> None:
+    Broker.start, Broker.log = 0, [*of_kinds(random.Random(seed), 30), (30, 0, b'{"n": 30}')]
+    of = stitched(files.place(tmp_path_factory.mktemp("lake")), KINDS)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("hindscan.history.archiving.ROW_GROUP_ROWS", cuts[1])
+        archive(of, slice_rows=cuts[0], until=until)
+    whole = dataclasses.replace(of.topic, cuts_by_time=False)
+    values = {name: value for name, value in {"end": 20, "kind": "b"}.items() if f"${name}" in condition}
+    query = f"SELECT {', '.join(sorted(picked))} FROM h WHERE {condition}"
+    tables: list[list[pa.Table]] = []
+    for history in (whole, of):
+        pin = history.pin(Window(since=2_000_000, until=28_000_000) if seed % 2 else Window())
+        with history.reader(pin).open(cut(pin, 11)) as source:
+            data = Data("h", {"h": source})
+            tables.append([data.sql(query, **values), data.sql(f"{query} AND n > 3", **values), data.arrow(["n"])])
+            source.proofs()
+    assert tables[0] == tables[1]
+
+
+def damaged(of: StitchedHistory, column: str, group: int) -> None:
+    """Flip a bit in a column of a row group of the first file, and have the manifest name the file as it is now."""
+    known = read_archive(of.archive.place)
+    assert known is not None
+    first = known[0].files[0]
+    path = Path(of.archive.place.path) / first.path
+    content, metadata = bytearray(path.read_bytes()), pq.read_metadata(path)
+    chunk = metadata.row_group(group).column(metadata.schema.names.index(column))
+    content[(chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size // 2] ^= 4
+    path.write_bytes(content)
+    as_it_is = replace(first, identity=files.look(of.archive.place, first.path).identity)
+    write_archive(of.archive.place, replace(known[0], files=(as_it_is, *known[0].files[1:])))
+
+
+@pytest.mark.parametrize(
+    ("column", "query", "is_read"),
+    [
+        ("kind", "SELECT count(kind) AS c FROM h WHERE n >= 1000", False),
+        ("kind", "SELECT count(kind) AS c FROM h WHERE n >= 999", True),
+        ("n", "SELECT count(kind) AS c FROM h WHERE n >= 1000", False),
+        ("n", "SELECT count(kind) AS c FROM h WHERE n + 1 > 1000", True),
+    ],
+)
+def test_of_row_groups_that_a_condition_excludes_nothing_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str, query: str, is_read: bool
+) -> None:
+    """A damaged page is the witness; a condition that may fail on a value is asked of every row, as of a topic."""
+    monkeypatch.setattr("hindscan.history.archiving.ROW_GROUP_ROWS", 1000)
+    Broker.log = [(n, n, json.dumps({"n": n, "kind": f"{n}" * 4}).encode()) for n in range(3000)]
+    of = stitched(files.place(tmp_path), {"n": "int64", "kind": "string"})
+    archive(of, slice_rows=3000)
+    damaged(of, column, 0)
+    pin = of.pin(Window())
+    with of.reader(pin).open(cut(pin, 3000)) as source:
+        data = Data("h", {"h": source})
+        if is_read:
+            with pytest.raises(CorruptData, match="whole pages with right checksums are required"):
+                data.sql(query)
+        else:
+            assert data.sql(query)["c"].to_pylist() == [2000]
+
+
+def test_a_condition_that_fails_on_a_value_fails_of_the_archive_as_of_the_topic(tmp_path: Path) -> None:
+    Broker.log = [(n, n, json.dumps({"n": n, "kind": "x" if n == 3 else "7"}).encode()) for n in range(30)]
+    of = stitched(files.place(tmp_path), {"n": "int64", "kind": "string"})
+    archive(of, slice_rows=30)
+    for history in (of.topic, of):
+        pin = history.pin(Window())
+        with history.reader(pin).open(cut(pin, 30)) as source, pytest.raises(duckdb.ConversionException):
+            Data("h", {"h": source}).sql("SELECT n FROM h WHERE n > 20 AND CAST(kind AS INTEGER) = 7")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -248,3 +249,54 @@ def test_types_that_the_scanner_does_not_take_are_known() -> None:
     ):
         assert not can_scan(pa.schema([("a", pa.int64()), ("b", kind)]))
     assert not can_scan(pa.schema([]))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("9007199254740992", 2.0**53),
+        ("9007199254740993", None),
+        ("-9007199254740993", None),
+        ("9007199254740993.0", 2.0**53),
+        ("9007199254740993e0", 2.0**53),
+        ("9007199254740994", 9007199254740994.0),
+        ("1152921504606846976", 2.0**60),
+        ("1152921504606846977", None),
+        ("100000000000000000000", 1e20),
+        ("1" + "0" * 400, None),
+        ("-0", 0.0),
+        ("0.1", 0.1),
+        ("123456789012345", 123456789012345.0),
+    ],
+)
+def test_an_integer_that_a_double_does_not_hold_is_a_bad_record_and_never_another_number(
+    text: str, expected: float | None
+) -> None:
+    for inner, form in (
+        (pa.float64(), "%s"),
+        (pa.list_(pa.float64()), "[1, 2.5, %s]"),
+        (pa.struct([("x", pa.float64())]), '{"x": %s}'),
+    ):
+        schema, record = pa.schema([("f", inner)]), b'{"f": ' + (form % text).encode() + b"}"
+        values = pa.array([b'{"f": null}', record], pa.large_binary())
+        decoders = [JsonDecoder(schema).decode]
+        decoders += [FastJson(schema, JsonDecoder(schema).decode).decode] if inner == pa.float64() else []
+        for decode in decoders:
+            table, bad = decode(values)
+            if expected is None:
+                assert [one.index for one in bad] == [1]
+                assert bad[0].field.startswith("f")
+                assert "that no double holds exactly" in bad[0].reason
+            else:
+                assert not bad
+                given = table["f"].to_pylist()[1]
+                found = given["x"] if isinstance(given, dict) else given[-1] if isinstance(given, list) else given
+                assert (found, math.copysign(1, found)) == (expected, math.copysign(1, expected))
+
+
+def test_a_float_of_32_bits_holds_fewer_integers() -> None:
+    schema = pa.schema([("f", pa.float32())])
+    values = pa.array([b'{"f": 16777216}', b'{"f": 16777217}', b'{"f": 16777218}', b'{"f": 0.1}'], pa.large_binary())
+    table, bad = JsonDecoder(schema).decode(values)
+    assert [(one.index, one.field) for one in bad] == [(1, "f")]
+    assert table["f"].to_pylist() == [16777216.0, 16777218.0, pytest.approx(0.1)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -379,6 +381,28 @@ def test_of_two_workers_that_keep_one_slice_the_first_counts_for_both(client: ty
     assert path.read_bytes() == first
     assert read_kept_rows(tmp_path) == whole == [0, 1]
     assert [p.name for p in path.parent.iterdir()] == [path.name], "no attempt is left behind"
+
+
+def test_reading_marks_a_file_as_used_and_a_file_that_goes_meanwhile_is_read_from_the_topic(
+    client: type[Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.log = [(0, 0, b'{"n": 0}'), (1, 1, b'{"n": 1}')]
+    read_kept_rows(tmp_path)
+    path = next(tmp_path.rglob("*.records"))
+    os.utime(path, (5, 5))
+    read_kept_rows(tmp_path)
+    assert time.time() - path.stat().st_mtime < 3_600
+    assert module_kept.size_of(tmp_path) == (1, path.stat().st_size)
+    found = module_kept.Kept.find
+
+    def swept_meanwhile(kept: module_kept.Kept) -> Path | None:
+        there = found(kept)
+        module_kept.sweep(tmp_path, time.time() + 60, [])
+        return there
+
+    monkeypatch.setattr(module_kept.Kept, "find", swept_meanwhile)
+    client.log = client.log[1:]
+    assert read_kept_rows(tmp_path) == [1]
 
 
 def read_kept_rows(folder: Path) -> list[int]:

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hindscan.data import Proof
 from hindscan.errors import JobDefinitionError
 from hindscan.history.snapshot import DrawPin, FilePin, KafkaPin, ParquetPin, PartitionPin, RowGroup, Snapshot, Window
 from hindscan.jobs.job import JobSpec, Step
 from hindscan.plans.chains import in_order, needed, runs_of
 from hindscan.plans.cost import cost_of, group_in_order
+from hindscan.plans.keys import state_key
 from hindscan.plans.make import make_plan
 from hindscan.plans.plan import Plan, Stage
 
@@ -277,3 +279,40 @@ def test_lines_hold_each_slice_once_in_order_and_never_cross_a_gap_or_a_partitio
         assert positions[-1] < 5 or positions[0] >= 5
         assert all(len(task) <= (per_task or (1 if fresh else 99)) for task in line)
     assert sum(len(run) for run in runs_of(sorted(chosen))) == len(chosen)
+
+
+# --- Bounds that cut off nothing --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    times=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    befores=st.lists(st.integers(0, 10), min_size=1, max_size=4),
+    more=st.integers(0, 2),
+)
+def test_runs_as_of_later_times_go_on_from_the_last_checkpoint_before_the_first_bound_that_cuts_something(
+    times: list[int], befores: list[int], more: int
+) -> None:
+    """`times`: the greatest time of each slice; after each run what its proofs show is stored under the other names, too."""
+    stored: dict[str, Proof] = {}
+    names: dict[str, tuple[object, ...]] = {}
+    known = 0
+    for number, before in enumerate(befores):
+        greatest = [*times, *[0] * (more if number == len(befores) - 1 else 0)]
+        pin = replace(topic(len(greatest) * ROWS), before=before)
+        (stage,) = plan(pin, existing=set(stored), proofs=stored.get).stages
+        (chain,) = stage.chains
+        first = next((at for at, time in enumerate(greatest) if time >= before), len(greatest))
+        assert len(stage.reused) >= min(first, known), "what lies before all bounds so far is there"
+        other = stage.without_idle_bounds(chain, first) if stage.unbounded else {}
+        for at, key in enumerate(stage.keys):
+            # What a key stands for: the rows of all slices up to its own, as they are cut.
+            meaning = tuple((time, before if time >= before else None) for time in greatest[: at + 1])
+            for one in {key, other.get(key, key)}:
+                assert names.setdefault(one, meaning) == meaning
+                assert {one, state_key(one)} <= stage.made
+                stored[one] = Proof(slice=at, records=5, greatest_time=greatest[at], disorder=0)
+                stored[state_key(one)] = stored[one]
+        known = max(known, first)
+        (again,) = plan(pin, existing=set(stored), proofs=stored.get).stages
+        assert len(again.reused) == len(greatest), "a run as of the same time computes nothing"

@@ -1,8 +1,8 @@
 """JSON records to columns, by a fixed schema, strictly: format `json`.
 
 Keeps promise 2 for what is inside a record: a value becomes exactly what it says or is an error that names the field. A number is no text, 1.0 is no integer, an
-integer out of its column's range is not cut to it, and a record is one whole JSON document. Missing and null are null where the column
-allows it; fields that no column asks for are skipped (of two equal keys the last counts). Only the columns asked for are decoded.
+integer out of its column's range is not cut to it, nor rounded to the nearest that a double holds (fractions are), and a record is one whole JSON document. Missing
+and null are null where the column allows it; fields that no column asks for are skipped (of two equal keys the last counts). Only the columns asked for are decoded.
 
 A batch is decoded at once, about a million records a second; only when one of its records is bad is it halved until the bad ones stand alone.
 
@@ -42,6 +42,9 @@ _INTEGERS: Final = {
     pa.uint32(): (0, (1 << 32) - 1),
     pa.uint64(): (0, (1 << 64) - 1),
 }
+
+#: Up to here every integer is held exactly.
+_EXACT: Final[dict[pa.DataType, int]] = {pa.float32(): 1 << 24, pa.float64(): 1 << 53}
 
 
 def json_column_faults(schema: pa.Schema) -> list[tuple[str, str]]:
@@ -133,7 +136,7 @@ def _kind(type_: pa.DataType, nullable: bool, name: str) -> Any:
     elif type_ in _INTEGERS:
         kind = int
     elif t.is_float32(type_) or t.is_float64(type_):
-        kind = float
+        kind = int | float  # an integer stays one until it is known that the column holds it
     elif t.is_string(type_):
         kind = str
     elif t.is_timestamp(type_) or t.is_date32(type_):
@@ -176,8 +179,8 @@ def _array(values: list[Any], type_: pa.DataType, name: str) -> pa.Array[Any]:
             return _lists(values, cast(Any, type_), name)
         if t.is_struct(type_):
             return _structs(values, cast(Any, type_), name)
-        if t.is_float32(type_):
-            return _float32(values, name)
+        if t.is_floating(type_):
+            return _floats(values, type_, name)
         return pa.array(values, type_)
     except Misfit:
         raise
@@ -188,11 +191,34 @@ def _array(values: list[Any], type_: pa.DataType, name: str) -> pa.Array[Any]:
         raise Misfit(name, f"is out of the range of {type_}, {least} to {greatest}") from fault
 
 
-def _float32(values: list[Any], name: str) -> pa.Array[Any]:
-    array = pa.array(values, pa.float64()).cast(pa.float32(), safe=False)
-    if pc.any(pc.is_inf(array)).as_py():
+def _floats(values: list[Any], type_: pa.DataType, name: str) -> pa.Array[Any]:
+    """Fractions as near as the column can; integers exactly, because who writes one means that number and no neighbour of it."""
+    most = _EXACT[type_]
+    far = [value for value in values if type(value) is int and not -most <= value <= most]
+    for value in far:
+        if not _is_held(value, type_):
+            said = str(value) if abs(value) < 10**40 else f"{str(value)[:40]}..."
+            raise Misfit(
+                name,
+                f"is an integer that no {type_} holds exactly: {said}; declare the column an integer or decimal128",
+            )
+    if far:
+        values = [float(value) if type(value) is int else value for value in values]
+    doubles = pa.array(values, pa.float64())
+    if type_ == pa.float64():
+        return doubles
+    floats = doubles.cast(pa.float32(), safe=False)
+    if pc.any(pc.is_inf(floats)).as_py():
         raise Misfit(name, "is out of the range of float")
-    return array
+    return floats
+
+
+def _is_held(value: int, type_: pa.DataType) -> bool:
+    try:
+        with np.errstate(over="ignore"):
+            return int(float(value) if type_ == pa.float64() else np.float32(value)) == value
+    except OverflowError:
+        return False
 
 
 def _lists(values: list[Any], type_: Any, name: str) -> pa.Array[Any]:
