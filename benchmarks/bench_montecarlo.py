@@ -126,7 +126,7 @@ def hindscan(folder: Path, draws: int, repeat: int) -> dict[str, float]:
 def overhead() -> None:
     """Print what a block takes: the kernel, its statistics, and hindscan's own."""
     from hindscan.history.snapshot import DrawPin, DrawSlice
-    from hindscan.jobs import estimates
+    from hindscan.jobs import totals
     from hindscan.jobs.estimators import Mean
     from hindscan.jobs.simulation import simulate
 
@@ -142,7 +142,7 @@ def overhead() -> None:
     one = {"x": drawn}
     rng, buffer = np.random.Generator(np.random.SFC64(1)), np.empty(BLOCK)
     whole = cpu(lambda: simulate(given, piece, pin, built_in=True, name="x", wanted=wanted)) / blocks
-    summed = cpu(lambda: [estimates.block_sums(wanted, one, index=0, unit=1, name="x") for _ in range(blocks)]) / blocks
+    summed = cpu(lambda: [totals.block_sums(wanted, one, index=0, unit=1, name="x") for _ in range(blocks)]) / blocks
     kernel = cpu(lambda: [rng.standard_normal(out=buffer) for _ in range(blocks)]) / blocks
     own = max(0.0, whole - summed)
     print(

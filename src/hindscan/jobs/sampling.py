@@ -2,7 +2,7 @@
 
 Keeps promise 8: everything follows from the seed and the index of the block. A stream is PCG64DXSM or SFC64 seeded by numpy's `SeedSequence(seed, spawn_key=(index,))`,
 which hashes both so that neighbours share nothing, or Philox with a key of the seed and a counter that begins at index x 2**128, so that blocks of one seed
-can never overlap. A sampling makes consecutive draws belong together, in units; intervals are made of units (`jobs.estimates`), so they stay honest.
+can never overlap. A sampling makes consecutive draws belong together, in units; intervals are made of units (`jobs.totals`), so they stay honest.
 
 ::
 

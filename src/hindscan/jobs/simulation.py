@@ -6,7 +6,7 @@ out before the first block: what it gives twice for the same block must be the s
 
 ::
 
-    DrawSlice -> Block, Block, ... -> the user's function -> statistics or estimates -> one partial table
+    DrawSlice -> Block, Block, ... -> the user's function -> statistics or totals -> one partial table
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from hindscan.errors import BadPartial, NotReproducible
 from hindscan.history.snapshot import DrawPin, DrawSlice
-from hindscan.jobs import estimates, statistics
+from hindscan.jobs import statistics, totals
 from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.returned import to_table
 from hindscan.jobs.sampling import Sampling, generator_of, normals, uniforms, unit_of
@@ -175,11 +175,11 @@ def simulate(
         if not built_in:
             partials.append(_as_table(value, name))
         elif wanted:
-            sums.append(estimates.block_sums(wanted, quantities(value, one, name), index=index, unit=unit, name=name))
+            sums.append(totals.block_sums(wanted, quantities(value, one, name), index=index, unit=unit, name=name))
         else:
             partials.append(statistics.partial(quantities(value, one, name)))
     if built_in:
-        return estimates.partial(sums) if wanted else statistics.merge(partials)
+        return totals.partial(sums) if wanted else statistics.merge(partials)
     return pa.concat_tables(partials) if partials else pa.table({})
 
 
