@@ -29,7 +29,8 @@ from hindscan.jobs.estimators import faults_of as statistics_faults
 from hindscan.jobs.job import JobSpec, Parameter, Step, StepName, is_allowance
 from hindscan.jobs.language import describe
 from hindscan.jobs.parameters import NAMED_OPTIONS, evaluated, validate
-from hindscan.jobs.sampling import GeneratorName, Sampling, sampling_faults
+from hindscan.jobs.sampling import Sampling, sampling_faults
+from hindscan.jobs.streams import GeneratorName
 from hindscan.retries import retries_from
 
 __all__ = ["NAME", "Function", "Job", "job", "simulation"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from hindscan.jobs.estimators import (
     Statistic,
 )
 from hindscan.jobs.statistics import check_finite
-from hindscan.jobs.sums import MOST, Floats, added, fixed_sum, parts, powers, unit_means
+from hindscan.jobs.sums import MOST, Floats, added, fixed_sum, powers, unit_means
 
 __all__ = ["Row", "block_sums", "merge", "partial", "rows_of"]
 
@@ -53,8 +52,15 @@ _PARTIAL_TYPES: dict[str, pa.DataType] = {
 }
 _PARTIAL = pa.schema(_PARTIAL_TYPES)
 
+#: No sum of squares is greater.
+_SQUARE = MOST**2
+
 #: One statistic, or one half of its blocks, by the names of the columns.
 Row = dict[str, Any]
+
+_EMPTY: Row = {
+    "half": 0, "units": 0, "sums": [], "bins": [], "counts": [], "least": math.inf, "greatest": -math.inf,
+}  # fmt: skip
 
 # Summing a block ---------------------------------------------------------------------------------------------------
 
@@ -96,11 +102,7 @@ def block_sums(
     taken = _Taken(values, name)
     rows: list[Row] = []
     for key, one in statistics.items():
-        row: Row = {
-            "name": key, "half": 0, "draws": taken.size, "units": 0, "sums": [], "bins": [], "counts": [],
-            "least": math.inf, "greatest": -math.inf,
-        }  # fmt: skip
-        rows.append(row | _summed(one, taken, index, unit))
+        rows.append(_EMPTY | {"name": key, "draws": taken.size} | _summed(one, taken, index, unit))
     return rows
 
 
@@ -140,7 +142,7 @@ def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> Row:
             check_finite(one.of, a)
             check_finite(one.minus, b)
             units = _units([a - b], one, unit)
-            plain = [_plain(a), _plain(b), Fraction(fixed_sum(a)), Fraction(fixed_sum(b))]
+            plain = [_plain(a), _plain(b), [fixed_sum(a)], [fixed_sum(b)]]
             return _sums(units, plain, (one.of, a), (one.minus, b))
         case Ratio():
             a, b = taken(one.of), taken(one.per)
@@ -152,7 +154,7 @@ def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> Row:
             draws = taken(one.of)
             check_finite(one.of, draws, MOST**0.5)
             ends = {"least": float(draws.min()), "greatest": float(draws.max())}
-            return {"units": draws.size if unit == 1 else 0, "sums": _written(powers([draws], 4))} | ends
+            return {"units": draws.size if unit == 1 else 0, "sums": powers([draws], 4)} | ends
         case Quantile() | Shortfall():
             draws = taken(one.of)
             check_finite(one.of, draws)
@@ -176,6 +178,8 @@ def _event(one: Probability, draws: Floats) -> Any:
 
 
 def _mean(one: Mean | Probability, taken: _Taken, draws: Floats, index: int, unit: int) -> Row:
+    if isinstance(one, Mean) and one.weight is None and not one.controls and unit * one.batch == 1:
+        return _sums([draws], (), (one.of, draws))
     weights = None if one.weight is None else taken(one.weight)
     weighed = draws if weights is None else draws * weights
     controls = one.controls if isinstance(one, Mean) else {}
@@ -185,15 +189,15 @@ def _mean(one: Mean | Probability, taken: _Taken, draws: Floats, index: int, uni
         check_finite(str(one.weight), weights)
     if weights is not None or unit * one.batch > 1:
         check_finite(one.of, draws)
-        more = [_plain(draws) if weights is None else Fraction(fixed_sum(draws * weighed))]
+        more = [_plain(draws) if weights is None else [fixed_sum(draws * weighed)]]
     if weights is not None:
-        more += [Fraction(fixed_sum(weights)), _plain(weights)]
+        more += [[fixed_sum(weights)], _plain(weights)]
     names = [one.of, *controls]
     row = _sums(_units(columns, one, unit), more, *zip(names, columns, strict=True))
     return row | {"half": index % 2 if controls else 0}
 
 
-def _plain(draws: Floats) -> Fraction:
+def _plain(draws: Floats) -> list[float]:
     return powers([draws])[1]
 
 
@@ -201,25 +205,20 @@ def _units(columns: Sequence[Floats], one: Mean | Probability | Difference | Rat
     return [unit_means(column, math.lcm(unit, one.batch)) for column in columns]
 
 
-def _sums(columns: Sequence[Floats], more: Sequence[Fraction], *named: tuple[str, Floats]) -> Row:
+def _sums(columns: Sequence[Floats], more: Sequence[list[float]], *named: tuple[str, Floats]) -> Row:
     with np.errstate(all="ignore"):
         try:
             sums = powers(columns)
-        except (OverflowError, ValueError):  # no fraction is infinite, or no number
+        except (OverflowError, ValueError):  # no sum, or no fraction, is infinite
             sums = []
     # A draw that is no number shows in the sum of squares: looking at each would cost as much as summing them.
-    squares = sums[len(columns) :]
-    if not sums or any(abs(square) > MOST**2 for square in squares):
+    if not sums or not all(abs(square[0]) <= _SQUARE for square in sums[len(columns) :] if square):
         for name, draws in named:
             check_finite(name, draws)
         raise BadPartial(
             f"Taking statistics of {', '.join(repr(name) for name, _ in named)}: products of draws must be finite, and are not. Scale them down.",
         )
-    return {"units": columns[0].size, "sums": _written([*sums, *more])}
-
-
-def _written(sums: Sequence[Fraction]) -> list[list[float]]:
-    return [parts(number, 3) for number in sums]
+    return {"units": columns[0].size, "sums": [*sums, *more]}
 
 
 # Putting sums together ---------------------------------------------------------------------------------------------
