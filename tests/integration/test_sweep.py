@@ -20,6 +20,8 @@ from hindscan.desk import StoreDesk
 from hindscan.errors import ParameterError, UsageError
 from hindscan.runs import codes
 from hindscan.sweeping import given_points, typed_points
+from hindscan.tasks import execution
+from hindscan.tasks.attempts import make_pieces
 from hindscan.workshop import open_workshop
 
 JOBS = '''
@@ -143,6 +145,22 @@ def test_the_command_takes_ranges_and_lists(folder: Path, capsys: pytest.Capture
     assert points == [(r, c) for r in (0.0, 0.25, 0.5) for c in ("a", "b")]
     assert run_app(["show", answer["run"], "--project", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sweep"][0] == {"reserve": 0.0, "category": "a"}
+
+
+def test_slices_of_all_points_are_made_beside_each_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[list[str]] = []
+
+    def spied(lines: Any, *given: Any, **named: Any) -> Any:
+        taken = [list(line) for line in lines]
+        handed.append([piece.name for line in taken for pieces in line for piece in pieces])
+        return make_pieces(taken, *given, **named)
+
+    monkeypatch.setattr(execution, "make_pieces", spied)
+    done(folder, "revenue", {"category": "b"}, sweep={"reserve": [0.11, 0.12, 0.13]})
+    drawn = ["slice 0", "slice 1"] * 3
+    # No worker waits for the last slice of a point, or for what is combined and finished of it.
+    assert drawn in handed
+    assert [names for names in handed[handed.index(drawn) + 1 :] if "slice 0" in names] == []
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -196,11 +196,18 @@ def execute(
 
 
 def _carry_out(stages: Sequence[_StageWork]) -> None:
-    """Carry out stage by stage; a damaged partial of this or an earlier stage is made again, once."""
+    """Carry out stage by stage; a damaged partial of this or an earlier stage is made again, once.
+
+    The points of a sweep come after all they are calibrated with, and have their slices made beside each other: no worker waits at a point's end.
+    """
+    points = [stage for stage in stages if stage.of_point]
+    stages = [*(stage for stage in stages if not stage.of_point), *points]
     repaired: set[str] = set()
     index = 0
     while index < len(stages):
         try:
+            if points and stages[index] is points[0]:
+                points[0].make_slices_together(points)
             stages[index].carry_out()
         except CorruptPartial as fault:
             key = str(fault.details.get("key"))
@@ -333,6 +340,29 @@ class _StageWork:
         self._chains = {position: chain for chain in stage.chains for position in range(chain.first, chain.last)}
         self._states = stage.checkpoints
 
+    @property
+    def of_point(self) -> bool:
+        """Whether it is a point of a sweep whose slices know nothing of each other."""
+        free = not self._stage.chains and not self._plan.job.whole and bool(self._stage.slices)
+        return bool(self._plan.points) and self._stage.step == "slice" and free
+
+    def make_slices_together(self, points: Sequence[_StageWork]) -> None:
+        """Have the missing slices of all points made beside each other; what several points share is the first one's."""
+        began = time.monotonic()
+        owners: dict[str, _StageWork] = {}
+        groups: list[Iterator[Sequence[Piece]]] = []
+        for point in points:
+            missing = [piece for piece in point.missing_slices() if point.key(piece) not in owners]
+            owners.update((point.key(piece), point) for piece in missing)
+            groups.append(map(point.pieces, point.groups(missing)))
+        self._make(
+            itertools.chain.from_iterable(groups),
+            lambda pieces: owners[pieces[0].key].slices_task(pieces),
+            read=lambda done: owners[done.key].note(done),
+            owners=owners,
+        )
+        self._seconds += time.monotonic() - began
+
     def owns(self, key: str) -> bool:
         """Tell whether a partial is one of this stage."""
         stage = self._stage
@@ -389,24 +419,35 @@ class _StageWork:
         if stage.chains:
             self._make_chains()
             return
-        missing = [
-            s for s, key in zip(stage.slices, stage.keys, strict=True)
-            if key not in self._there and s.position not in stage.left_out
-            # A point before this one of a sweep may have made it meanwhile.
-            and not (self._plan.points and self._has(key))
-        ]  # fmt: skip
-        groups = group(missing, workers=self._executor.workers, slices_per_task=self._slices_per_task, pace=self._pace)
         # Taken as there is room, so that tasks follow the pace, and no more pieces are there than are worked on.
         self._make(
-            (self._pieces(slices) for slices in groups),
-            self._slices_task,
-            read=self._note,
+            (self.pieces(slices) for slices in self.groups(self.missing_slices())),
+            self.slices_task,
+            read=self.note,
             tolerated=self._tolerated - len(self._failed),
         )
         for done in self._done.values():
             # A bound that cut off nothing need not have been there: a run as of a later time finds the partial so.
             if done.key in stage.unbounded and holds(stage.slices[done.position], done.proof):
                 self._partials.link(done.key, stage.unbounded[done.key])
+
+    def key(self, piece: Slice) -> str:
+        """Give the key of a slice."""
+        return self._stage.keys[piece.position]
+
+    def missing_slices(self) -> list[Slice]:
+        """Give the slices that are to be made."""
+        stage = self._stage
+        return [
+            s for s, key in zip(stage.slices, stage.keys, strict=True)
+            if key not in self._there and s.position not in stage.left_out
+            # Another point of a sweep may have made it meanwhile.
+            and not (self._plan.points and self._has(key))
+        ]  # fmt: skip
+
+    def groups(self, slices: Sequence[Slice]) -> Iterator[tuple[Slice, ...]]:
+        """Group slices into tasks, as these are asked for."""
+        return group(slices, workers=self._executor.workers, slices_per_task=self._slices_per_task, pace=self._pace)
 
     def _make_whole(self) -> None:
         """Make the one partial of a job that gets its history as a whole, and tell of every slice it was made of."""
@@ -424,11 +465,12 @@ class _StageWork:
                 SliceFinished(run=self._tally.run, stage=stage.step, slice=position, rows=proof.records, seconds=0.0, cpu_seconds=0.0, worker="")
             )  # fmt: skip
 
-    def _pieces(self, slices: Sequence[Slice]) -> list[Piece]:
+    def pieces(self, slices: Sequence[Slice]) -> list[Piece]:
+        """Give slices as what is to be made."""
         keys = self._stage.keys
         return [Piece(key=keys[s.position], position=s.position, name=f"slice {s.position}") for s in slices]
 
-    def _note(self, done: Done) -> int:
+    def note(self, done: Done) -> int:
         """Take in what a slice took; give the rows it read."""
         self._pace.add(self._stage.slices[done.position], done.seconds)
         return self._rows_read(done)
@@ -436,7 +478,8 @@ class _StageWork:
     def _rows_read(self, done: Done) -> int:
         return done.proof.records if done.proof is not None else self._stage.slices[done.position].rows
 
-    def _slices_task(self, pieces: Sequence[Piece]) -> Task:
+    def slices_task(self, pieces: Sequence[Piece]) -> Task:
+        """Give the task that makes some slices."""
         positions = [piece.position for piece in pieces]
         checkpoints = None
         if self._stage.chains:
@@ -459,8 +502,8 @@ class _StageWork:
         positions = [p for chain in whole for p in needed(chain, stage.keys, self._has)]
         lines = group_in_order(stage, positions, self._slices_per_task, fresh=self._plan.fresh)
         self._make_lines(
-            [[self._pieces(slices) for slices in line] for line in lines],
-            self._slices_task,
+            [[self.pieces(slices) for slices in line] for line in lines],
+            self.slices_task,
             read=self._rows_read,
             ordered=True,
             kept=self._kept,
@@ -561,9 +604,11 @@ class _StageWork:
         read: Callable[[Done], int] | None = None,
         ordered: bool = False,
         tolerated: int = 0,
+        owners: Mapping[str, _StageWork] | None = None,
     ) -> None:
         """Have pieces made whose groups do not need each other."""
-        self._make_lines(([group] for group in groups), build, read=read, ordered=ordered, tolerated=tolerated)
+        lines = ([group] for group in groups)
+        self._make_lines(lines, build, read=read, ordered=ordered, tolerated=tolerated, owners=owners)
 
     def _make_lines(
         self,
@@ -574,8 +619,9 @@ class _StageWork:
         ordered: bool,
         kept: Callable[[Piece], Done | None] | None = None,
         tolerated: int = 0,
+        owners: Mapping[str, _StageWork] | None = None,
     ) -> None:
-        """Have pieces made; raise what the first of them failed with."""
+        """Have pieces made, of this stage or of its owner; raise what the first of them failed with."""
         made = make_pieces(
             lines,
             build,
@@ -586,11 +632,8 @@ class _StageWork:
             kept=kept,
             tolerated=tolerated,
         )
-        stored = {key for done in made.done for key in (done.key, self._states.get(done.key, done.key))}
-        self._there |= stored
-        self._forgotten -= stored
-        if read is not None:
-            self._done.update((done.position, done) for done in made.done)
+        for done in made.done:
+            (self if owners is None else owners[done.key]).take_in(done, is_slice=read is not None)
         if made.failed and not self._tolerate(made.failed, tolerated):
             # Of nodes the one that came first: in a tree made by one task those above a damaged partial fail after it, for want of it.
             first = min(made.failed, key=lambda fault: fault.position) if read is not None else made.failed[0]
@@ -600,6 +643,14 @@ class _StageWork:
                 f"Carrying out job {self._plan.job.name}: it was stopped. The partials that were done are kept; retry the run to go on.",
                 job=self._plan.job.name,
             )
+
+    def take_in(self, done: Done, *, is_slice: bool) -> None:
+        """Take in that a piece is made."""
+        stored = {done.key, self._states.get(done.key, done.key)}
+        self._there |= stored
+        self._forgotten -= stored
+        if is_slice:
+            self._done[done.position] = done
 
     def _tolerate(self, faults: Sequence[Failed], tolerated: int) -> bool:
         """Leave out slices that failed, if that many may and none of them means that data is lost; tell whether."""
