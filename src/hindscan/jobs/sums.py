@@ -5,7 +5,7 @@ is the same on every processor (numpy's own sum is not); across blocks sums are 
 
 ::
 
-    draws of a block -> powers -> fractions -> parts (stored) -> exact (added, in any order) -> float, once
+    draws of a block -> powers, each written as parts (stored) -> exact (added, in any order) -> float, once
 """
 
 from __future__ import annotations
