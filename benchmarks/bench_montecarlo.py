@@ -1,20 +1,25 @@
 """Monte Carlo beside bare threads and dask.array: how many normal numbers, or paths of a European option, are drawn and averaged in a second.
 
 Run it with `python benchmarks/bench_montecarlo.py [--draws 1000000000] [--repeat 3] [--blocks]`. The bare kernel is what a careful user writes without hindscan: two
-threads, a generator each, blocks that fit the cache, numbers drawn into one buffer. hindscan runs the same kernel as a job, with mean and standard error, in the two
-threads of its workers; what it takes to plan, store and publish is in its figure, the start of the process that works is not. The first line has CPU seconds of one
-block: of the kernel, of its statistics, and of hindscan itself; they count on a machine that others use, too. `--blocks` gives these alone.
+threads, a generator each, blocks that fit the cache, numbers drawn into one buffer. hindscan runs the same kernel as a job in the two threads of its workers; what it
+takes to plan, store and publish is in its figure, the start of the process that works is not. It always gives mean and standard error, so bare threads and dask are
+measured giving both, by `numpy.mean` and `numpy.std` of each block, and giving the mean alone. The ways take turns, so that a machine that others use is as slow for
+all, and the least of the times counts.
+
+The first line has CPU seconds of one block: of the kernel, of its statistics, and of hindscan itself. `--blocks` gives these alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import math
-import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dask.array as da
@@ -58,15 +63,15 @@ def _option(rng: np.random.Generator, buffer: np.ndarray) -> None:
     np.maximum(buffer, 0.0, out=buffer)
 
 
-def bare(kernel: Callable[[np.random.Generator, np.ndarray], None], draws: int) -> None:
-    """Draw in two bare threads, and sum."""
+def bare(kernel: Callable[[np.random.Generator, np.ndarray], None], draws: int, *, both: bool) -> None:
+    """Draw in two bare threads; give the mean, or mean and standard deviation."""
     totals = [0.0] * WORKERS
 
     def work(number: int) -> None:
         rng, buffer = np.random.Generator(np.random.SFC64(number)), np.empty(BLOCK)
         for _ in range(draws // BLOCK // WORKERS):
             kernel(rng, buffer)
-            totals[number] += float(buffer.sum())
+            totals[number] += float(buffer.mean()) + float(buffer.std()) if both else float(buffer.sum())
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(WORKERS)]
     for thread in threads:
@@ -75,26 +80,25 @@ def bare(kernel: Callable[[np.random.Generator, np.ndarray], None], draws: int) 
         thread.join()
 
 
-def dask_array(job: str, draws: int, chunk: int | str) -> None:
+def dask_array(job: str, draws: int, chunk: int | str, *, both: bool) -> None:
     """Draw with dask.array, in its threads."""
     numbers = da.random.default_rng(1).standard_normal(draws, chunks=chunk)
     if job == "option":
         numbers = da.maximum(100.0 * da.exp(0.01 + 0.2 * numbers) - 100.0, 0.0)
-    numbers.mean().compute(scheduler="threads", num_workers=WORKERS)
+    wanted = (numbers.mean(), numbers.std()) if both else (numbers.mean(),)
+    da.compute(*wanted, scheduler="threads", num_workers=WORKERS)
 
 
-def seconds(work: Callable[[], object], repeat: int) -> float:
-    """Give the median."""
-    found = []
-    for _ in range(repeat):
-        began = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - began)
-    return statistics.median(found)
+def seconds(work: Callable[[], object]) -> float:
+    """Take the time."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
-def hindscan(folder: Path, draws: int, repeat: int) -> dict[str, float]:
-    """Run both jobs, each time with another seed, in workers that are there."""
+@contextmanager
+def hindscan(folder: Path) -> Iterator[Callable[[str, int], None]]:
+    """Give what runs a job, each time with another seed, in workers that are there."""
     from hindscan.config import load_project
     from hindscan.driver import drive
     from hindscan.planning import ask
@@ -104,29 +108,25 @@ def hindscan(folder: Path, draws: int, repeat: int) -> dict[str, float]:
     (folder / "hindscan.toml").write_text(f"[compute]\nworkers = {WORKERS}\n")
     (folder / "jobs").mkdir()
     (folder / "jobs" / "drawing.py").write_text(JOBS)
-    project = load_project(folder)
-    found = {}
+    project, seeds = load_project(folder), itertools.count()
     with open_workshop(project) as workshop:
-        for job in ("normals", "option"):
+
+        def work(job: str, draws: int) -> None:
             spec, code = workshop.job(job)
             digest = codes.save_code(workshop.store, spec, code)
+            run = register.open_run(
+                workshop.store, ask(project, spec, {}, seed=next(seeds), draws=draws), code=digest, requested_by="bench"
+            )
+            done = drive(workshop, run.id)
+            assert done.state == "succeeded", done.message
 
-            def work(seed: int, draws: int, spec: object = spec, digest: str = digest) -> None:
-                request = ask(project, spec, {}, seed=seed, draws=draws)  # type: ignore[arg-type]
-                run = register.open_run(workshop.store, request, code=digest, requested_by="bench")
-                done = drive(workshop, run.id)
-                assert done.state == "succeeded", done.message
-
-            work(0, draws=10_000_000)
-            seeds = iter(range(1, 1000))
-            found[job] = seconds(lambda work=work, seeds=seeds: work(next(seeds), draws), repeat)  # type: ignore[misc]
-    return found
+        yield work
 
 
 def overhead() -> None:
     """Print what a block takes: the kernel, its statistics, and hindscan's own."""
     from hindscan.history.snapshot import DrawPin, DrawSlice
-    from hindscan.jobs import estimates
+    from hindscan.jobs import totals
     from hindscan.jobs.estimators import Mean
     from hindscan.jobs.simulation import simulate
 
@@ -142,7 +142,7 @@ def overhead() -> None:
     one = {"x": drawn}
     rng, buffer = np.random.Generator(np.random.SFC64(1)), np.empty(BLOCK)
     whole = cpu(lambda: simulate(given, piece, pin, built_in=True, name="x", wanted=wanted)) / blocks
-    summed = cpu(lambda: [estimates.block_sums(wanted, one, index=0, unit=1, name="x") for _ in range(blocks)]) / blocks
+    summed = cpu(lambda: [totals.block_sums(wanted, one, index=0, unit=1, name="x") for _ in range(blocks)]) / blocks
     kernel = cpu(lambda: [rng.standard_normal(out=buffer) for _ in range(blocks)]) / blocks
     own = max(0.0, whole - summed)
     print(
@@ -172,24 +172,43 @@ def main() -> None:
     if arguments.blocks:
         return
     draws = math.ceil(arguments.draws / BLOCK / WORKERS) * BLOCK * WORKERS
-    with tempfile.TemporaryDirectory() as folder:
-        ours = hindscan(Path(folder), draws, arguments.repeat)
     few = min(draws, 200_000_000)
-    print("| job | way | million/s | of bare threads |\n|---|---|---|---|")
-    for job, kernel in (("normals", _normals), ("option", _option)):
-        found = {
-            "two bare threads": seconds(lambda kernel=kernel: bare(kernel, draws), arguments.repeat),
-            "hindscan": ours[job],
-        }  # type: ignore[misc]
-        chunks = {
-            chunk: seconds(lambda job=job, chunk=chunk: dask_array(job, few, chunk), 1)
-            for chunk in (2**16, 2**18, 2**20, 2**22)
-        }  # type: ignore[misc]
-        best = min(chunks, key=lambda chunk: chunks[chunk])
-        found[f"dask.array, chunks of 2^{best.bit_length() - 1}"] = chunks[best] * draws / few
-        found["dask.array, as a newcomer"] = seconds(lambda job=job: dask_array(job, few, "auto"), 1) * draws / few  # type: ignore[misc]
-        for way, took in found.items():
-            print(f"| {job} | {way} | {draws / took / 1e6:.0f} | {found['two bare threads'] / took:.2f} |", flush=True)
+    print("| job | gives | way | million/s | of bare threads |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder, hindscan(Path(folder)) as run:
+        for job in ("normals", "option"):
+            run(job, 10_000_000)
+            chunk, ways = _ways(job, run, draws, few)
+            rounds = [{way: seconds(work) for way, work in ways.items()} for _ in range(arguments.repeat)]
+            rates = {way: (few if "dask" in way[1] else draws) / min(found[way] for found in rounds) for way in ways}
+            for (gives, way), rate in rates.items():
+                share = rate / rates[gives, BARE]
+                print(f"| {job} | {gives} | {way.format(chunk=chunk)} | {rate / 1e6:.0f} | {share:.2f} |", flush=True)
+            share = rates[BOTH, "hindscan"] / rates[MEAN, BARE]
+            print(
+                f"| {job} | {BOTH}, beside bare threads that give the mean alone | hindscan | | {share:.2f} |",
+                flush=True,
+            )
+
+
+BARE, MEAN, BOTH = "two bare threads", "mean", "mean and error"
+
+
+def _ways(
+    job: str, run: Callable[[str, int], None], draws: int, few: int
+) -> tuple[str, dict[tuple[str, str], Callable[[], None]]]:
+    """Give the ways to draw, by what they give and what they are called, and the best size of dask's chunks."""
+    kernel = _normals if job == "normals" else _option
+    chunk = min(
+        (2**16, 2**18, 2**20, 2**22), key=lambda chunk: seconds(lambda: dask_array(job, few, chunk, both=False))
+    )
+    ways: dict[tuple[str, str], Callable[[], None]] = {}
+    for gives, both in ((MEAN, False), (BOTH, True)):
+        ways[gives, BARE] = functools.partial(bare, kernel, draws, both=both)
+        if both:
+            ways[gives, "hindscan"] = functools.partial(run, job, draws)
+        ways[gives, "dask.array, chunks of {chunk}"] = functools.partial(dask_array, job, few, chunk, both=both)
+        ways[gives, "dask.array, as a newcomer"] = functools.partial(dask_array, job, few, "auto", both=both)
+    return f"2^{chunk.bit_length() - 1}", ways
 
 
 if __name__ == "__main__":

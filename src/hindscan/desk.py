@@ -150,8 +150,9 @@ class StoreDesk:
     ) -> tuple[dict[str, Any], bool]:
         """Open a run of a job."""
         spec = self._spec(name)
-        parameters, options = option_values(body)
-        request = ask(self._project, spec, parameters, **options)
+        points, rest = _points(body)
+        parameters, options = option_values(rest)
+        request = ask(self._project, spec, parameters, points=points, **options)
         began = self._store.now()
         run = register.open_run(
             self._store,
@@ -289,6 +290,20 @@ def _again_values(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
             f"Asking for a run again: {error}. latest is true or false, slices a list of positions."
         ) from None
     return msgspec.structs.asdict(again), {name: value for name, value in body.items() if name not in names}
+
+
+def _points(body: Mapping[str, Any]) -> tuple[tuple[dict[str, Any], ...] | None, dict[str, Any]]:
+    """Split off the points of a sweep, which only a submission takes: the values of parameters by their names, or the points themselves."""
+    from hindscan.sweeping import given_points
+
+    rest = dict(body)
+    try:
+        sweep = msgspec.convert(rest.pop("sweep", None), dict[str, list[Any]] | list[dict[str, Any]] | None)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f'Asking for a run: sweep must be like {{"reserve": [10, 20]}}, or a list of points; {error}.'
+        ) from None
+    return None if sweep is None else given_points(sweep), rest
 
 
 def option_values(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -19,7 +19,7 @@ import msgspec
 import pyarrow as pa
 
 from hindscan.errors import UsageError
-from hindscan.jobs import estimates, statistics
+from hindscan.jobs import estimates, statistics, totals
 from hindscan.jobs.parameters import python_values, validate
 from hindscan.jobs.simulation import simulate
 from hindscan.plans.cut import cut
@@ -98,7 +98,7 @@ def draw(
         most = min(most, rule.max_draws)
         check_draws(spec, most)
     pin = draw_pin(spec, draws=most, seed=seed)
-    merge = estimates.merge if spec.statistics else statistics.merge
+    merge = totals.merge if spec.statistics else statistics.merge
     finish = functools.partial(estimates.finish, spec.statistics) if spec.statistics else statistics.finish
 
     so_far: list[pa.Table] = []

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -22,7 +23,7 @@ __all__ = ["check_points", "given_points", "typed_points"]
 
 _NUMBER: Final = r"[+-]?\d+(?:\.\d+)?"
 _RANGE: Final = re.compile(rf"({_NUMBER})\.\.({_NUMBER})(?:\.\.({_NUMBER}))?")
-#: A range with more values than this is a slip of the pen.
+#: A range or a grid with more values than this is a slip of the pen.
 POINTS_MOST: Final = 100_000
 
 
@@ -32,10 +33,16 @@ def given_points(sweep: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]
     Raises
     ------
     hindscan.errors.UsageError
-        There is no point, or points are of different parameters.
+        There is no point, there are too many, or points are of different parameters.
     """
     if isinstance(sweep, Mapping):
-        points = grid({name: [_plain(value) for value in values] for name, values in sweep.items()})
+        axes = {name: [_plain(value) for value in values] for name, values in sweep.items()}
+        count = math.prod(map(len, axes.values()))
+        if count > POINTS_MOST:
+            raise UsageError(
+                f"Sweeping: at most {POINTS_MOST:,} points are taken; these values have {count:,} combinations. Sweep fewer."
+            )
+        points = grid(axes)
     else:
         points = [{name: _plain(value) for name, value in point.items()} for point in sweep]
     if not points or not points[0]:

@@ -15,9 +15,13 @@ import hindscan as hs
 from hindscan import driver
 from hindscan.api import Result
 from hindscan.cli.app import run_app
-from hindscan.config import Project
+from hindscan.config import Project, load_project
+from hindscan.desk import StoreDesk
 from hindscan.errors import ParameterError, UsageError
+from hindscan.runs import codes
 from hindscan.sweeping import given_points, typed_points
+from hindscan.tasks import execution
+from hindscan.tasks.attempts import make_pieces
 from hindscan.workshop import open_workshop
 
 JOBS = '''
@@ -141,6 +145,44 @@ def test_the_command_takes_ranges_and_lists(folder: Path, capsys: pytest.Capture
     assert points == [(r, c) for r in (0.0, 0.25, 0.5) for c in ("a", "b")]
     assert run_app(["show", answer["run"], "--project", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sweep"][0] == {"reserve": 0.0, "category": "a"}
+
+
+def test_slices_of_all_points_are_made_beside_each_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[list[str]] = []
+
+    def spied(lines: Any, *given: Any, **named: Any) -> Any:
+        taken = [list(line) for line in lines]
+        handed.append([piece.name for line in taken for pieces in line for piece in pieces])
+        return make_pieces(taken, *given, **named)
+
+    monkeypatch.setattr(execution, "make_pieces", spied)
+    done(folder, "revenue", {"category": "b"}, sweep={"reserve": [0.11, 0.12, 0.13]})
+    drawn = ["slice 0", "slice 1"] * 3
+    # No worker waits for the last slice of a point, or for what is combined and finished of it.
+    assert drawn in handed
+    assert [names for names in handed[handed.index(drawn) + 1 :] if "slice 0" in names] == []
+
+
+@pytest.mark.parametrize(
+    "sweep", [{"reserve": [0.0, 0.25]}, [{"reserve": 0.0}, {"reserve": 0.25}]], ids=["a grid", "points"]
+)
+def test_a_sweep_that_is_posted_is_the_one_that_is_called(folder: Path, sweep: Any) -> None:
+    called = done(folder, "revenue", {"category": "b"}, sweep=sweep).to_arrow()
+    project = load_project(folder)
+    with open_workshop(project) as workshop:
+        spec, code = workshop.job("revenue")
+        codes.save_code(workshop.store, spec, code)
+        nobody: Any = None  # takes events, and there are none
+        desk = StoreDesk(project, workshop.store, {"revenue": spec}, nobody, notify=lambda: None, faults={}, notes={})
+        body = {"parameters": {"category": "b"}, "sweep": sweep}
+        run, _ = desk.submit("revenue", body, f"key of {sweep}", "http:test")
+        assert desk.submit("revenue", body, f"key of {sweep}", "http:test")[0]["id"] == run["id"]
+        driver.drive(workshop, run["id"])
+        assert pq.read_table(desk.result(run["id"])).equals(called)
+        with pytest.raises(UsageError, match="sweep must be like"):
+            desk.submit("revenue", {"sweep": {"reserve": 1}}, None, "http:test")
+        with pytest.raises(UsageError, match="at most 100,000 points are taken; these values have 1,000,000"):
+            desk.submit("revenue", {"sweep": {"reserve": [0.5] * 1000, "twice": [True] * 1000}}, None, "http:test")
 
 
 def test_a_rerun_sweeps_again_and_reuses_all(folder: Path) -> None:

@@ -23,8 +23,9 @@ from hindscan.errors import JobDefinitionError
 from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.job import PARTS, JobSpec, Parameter, Step, StepName
 from hindscan.jobs.options import join_faults, keys_of, option_faults, table_faults
-from hindscan.jobs.sampling import GeneratorName, Sampling
+from hindscan.jobs.sampling import Sampling
 from hindscan.jobs.signature import Signature, summary
+from hindscan.jobs.streams import GeneratorName
 from hindscan.retries import retries_from
 
 __all__ = ["Function", "Job", "job", "simulation"]

@@ -1,28 +1,25 @@
-"""Estimates with honest intervals: how declared statistics are summed, put together and finished.
+"""Estimates with honest intervals: what the totals of draws say of declared statistics.
 
-Keeps promise 8: a partial holds exact sums, counts and bins, so any grouping of the same blocks gives the same table to the bit. What is independent is a
-*unit*: one draw, or so many consecutive ones as belong together (a pair of antithetic draws, a stratified set, a replicate of Sobol points, a batch of a path);
-intervals are made of the means of units, and the gain says how many plain draws one of these is worth. Coefficients of control variates come from the blocks of the other
-parity, so they do not know the draws they correct, and the estimate stays unbiased.
+Serves promise 8: what is finished are exact sums, so the same draws give the same estimates to the bit. Intervals are made of the means of independent units
+(`jobs.totals`), and the gain says how many plain draws one of these is worth. Coefficients of control variates come from the blocks of the other parity, so they
+do not know the draws they correct, and the estimate stays unbiased.
 
 ::
 
-    quantities of a block -> partial -> merge, merge, ... -> finish: name, statistic, value, standard_error, low, high, gain
+    totals of all blocks -> finish: name, statistic, value, standard_error, low, high, gain
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from hindscan.errors import BadPartial
-from hindscan.jobs.bins import Bins, binned, merged
+from hindscan.jobs.bins import Bins
 from hindscan.jobs.estimators import (
     Covariance,
     Difference,
@@ -42,25 +39,10 @@ from hindscan.jobs.intervals import (
     student_quantile,
     wilson_interval,
 )
-from hindscan.jobs.statistics import check_finite
-from hindscan.jobs.sums import MOST, Floats, added, exact, fixed_sum, parts, powers, unit_means
+from hindscan.jobs.sums import Floats, exact
+from hindscan.jobs.totals import Row, rows_of
 
-__all__ = ["block_sums", "finish", "merge", "partial"]
-
-_PARTIAL_TYPES: dict[str, pa.DataType] = {
-    "name": pa.string(),
-    # Parity of the block, where coefficients come from the other half; else 0.
-    "half": pa.int8(),
-    "draws": pa.int64(),
-    "units": pa.int64(),
-    # Each a list of floats whose exact sum it is.
-    "sums": pa.list_(pa.list_(pa.float64())),
-    "bins": pa.list_(pa.int32()),
-    "counts": pa.list_(pa.int64()),
-    "least": pa.float64(),
-    "greatest": pa.float64(),
-}
-_PARTIAL = pa.schema(_PARTIAL_TYPES)
+__all__ = ["finish"]
 
 _FINISHED_TYPES: dict[str, pa.DataType] = {
     "name": pa.string(),
@@ -75,224 +57,6 @@ _FINISHED_TYPES: dict[str, pa.DataType] = {
     "effective_draws": pa.float64(),
 }
 _FINISHED = pa.schema(_FINISHED_TYPES)
-
-_Row = dict[str, Any]
-
-# Summing a block ---------------------------------------------------------------------------------------------------
-
-
-def partial(blocks: Sequence[Sequence[Mapping[str, Any]]]) -> pa.Table:
-    """Put the sums of blocks together, as `merge` does; a table for each block would cost as much as summing it.
-
-    Parameters
-    ----------
-    blocks : sequence
-        What `block_sums` gave.
-    """
-    return _together([dict(row) for rows in blocks for row in rows])
-
-
-def block_sums(
-    statistics: Mapping[str, Statistic], values: Mapping[str, Floats], *, index: int, unit: int, name: str
-) -> list[dict[str, Any]]:
-    """Sum one block.
-
-    Parameters
-    ----------
-    statistics : mapping
-        What is estimated.
-    values : mapping
-        The draws of each quantity.
-    index : int
-        Of the block.
-    unit : int
-        Consecutive draws that the sampling makes dependent.
-    name : str
-        Of the job, for the error.
-
-    Raises
-    ------
-    hindscan.errors.BadPartial
-        A quantity that a statistic takes is not there, or a draw is no finite number.
-    """
-    taken = _Taken(values, name)
-    rows: list[_Row] = []
-    for key, one in statistics.items():
-        row: _Row = {
-            "name": key, "half": 0, "draws": taken.size, "units": 0, "sums": [], "bins": [], "counts": [],
-            "least": math.inf, "greatest": -math.inf,
-        }  # fmt: skip
-        rows.append(row | _summed(one, taken, index, unit))
-    return rows
-
-
-class _Taken:
-    """The quantities of a block by name; what is not there is refused."""
-
-    def __init__(self, values: Mapping[str, Floats], job: str) -> None:
-        self._values, self._job = values, job
-        self.size = len(next(iter(values.values()), ()))
-
-    def __call__(self, name: str) -> Floats:
-        if name == "" and len(self._values) == 1:
-            return next(iter(self._values.values()))
-        if name not in self._values:
-            raise BadPartial(
-                f"Taking statistics of job {self._job}: the quantity {name!r} is required, and the function gave {', '.join(map(repr, self._values))}. "
-                "Name in the statistic what the function returns.",
-                quantity=name,
-            )
-        return self._values[name]
-
-
-def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> _Row:
-    match one:
-        case Mean():
-            return _mean(one, taken, taken(one.of), index, unit)
-        case Probability():
-            check_finite(
-                one.of, taken(one.of)
-            )  # what is no number is above and below nothing, and would count as no event
-            hits = _event(one, taken(one.of))
-            if unit * one.batch == 1 and one.weight is None:
-                return {"units": taken.size, "counts": [int(np.count_nonzero(hits))]}
-            return _mean(one, taken, hits.astype(np.float64), index, unit)
-        case Difference():
-            a, b = taken(one.of), taken(one.minus)
-            check_finite(one.of, a)
-            check_finite(one.minus, b)
-            units = _units([a - b], one, unit)
-            plain = [_plain(a), _plain(b), Fraction(fixed_sum(a)), Fraction(fixed_sum(b))]
-            return _sums(units, plain, (one.of, a), (one.minus, b))
-        case Ratio():
-            a, b = taken(one.of), taken(one.per)
-            return _sums(_units([a, b], one, unit), [], (one.of, a), (one.per, b))
-        case Covariance():
-            columns = [taken(name) for name in one.of]
-            return _sums(columns, [], *zip(one.of, columns, strict=True))
-        case Moments():
-            draws = taken(one.of)
-            check_finite(one.of, draws, MOST**0.5)
-            ends = {"least": float(draws.min()), "greatest": float(draws.max())}
-            return {"units": draws.size if unit == 1 else 0, "sums": _written(powers([draws], 4))} | ends
-        case Quantile() | Shortfall():
-            draws = taken(one.of)
-            check_finite(one.of, draws)
-            bins, counts = binned(draws)
-            ends = {"least": float(draws.min()), "greatest": float(draws.max())}
-            return {"units": draws.size if unit == 1 else 0, "bins": bins, "counts": counts} | ends
-        case Histogram():
-            draws = taken(one.of)
-            check_finite(one.of, draws)
-            where = np.searchsorted(np.array(one.edges), draws, side="right")
-            return {
-                "units": draws.size if unit == 1 else 0,
-                "counts": np.bincount(where, minlength=len(one.edges) + 1).tolist(),
-            }
-
-
-def _event(one: Probability, draws: Floats) -> Any:
-    if one.above is not None:
-        return draws > one.above
-    return draws < one.below if one.below is not None else draws != 0
-
-
-def _mean(one: Mean | Probability, taken: _Taken, draws: Floats, index: int, unit: int) -> _Row:
-    weights = None if one.weight is None else taken(one.weight)
-    weighed = draws if weights is None else draws * weights
-    controls = one.controls if isinstance(one, Mean) else {}
-    columns = [weighed, *(taken(name) for name in controls)]
-    more = []
-    if weights is not None:
-        check_finite(str(one.weight), weights)
-    if weights is not None or unit * one.batch > 1:
-        check_finite(one.of, draws)
-        more = [_plain(draws) if weights is None else Fraction(fixed_sum(draws * weighed))]
-    if weights is not None:
-        more += [Fraction(fixed_sum(weights)), _plain(weights)]
-    names = [one.of, *controls]
-    row = _sums(_units(columns, one, unit), more, *zip(names, columns, strict=True))
-    return row | {"half": index % 2 if controls else 0}
-
-
-def _plain(draws: Floats) -> Fraction:
-    return powers([draws])[1]
-
-
-def _units(columns: Sequence[Floats], one: Mean | Probability | Difference | Ratio, unit: int) -> list[Floats]:
-    return [unit_means(column, math.lcm(unit, one.batch)) for column in columns]
-
-
-def _sums(columns: Sequence[Floats], more: Sequence[Fraction], *named: tuple[str, Floats]) -> _Row:
-    with np.errstate(all="ignore"):
-        try:
-            sums = powers(columns)
-        except (OverflowError, ValueError):  # no fraction is infinite, or no number
-            sums = []
-    # A draw that is no number shows in the sum of squares: looking at each would cost as much as summing them.
-    squares = sums[len(columns) :]
-    if not sums or any(abs(square) > MOST**2 for square in squares):
-        for name, draws in named:
-            check_finite(name, draws)
-        raise BadPartial(
-            f"Taking statistics of {', '.join(repr(name) for name, _ in named)}: products of draws must be finite, and are not. Scale them down.",
-        )
-    return {"units": columns[0].size, "sums": _written([*sums, *more])}
-
-
-def _written(sums: Sequence[Fraction]) -> list[list[float]]:
-    return [parts(number, 3) for number in sums]
-
-
-# Putting sums together ---------------------------------------------------------------------------------------------
-
-
-def merge(tables: Sequence[pa.Table]) -> pa.Table:
-    """Put partials together; any grouping and order of the same blocks gives the same table.
-
-    Parameters
-    ----------
-    tables : sequence of pa.Table
-        What `partial` or `merge` gave.
-    """
-    return _together([row for table in tables for row in _rows(table)])
-
-
-def _together(found: Sequence[_Row]) -> pa.Table:
-    rows: dict[tuple[str, int], list[_Row]] = {}
-    for row in found:
-        rows.setdefault((row["name"], row["half"]), []).append(row)
-    names = list(dict.fromkeys(name for name, _ in rows))
-    return _table([_merged(rows[key]) for key in sorted(rows, key=lambda key: (names.index(key[0]), key[1]))])
-
-
-def _rows(table: pa.Table) -> Iterator[_Row]:
-    lists = {name: table[name].combine_chunks() for name in ("bins", "counts")}
-    for at, row in enumerate(table.drop_columns(list(lists)).to_pylist()):
-        yield row | {name: column[at].values.to_numpy() for name, column in lists.items()}
-
-
-def _merged(rows: list[_Row]) -> _Row:
-    if len(rows) == 1:
-        return rows[0]
-    if any(len(row["bins"]) for row in rows):
-        bins, counts = merged([(row["bins"], row["counts"]) for row in rows])
-    else:
-        bins, counts = rows[0]["bins"], np.sum([row["counts"] for row in rows], axis=0, dtype=np.int64)
-    return {
-        "name": rows[0]["name"], "half": rows[0]["half"],
-        "draws": sum(row["draws"] for row in rows), "units": sum(row["units"] for row in rows),
-        "sums": added([row["sums"] for row in rows]), "bins": bins, "counts": counts,
-        "least": min(row["least"] for row in rows), "greatest": max(row["greatest"] for row in rows),
-    }  # fmt: skip
-
-
-def _table(rows: list[_Row]) -> pa.Table:
-    columns = [pa.array([row[field.name] for row in rows], field.type) for field in _PARTIAL]
-    return pa.Table.from_arrays(columns, schema=_PARTIAL)
-
-
-# Finishing ---------------------------------------------------------------------------------------------------------
 
 
 def finish(statistics: Mapping[str, Statistic], table: pa.Table) -> pa.Table:
@@ -310,8 +74,8 @@ def finish(statistics: Mapping[str, Statistic], table: pa.Table) -> pa.Table:
     pa.Table
         ``name, statistic, draws, units, value, standard_error, low, high, gain, effective_draws``: one row for each number. What does not apply is null.
     """
-    rows: dict[str, list[_Row]] = {}
-    for row in _rows(table):
+    rows: dict[str, list[Row]] = {}
+    for row in rows_of(table):
         row["sums"] = [exact(number) for number in row["sums"]]
         rows.setdefault(row["name"], []).append(row)
     found = []
@@ -322,7 +86,7 @@ def finish(statistics: Mapping[str, Statistic], table: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(found, schema=_FINISHED)
 
 
-def _finished(one: Statistic, halves: list[_Row]) -> Iterator[_Row]:
+def _finished(one: Statistic, halves: list[Row]) -> Iterator[Row]:
     row = halves[0]
     match one:
         case Mean():
@@ -345,7 +109,7 @@ def _finished(one: Statistic, halves: list[_Row]) -> Iterator[_Row]:
             yield from _shares(one, row)
 
 
-def _interval(value: float, variance: float, units: int, confidence: float, freedom: int) -> _Row:
+def _interval(value: float, variance: float, units: int, confidence: float, freedom: int) -> Row:
     """Bound a mean of units by their variance."""
     if freedom < 1:
         return {"value": value, "units": units}
@@ -358,12 +122,12 @@ def _variance(n: int, total: Fraction, squares: Fraction) -> float:
     return float(max(Fraction(0), (squares - total * total / n) / (n - 1))) if n > 1 else 0.0
 
 
-def _gain(plain: float, draws: int, variance: float, units: int) -> _Row:
+def _gain(plain: float, draws: int, variance: float, units: int) -> Row:
     """Say how many plain draws one of these is worth."""
     return {"gain": plain / draws / (variance / units)} if variance > 0 and plain > 0 else {}
 
 
-def _meant(one: Mean | Probability, row: _Row) -> _Row:
+def _meant(one: Mean | Probability, row: Row) -> Row:
     n, (total, squares, *more) = row["units"], row["sums"]
     if not n:
         return {"units": 0}
@@ -380,7 +144,7 @@ def _meant(one: Mean | Probability, row: _Row) -> _Row:
     return found
 
 
-def _bounded(one: Probability, found: _Row, variance: float, units: int) -> _Row:
+def _bounded(one: Probability, found: Row, variance: float, units: int) -> Row:
     """Keep the interval of a probability inside [0, 1], and open where no event, or nothing else, was seen."""
     if variance > 0:
         return {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])} if "low" in found else {}
@@ -391,7 +155,7 @@ def _bounded(one: Probability, found: _Row, variance: float, units: int) -> _Row
     return {"low": low, "high": high}
 
 
-def _counted(hits: int, draws: int, one: Probability | Histogram) -> _Row:
+def _counted(hits: int, draws: int, one: Probability | Histogram) -> Row:
     wilson = isinstance(one, Probability) and one.interval == "wilson"
     low, high = (wilson_interval if wilson else exact_interval)(hits, draws, one.confidence)
     share = hits / draws
@@ -400,7 +164,7 @@ def _counted(hits: int, draws: int, one: Probability | Histogram) -> _Row:
     }  # fmt: skip
 
 
-def _compared(one: Difference, row: _Row) -> _Row:
+def _compared(one: Difference, row: Row) -> Row:
     n, draws, (total, squares, a2, b2, a, b) = row["units"], row["draws"], row["sums"]
     variance = _variance(n, total, squares)
     apart = _variance(draws, a, a2) + _variance(draws, b, b2)
@@ -408,7 +172,7 @@ def _compared(one: Difference, row: _Row) -> _Row:
     return found | _gain(apart, draws, variance, n)
 
 
-def _divided(one: Ratio, row: _Row) -> _Row:
+def _divided(one: Ratio, row: Row) -> Row:
     n, (a, b, aa, ab, bb) = row["units"], row["sums"]
     if not b:
         return {"units": n}
@@ -420,7 +184,7 @@ def _divided(one: Ratio, row: _Row) -> _Row:
     return _interval(float(ratio), variance, n, one.confidence, n - 1)
 
 
-def _controlled(one: Mean, halves: list[_Row]) -> _Row:
+def _controlled(one: Mean, halves: list[Row]) -> Row:
     """Take out what the controls miss by; the coefficients of each half come from the other."""
     known = np.array(list(one.controls.values()))
     made = [_Half(row, len(known)) for row in halves]
@@ -453,7 +217,7 @@ def _controlled(one: Mean, halves: list[_Row]) -> _Row:
 class _Half:
     """The sums of one half of the blocks, about their means."""
 
-    def __init__(self, row: _Row, controls: int) -> None:
+    def __init__(self, row: Row, controls: int) -> None:
         n, sums = row["units"], row["sums"]
         means = [total / n for total in sums[: controls + 1]]
         spread = np.zeros((controls + 1, controls + 1))
@@ -473,7 +237,7 @@ class _Half:
         return np.asarray(np.linalg.lstsq(self.spread, self.cross, rcond=1e-12)[0], np.float64)
 
 
-def _covaried(one: Covariance, row: _Row) -> Iterator[_Row]:
+def _covaried(one: Covariance, row: Row) -> Iterator[Row]:
     n, sums, count = row["units"], row["sums"], len(one.of)
     pairs = list(itertools.combinations_with_replacement(range(count), 2))
     spread = {
@@ -488,7 +252,7 @@ def _covaried(one: Covariance, row: _Row) -> Iterator[_Row]:
             yield {"statistic": f"correlation of {names}", "units": n, "value": share}
 
 
-def _moments(one: Moments, row: _Row) -> Iterator[_Row]:
+def _moments(one: Moments, row: Row) -> Iterator[Row]:
     n, (s1, s2, s3, s4) = row["draws"], row["sums"]
     mean = s1 / n
     m2 = s2 / n - mean**2
@@ -507,16 +271,16 @@ def _moments(one: Moments, row: _Row) -> Iterator[_Row]:
     yield {"statistic": "max", "units": n, "value": row["greatest"]}
 
 
-def _bins(row: _Row) -> Bins:
+def _bins(row: Row) -> Bins:
     return Bins(
         bins=np.asarray(row["bins"], np.int32), counts=np.asarray(row["counts"], np.int64),
         least=row["least"], greatest=row["greatest"],
     )  # fmt: skip
 
 
-def _ranked(one: Quantile, row: _Row) -> _Row:
+def _ranked(one: Quantile, row: Row) -> Row:
     bins = _bins(row)
-    found: _Row = {"value": bins.quantile(one.level), "units": row["units"]}
+    found: Row = {"value": bins.quantile(one.level), "units": row["units"]}
     below, above = binomial_ranks(one.level, bins.total, one.confidence)
     # Where too few draws lie beyond, or they depend on each other, no ranks bound the quantile.
     if row["units"] == bins.total and below >= 0 and above < bins.total:
@@ -526,11 +290,11 @@ def _ranked(one: Quantile, row: _Row) -> _Row:
     return found
 
 
-def _beyond(one: Shortfall, row: _Row) -> _Row:
+def _beyond(one: Shortfall, row: Row) -> Row:
     bins = _bins(row)
     count = bins.total * (1 - one.level)
     mean, variance, least = bins.tail(count)
-    found: _Row = {"value": mean, "units": row["units"]}
+    found: Row = {"value": mean, "units": row["units"]}
     if row["units"] == bins.total and count > 1:
         # The draws beyond vary, and so does where they begin.
         error = math.sqrt((variance + one.level * (mean - least) ** 2) / count)
@@ -539,7 +303,7 @@ def _beyond(one: Shortfall, row: _Row) -> _Row:
     return found
 
 
-def _shares(one: Histogram, row: _Row) -> Iterator[_Row]:
+def _shares(one: Histogram, row: Row) -> Iterator[Row]:
     edges = (-math.inf, *one.edges, math.inf)
     for (low, high), count in zip(itertools.pairwise(edges), row["counts"], strict=True):
         found = _counted(int(count), row["draws"], one)

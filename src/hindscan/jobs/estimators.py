@@ -1,7 +1,7 @@
 """What a simulation is asked to estimate, as data: one declaration for each statistic.
 
 Keeps promise 12: a declaration goes through JSON with the job, so that a run is planned, stopped and explained without user code. Each says which quantities of a
-block it takes; how it is summed and what its interval is stands in `jobs.estimates`. What a declaration changes in the sums is in the keys of slices; a
+block it takes; how it is summed stands in `jobs.totals`, and what its interval is in `jobs.estimates`. What a declaration changes in the sums is in the keys of slices; a
 confidence, a level and a kind of interval are applied to finished sums, and recompute none (promise 7).
 
 ::

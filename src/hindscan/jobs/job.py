@@ -19,7 +19,8 @@ from typing import Final, Literal
 import msgspec
 
 from hindscan.jobs.estimators import Statistic
-from hindscan.jobs.sampling import GeneratorName, Sampling
+from hindscan.jobs.sampling import Sampling
+from hindscan.jobs.streams import GeneratorName
 from hindscan.retries import Retries
 
 __all__ = ["PARTS", "CarriedFile", "Code", "JobSpec", "Parameter", "Step", "StepName", "is_allowance", "pinned_as"]

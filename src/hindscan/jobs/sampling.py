@@ -1,44 +1,36 @@
-"""Where the random numbers of a block come from: its stream, and points that lie better than random ones.
+"""How the random numbers of a block are made points: as they come, or so that they lie better than random ones.
 
-Keeps promise 8: everything follows from the seed and the index of the block. A stream is PCG64DXSM or SFC64 seeded by numpy's `SeedSequence(seed, spawn_key=(index,))`,
-which hashes both so that neighbours share nothing, or Philox with a key of the seed and a counter that begins at index x 2**128, so that blocks of one seed
-can never overlap. A sampling makes consecutive draws belong together, in units; intervals are made of units (`jobs.estimates`), so they stay honest.
+Keeps promise 8: everything follows from the stream of the block (`jobs.streams`). A sampling makes consecutive draws belong together, in units; intervals are made of
+units (`jobs.totals`), so they stay honest.
 
 ::
 
-    seed, index, generator -> rng;  rng + Sampling -> points(size, dimensions) -> uniforms, normals
+    rng + Sampling -> points(size, dimensions) -> uniforms, normals
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from hindscan.errors import JobDefinitionError
+from hindscan.jobs.streams import GENERATORS
 from hindscan.jobs.sums import Floats
 
 __all__ = [
-    "GENERATORS",
     "Antithetic",
-    "GeneratorName",
     "Halton",
     "Sampling",
     "Sobol",
     "Stratified",
-    "generator_of",
     "normals",
     "sampling_faults",
     "uniforms",
     "unit_of",
 ]
-
-GeneratorName = Literal["PCG64DXSM", "Philox", "SFC64"]
-
-#: What can be chosen.
-GENERATORS: Final = ("PCG64DXSM", "Philox", "SFC64")
 
 #: One less than the number of values that `Generator.random` gives: the mirror image of k is MOST - k.
 _LAST: Final = 1 - 2.0**-53
@@ -114,16 +106,6 @@ def sampling_faults(generator: object, sampling: object, block_size: int) -> Ite
         yield f"sampling= has sets of {unit!r} draws, which must be two or more and divide the block of {block_size}"
     elif isinstance(sampling, Sobol) and unit & (unit - 1):
         yield f"Sobol points come in powers of two, and {unit} is none; say points= or another block_size="
-
-
-def generator_of(name: GeneratorName, seed: int, index: int) -> np.random.Generator:
-    """Give the stream of a block."""
-    if name == "Philox":
-        key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
-        low, high = index & 0xFFFF_FFFF_FFFF_FFFF, index >> 64
-        return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, low, high], np.uint64)))
-    sequence = np.random.SeedSequence(seed, spawn_key=(index,))
-    return np.random.Generator(np.random.PCG64DXSM(sequence) if name == "PCG64DXSM" else np.random.SFC64(sequence))
 
 
 def uniforms(rng: np.random.Generator, sampling: Sampling | None, size: int, dimensions: int, unit: int) -> Floats:

@@ -6,7 +6,7 @@ out before the first block: what it gives twice for the same block must be the s
 
 ::
 
-    DrawSlice -> Block, Block, ... -> the user's function -> statistics or estimates -> one partial table
+    DrawSlice -> Block, Block, ... -> the user's function -> statistics or totals -> one partial table
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import pyarrow as pa
 
 from hindscan.errors import BadPartial, NotReproducible
 from hindscan.history.snapshot import DrawPin, DrawSlice
-from hindscan.jobs import estimates, statistics
+from hindscan.jobs import statistics, totals
 from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.returned import to_table
-from hindscan.jobs.sampling import Sampling, generator_of, normals, uniforms, unit_of
+from hindscan.jobs.sampling import Sampling, normals, uniforms, unit_of
+from hindscan.jobs.streams import GeneratorName, Streams
 
 __all__ = ["Block", "quantities", "simulate"]
 
@@ -56,6 +57,8 @@ class Block:
         What the calibration gave.
     parameters : mapping, optional
         Values of the parameters that the function names.
+    streams : Streams, optional
+        Of the seed and the generator, where other blocks have theirs from, too.
 
     Examples
     --------
@@ -64,7 +67,19 @@ class Block:
     (5,)
     """
 
-    __slots__ = ("_rng", "_sampling", "_unit", "generator", "index", "model", "parameters", "seed", "size", "start")
+    __slots__ = (
+        "_rng",
+        "_sampling",
+        "_streams",
+        "_unit",
+        "generator",
+        "index",
+        "model",
+        "parameters",
+        "seed",
+        "size",
+        "start",
+    )
 
     def __init__(
         self,
@@ -78,6 +93,7 @@ class Block:
         unit: int = 1,
         model: Any = None,
         parameters: Mapping[str, Any] | None = None,
+        streams: Streams | None = None,
     ) -> None:
         self.index = index
         self.size = size
@@ -88,6 +104,7 @@ class Block:
         self.parameters = MappingProxyType(dict(parameters or {}))
         self._sampling = sampling
         self._unit = unit
+        self._streams = streams or Streams(generator, seed)
         self._rng: np.random.Generator | None = None
 
     def __repr__(self) -> str:
@@ -97,7 +114,7 @@ class Block:
     def rng(self) -> np.random.Generator:
         """The block's generator, keyed by seed and index; the same object at each use."""
         if self._rng is None:
-            self._rng = generator_of(self.generator, self.seed, self.index)
+            self._rng = self._streams.of(self.index)
         return self._rng
 
     @property
@@ -158,11 +175,12 @@ def simulate(
     """
     sampling: Sampling | None = msgspec.convert(draws.sampling, Sampling | None)
     unit = unit_of(sampling, draws.block_size)
+    streams = Streams(msgspec.convert(draws.generator, GeneratorName), draws.seed)
 
     def block(index: int, size: int) -> Block:
         return Block(
             index=index, size=size, start=index * draws.block_size, seed=draws.seed, generator=draws.generator,
-            sampling=sampling, unit=unit, model=model, parameters=parameters,
+            sampling=sampling, unit=unit, model=model, parameters=parameters, streams=streams,
         )  # fmt: skip
 
     if piece.start == 0 and piece.end > 0:
@@ -175,11 +193,13 @@ def simulate(
         if not built_in:
             partials.append(_as_table(value, name))
         elif wanted:
-            sums.append(estimates.block_sums(wanted, quantities(value, one, name), index=index, unit=unit, name=name))
+            sums.append(totals.block_sums(wanted, quantities(value, one, name), index=index, unit=unit, name=name))
         else:
             partials.append(statistics.partial(quantities(value, one, name)))
+        # Let go of before the next block is drawn, which then has this one's place in the cache.
+        del value
     if built_in:
-        return estimates.partial(sums) if wanted else statistics.merge(partials)
+        return totals.partial(sums) if wanted else statistics.merge(partials)
     return pa.concat_tables(partials) if partials else pa.table({})
 
 
@@ -235,6 +255,8 @@ def quantities(value: Any, block: Block, name: str) -> dict[str, npt.NDArray[np.
     hindscan.errors.BadPartial
         It is something else, or has another number of draws.
     """
+    if type(value) is np.ndarray and value.dtype == np.float64 and value.shape == (block.size,):
+        return {name: np.ascontiguousarray(value)}
     if isinstance(value, np.ndarray | list):
         value = {name: value}
     if not isinstance(value, Mapping):

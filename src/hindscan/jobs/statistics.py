@@ -20,7 +20,7 @@ import pyarrow as pa
 from hindscan.errors import BadPartial
 from hindscan.jobs.bins import RELATIVE_ERROR, Bins, binned, merged
 from hindscan.jobs.intervals import normal_quantile
-from hindscan.jobs.sums import MOST, Floats, added, exact, parts, powers
+from hindscan.jobs.sums import MOST, Floats, added, exact, powers
 
 __all__ = ["RELATIVE_ERROR", "check_finite", "finish", "merge", "partial"]
 
@@ -102,7 +102,7 @@ def _row(name: str, draws: Floats) -> dict[str, object]:
     total, squares = powers([draws])
     bins, counts = binned(draws)
     return {
-        "quantity": name, "count": draws.size, "sum": parts(total, 3), "squares": parts(squares, 3),
+        "quantity": name, "count": draws.size, "sum": total, "squares": squares,
         "min": float(draws.min(initial=math.inf)), "max": float(draws.max(initial=-math.inf)), "bins": bins, "counts": counts,
     }  # fmt: skip
 

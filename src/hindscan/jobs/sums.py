@@ -5,11 +5,12 @@ is the same on every processor (numpy's own sum is not); across blocks sums are 
 
 ::
 
-    draws of a block -> powers -> fractions -> parts (stored) -> exact (added, in any order) -> float, once
+    draws of a block -> powers, each written as parts (stored) -> exact (added, in any order) -> float, once
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -25,21 +26,53 @@ Floats = npt.NDArray[np.float64]
 #: The square of a greater number is none.
 MOST = 1e150
 
-#: Lanes that are summed side by side, each in order.
-_LANES = 256
+#: Lanes that are summed side by side, each in order: wide enough that the processor adds as fast as it reads, and then few enough to be added one by one.
+_LANES = 1024
+_FEW = 32
+
+#: Means of units up to so many draws are made row by row; those of larger ones one unit after the other.
+_ROWS = 256
 
 #: The least float is two to the power of minus this.
 _LEAST = 1074
 
-#: Numbers that are worked on at a time: what is made of them stays in the nearest cache of a core.
-_CHUNK = 16384
+#: Adds rows, one after the other.
+_add = np.add.reduce
 
 
 def fixed_sum(numbers: Floats) -> float:
     """Sum numbers in a fixed order."""
-    whole = numbers.size // _LANES * _LANES
-    lanes = np.add.reduce(numbers[:whole].reshape(-1, _LANES), axis=0)
-    return math.fsum((*lanes.tolist(), *numbers[whole:].tolist()))
+    return math.fsum(_folded(numbers))
+
+
+def _folded(numbers: Floats) -> list[float]:
+    """Add numbers up until few are left: row after row, lane by lane, so that no processor's way of summing a row is asked for."""
+    size, left = numbers.size, []
+    if wide := size // _LANES * _LANES:
+        lanes = _add((numbers if wide == size else numbers[:wide]).reshape(-1, _LANES))
+        left = _add(lanes.reshape(-1, _FEW)).tolist()
+    if narrow := (size - wide) // _FEW * _FEW:
+        left += _add(numbers[wide : wide + narrow].reshape(-1, _FEW)).tolist()
+    if wide + narrow < size:
+        left += numbers[wide + narrow :].tolist()
+    return left
+
+
+def _multiplied(left: Floats, right: Floats) -> list[float]:
+    """Give what `_folded` gives of the products, to the bit."""
+    wide = left.size // _LANES * _LANES if _in_one_step() else 0
+    found: list[float] = []
+    if wide:
+        lanes = np.einsum("ij,ij->j", left[:wide].reshape(-1, _LANES), right[:wide].reshape(-1, _LANES))
+        found = _add(lanes.reshape(-1, _FEW)).tolist()
+    return found if wide == left.size else found + _folded(left[wide:] * right[wide:])
+
+
+@functools.cache
+def _in_one_step() -> bool:
+    """Tell whether numpy multiplies and adds in one step as in two: not where its processor does both with one rounding."""
+    numbers = np.random.Generator(np.random.PCG64DXSM(1)).standard_normal((2, 16, _LANES))
+    return bool(np.array_equal(np.einsum("ij,ij->j", *numbers), _add(numbers[0] * numbers[1])))
 
 
 def unit_means(draws: Floats, unit: int) -> Floats:
@@ -55,14 +88,14 @@ def unit_means(draws: Floats, unit: int) -> Floats:
     if unit == 1:
         return draws
     whole = draws[: draws.size // unit * unit].reshape(-1, unit)
-    if unit <= _LANES:
+    if unit <= _ROWS:
         # Rows of the transposed: added one after the other, whatever the processor.
         means: Floats = np.add.reduce(np.ascontiguousarray(whole.T), axis=0) / unit
         return means
     return np.array([fixed_sum(row) / unit for row in whole])
 
 
-def powers(columns: Sequence[Floats], highest: int = 2) -> list[Fraction]:
+def powers(columns: Sequence[Floats], highest: int = 2) -> list[list[float]]:
     """Sum the products of columns: each alone, then each pair, then (of a single column) the third and the fourth power.
 
     Parameters
@@ -74,17 +107,28 @@ def powers(columns: Sequence[Floats], highest: int = 2) -> list[Fraction]:
 
     Returns
     -------
-    list of Fraction
-        About zero. Nothing large cancels on the way there: products are summed about a value near the mean, and moved to zero exactly.
+    list of list of float
+        About zero, each written as `parts` does. Nothing large cancels on the way there: where a mean lies far from zero products are summed about a value
+        near it, and moved to zero exactly.
     """
     size = columns[0].size
     if not size:
-        return [Fraction(0)] * (len(columns) * (len(columns) + 3) // 2 + highest - 2)
-    about = [_about(column) for column in columns]
-    left, central = _central(columns, about, highest)
+        return [[] for _ in range(len(columns) * (len(columns) + 3) // 2 + highest - 2)]
+    left, central = _products(columns, highest)
+    about = _far(left, central, size)
+    if not any(about):
+        return [[number] for number in (*left, *central)]
+    left, central = _products([column - a if a else column for column, a in zip(columns, about, strict=True)], highest)
+    return [parts(number, 3) for number in _moved(about, left, central, size, highest)]
+
+
+def _moved(
+    about: Sequence[float], left: Sequence[float], central: Sequence[float], size: int, highest: int
+) -> list[Fraction]:
+    """Move sums of products to zero."""
     totals = [size * Fraction(a) + Fraction(rest) for a, rest in zip(about, left, strict=True)]
     moved = list(totals)
-    for (i, j), value in zip(_pairs(len(columns)), central, strict=False):
+    for (i, j), value in zip(_pairs(len(left)), central, strict=False):
         if not about[i] and not about[j]:
             moved.append(Fraction(value))
             continue
@@ -98,57 +142,29 @@ def powers(columns: Sequence[Floats], highest: int = 2) -> list[Fraction]:
     return moved
 
 
-def _about(column: Floats) -> float:
-    """Choose the value that products are summed about: none unless numbers lie so far from zero that digits would cancel."""
-    sample = column[:: max(1, column.size // _LANES)]
-    mean = float(np.add.accumulate(sample)[-1]) / sample.size
-    spread = math.sqrt(float(np.add.accumulate((sample - mean) ** 2)[-1]) / sample.size)
-    return 0.0 if abs(mean) <= 8 * spread else mean
+def _far(totals: Sequence[float], products: Sequence[float], size: int) -> list[float]:
+    """Give the means of columns that lie so far from zero that digits of their spread are lost; 0 for the others."""
+    squares = (value for (i, j), value in zip(_pairs(len(totals)), products, strict=False) if i == j)
+    # 8 standard deviations away, squared: two of sixteen digits.
+    return [
+        total / size if 65 * total * total > 64 * square * size else 0.0
+        for total, square in zip(totals, squares, strict=True)
+    ]
 
 
-def _pairs(columns: int) -> list[tuple[int, int]]:
-    return list(itertools.combinations_with_replacement(range(columns), 2))
+@functools.cache
+def _pairs(columns: int) -> tuple[tuple[int, int], ...]:
+    return tuple(itertools.combinations_with_replacement(range(columns), 2))
 
 
-def _central(columns: Sequence[Floats], about: Sequence[float], highest: int) -> tuple[list[float], list[float]]:
-    """Sum the deviations of each column, and the products of deviations, chunk by chunk."""
-    pairs = _pairs(len(columns))
-    first = [_Lanes() for _ in columns]
-    products = [_Lanes() for _ in range(len(pairs) + highest - 2)]
-    deviations: list[Floats] = [*columns]
-    buffers = np.empty((len(columns) + 1, min(_CHUNK, columns[0].size)))
-    for start in range(0, columns[0].size, _CHUNK):
-        size = min(_CHUNK, columns[0].size - start)
-        product = buffers[-1, :size]
-        for at, (lanes, column, centre) in enumerate(zip(first, columns, about, strict=True)):
-            deviations[at] = column[start : start + size]
-            if centre:
-                deviations[at] = np.subtract(deviations[at], centre, out=buffers[at, :size])
-            lanes.add(deviations[at])
-        for lanes, (i, j) in zip(products, pairs, strict=False):
-            np.multiply(deviations[i], deviations[j], out=product)
-            lanes.add(product)
-        for lanes in products[len(pairs) :]:
-            np.multiply(product, deviations[0], out=product)
-            lanes.add(product)
-    return [lanes.total() for lanes in first], [lanes.total() for lanes in products]
-
-
-class _Lanes:
-    """A sum that grows, in a fixed order."""
-
-    def __init__(self) -> None:
-        self._lanes = np.zeros(_LANES)
-        self._left: list[float] = []
-
-    def add(self, numbers: Floats) -> None:
-        whole = numbers.size // _LANES * _LANES
-        self._lanes += np.add.reduce(numbers[:whole].reshape(-1, _LANES), axis=0)
-        if whole < numbers.size:
-            self._left += numbers[whole:].tolist()
-
-    def total(self) -> float:
-        return math.fsum((*self._lanes.tolist(), *self._left))
+def _products(columns: Sequence[Floats], highest: int) -> tuple[list[float], list[float]]:
+    """Sum each column, and the products of columns."""
+    totals = [math.fsum(_folded(column)) for column in columns]
+    products = [math.fsum(_multiplied(columns[i], columns[j])) for i, j in _pairs(len(columns))]
+    if highest == 4:
+        square = columns[0] * columns[0]
+        products += [math.fsum(_multiplied(square, columns[0])), math.fsum(_multiplied(square, square))]
+    return totals, products
 
 
 def parts(number: Fraction, most: int = 64) -> list[float]:
@@ -156,6 +172,8 @@ def parts(number: Fraction, most: int = 64) -> list[float]:
     written: list[float] = []
     while len(written) < most and (part := float(number)):
         written.append(part)
+        if part.as_integer_ratio() == (number.numerator, number.denominator):
+            break
         number -= Fraction(part)
     return written
 

@@ -41,7 +41,7 @@ BLOCKS_PER_SLICE: Final = 4
 #: A later slice has a sixteenth of the draws before it, in a power of two of these: what is lost with a worker stays small, and so does what slices cost in all.
 SHARE_OF_SLICE: Final = 16
 #: Draws of a slice at most.
-DRAWS_PER_SLICE_MOST: Final = 1 << 22
+DRAWS_PER_SLICE_MOST: Final = 1 << 24
 
 #: More rows than a file or a partition has: one slice for each.
 _WHOLE: Final = 1 << 62

@@ -27,6 +27,7 @@ from hindscan.jobs.job import Step
 from hindscan.plans.cut import Known, cut_whole
 
 __all__ = [
+    "DRAWS_VERSION",
     "READER_VERSION",
     "SPLIT_VERSION",
     "chained_keys",
@@ -49,6 +50,9 @@ READER_VERSION: Final = 2
 
 #: Meaning of a split by key: the hash of `runs.parts`, and the order of a finished part. Raised only when the same rows would lie elsewhere.
 SPLIT_VERSION: Final = 1
+
+#: Meaning of draws and of their built-in sums. Raised only when the same block would give other bits.
+DRAWS_VERSION: Final = 2
 
 #: Bytes of a digest; 40 hexadecimal digits.
 _SIZE: Final = 20
@@ -249,7 +253,7 @@ def _source(pin: Pin) -> list[object]:
         case KafkaPin():
             return ["kafka", pin.cluster_id, pin.topic, pin.topic_id]
         case DrawPin():
-            return ["draws", pin.seed, pin.block_size, pin.generator, pin.sampling]
+            return ["draws", DRAWS_VERSION, pin.seed, pin.block_size, pin.generator, pin.sampling]
         case _:
             return ["parquet"]  # each file carries its own identity, relative to a root that may move
 

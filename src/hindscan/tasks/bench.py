@@ -22,7 +22,7 @@ import pyarrow as pa
 from hindscan.data import Data, Proof, Source, TableSource
 from hindscan.errors import BadPartial, CorruptPartial
 from hindscan.history.snapshot import DrawSlice, Slice
-from hindscan.jobs import estimates, statistics
+from hindscan.jobs import estimates, statistics, totals
 from hindscan.jobs.code import load
 from hindscan.jobs.job import JobSpec, StepName
 from hindscan.jobs.parameters import python_values
@@ -138,7 +138,7 @@ class Bench:
             case "concat":
                 made = table
             case "statistics":
-                made = (estimates if self._assignment.job.statistics else statistics).merge(given)
+                made = (totals if self._assignment.job.statistics else statistics).merge(given)
             case _:
                 made = self._call(self._assignment.combine, table)
                 check_same(table.schema, made.schema, step=self._assignment.combine)

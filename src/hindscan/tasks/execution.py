@@ -151,11 +151,18 @@ def execute(
 
 
 def _carry_out(stages: Sequence[StageWork]) -> None:
-    """Carry out stage by stage; a damaged partial of this or an earlier stage is made again, once."""
+    """Carry out stage by stage; a damaged partial of this or an earlier stage is made again, once.
+
+    The points of a sweep come after all they are calibrated with, and have their slices made beside each other: no worker waits at a point's end.
+    """
+    points = [stage for stage in stages if stage.of_point]
+    stages = [*(stage for stage in stages if not stage.of_point), *points]
     repaired: set[str] = set()
     index = 0
     while index < len(stages):
         try:
+            if points and stages[index] is points[0]:
+                points[0].make_slices_together(points)
             stages[index].carry_out()
         except CorruptPartial as fault:
             key = str(fault.details.get("key"))

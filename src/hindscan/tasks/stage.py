@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -112,6 +112,29 @@ class StageWork:
         """As it is now: without what failed and was left out."""
         return self._stage
 
+    @property
+    def of_point(self) -> bool:
+        """Whether it is a point of a sweep whose slices know nothing of each other."""
+        free = not self._stage.chains and not self._plan.job.whole and bool(self._stage.slices)
+        return bool(self._plan.points) and self._stage.step == "slice" and free
+
+    def make_slices_together(self, points: Sequence[StageWork]) -> None:
+        """Have the missing slices of all points made beside each other; what several points share is the first one's."""
+        began = time.monotonic()
+        owners: dict[str, StageWork] = {}
+        groups: list[Iterator[Sequence[Piece]]] = []
+        for point in points:
+            missing = [piece for piece in point.missing_slices() if point.key(piece) not in owners]
+            owners.update((point.key(piece), point) for piece in missing)
+            groups.append(map(point.pieces, point.groups(missing)))
+        self._make(
+            itertools.chain.from_iterable(groups),
+            lambda pieces: owners[pieces[0].key].slices_task(pieces),
+            read=lambda done: owners[done.key].note(done),
+            owners=owners,
+        )
+        self._seconds += time.monotonic() - began
+
     def owns(self, key: str) -> bool:
         """Tell whether a partial is one of this stage."""
         stage = self._stage
@@ -181,18 +204,11 @@ class StageWork:
         if stage.chains:
             self._make_chains()
             return
-        missing = [
-            s for s, key in zip(stage.slices, stage.keys, strict=True)
-            if key not in self._there and s.position not in stage.left_out
-            # A point before this one of a sweep may have made it meanwhile.
-            and not (self._plan.points and self._has(key))
-        ]  # fmt: skip
-        groups = group(missing, workers=self._executor.workers, slices_per_task=self._slices_per_task, pace=self._pace)
         # Taken as there is room, so that tasks follow the pace, and no more pieces are there than are worked on.
         self._make(
-            (self._pieces(slices) for slices in groups),
-            self._slices_task,
-            read=self._note,
+            (self.pieces(slices) for slices in self.groups(self.missing_slices())),
+            self.slices_task,
+            read=self.note,
             kept=self._kept,
             tolerated=self._tolerated - len(self._failed),
         )
@@ -200,6 +216,24 @@ class StageWork:
             # A bound that cut off nothing need not have been there: a run as of a later time finds the partial so.
             if done.key in stage.unbounded and holds(stage.slices[done.position], done.proof):
                 self._partials.link(done.key, stage.unbounded[done.key])
+
+    def key(self, piece: Slice) -> str:
+        """Give the key of a slice."""
+        return self._stage.keys[piece.position]
+
+    def missing_slices(self) -> list[Slice]:
+        """Give the slices that are to be made."""
+        stage = self._stage
+        return [
+            s for s, key in zip(stage.slices, stage.keys, strict=True)
+            if key not in self._there and s.position not in stage.left_out
+            # Another point of a sweep may have made it meanwhile.
+            and not (self._plan.points and self._has(key))
+        ]  # fmt: skip
+
+    def groups(self, slices: Sequence[Slice]) -> Iterator[tuple[Slice, ...]]:
+        """Group slices into tasks, as these are asked for."""
+        return group(slices, workers=self._executor.workers, slices_per_task=self._slices_per_task, pace=self._pace)
 
     def _make_whole(self) -> None:
         """Make the one partial of a job that gets its history as a whole, and tell of every slice it was made of."""
@@ -217,11 +251,12 @@ class StageWork:
                 SliceFinished(run=self._tally.run, stage=stage.step, slice=position, rows=proof.records, seconds=0.0, cpu_seconds=0.0, worker="")
             )  # fmt: skip
 
-    def _pieces(self, slices: Sequence[Slice]) -> list[Piece]:
+    def pieces(self, slices: Sequence[Slice]) -> list[Piece]:
+        """Give slices as what is to be made."""
         keys = self._stage.keys
         return [Piece(key=keys[s.position], position=s.position, name=f"slice {s.position}") for s in slices]
 
-    def _note(self, done: Done) -> int:
+    def note(self, done: Done) -> int:
         """Take in what a slice took; give the rows it read."""
         if done.seconds:  # else it was found stored, and nobody knows
             self._pace.add(self._stage.slices[done.position], done.seconds)
@@ -230,7 +265,8 @@ class StageWork:
     def _rows_read(self, done: Done) -> int:
         return done.proof.records if done.proof is not None else self._stage.slices[done.position].rows
 
-    def _slices_task(self, pieces: Sequence[Piece]) -> Task:
+    def slices_task(self, pieces: Sequence[Piece]) -> Task:
+        """Give the task that makes some slices."""
         positions = [piece.position for piece in pieces]
         checkpoints = None
         if self._stage.chains:
@@ -254,8 +290,8 @@ class StageWork:
         positions = [p for chain in whole for p in needed(chain, stage.keys, self._has)]
         lines = group_in_order(stage, positions, self._slices_per_task, fresh=self._plan.fresh)
         self._make_lines(
-            [[self._pieces(slices) for slices in line] for line in lines],
-            self._slices_task,
+            [[self.pieces(slices) for slices in line] for line in lines],
+            self.slices_task,
             read=self._rows_read,
             ordered=True,
             kept=self._kept,
@@ -378,10 +414,11 @@ class StageWork:
         ordered: bool = False,
         kept: Callable[[Piece], Done | None] | None = None,
         tolerated: int = 0,
+        owners: Mapping[str, StageWork] | None = None,
     ) -> None:
         """Have pieces made whose groups do not need each other."""
         lines = ([group] for group in groups)
-        self._make_lines(lines, build, read=read, ordered=ordered, kept=kept, tolerated=tolerated)
+        self._make_lines(lines, build, read=read, ordered=ordered, kept=kept, tolerated=tolerated, owners=owners)
 
     def _make_lines(
         self,
@@ -392,8 +429,9 @@ class StageWork:
         ordered: bool,
         kept: Callable[[Piece], Done | None] | None = None,
         tolerated: int = 0,
+        owners: Mapping[str, StageWork] | None = None,
     ) -> None:
-        """Have pieces made; raise what the first of them failed with."""
+        """Have pieces made, of this stage or of its owner; raise what the first of them failed with."""
         made = make_pieces(
             lines,
             build,
@@ -404,11 +442,8 @@ class StageWork:
             kept=kept,
             tolerated=tolerated,
         )
-        stored = {key for done in made.done for key in (done.key, self._states.get(done.key, done.key))}
-        self._there |= stored
-        self._forgotten -= stored
-        if read is not None:
-            self._done.update((done.position, done) for done in made.done)
+        for done in made.done:
+            (self if owners is None else owners[done.key]).take_in(done, is_slice=read is not None)
         if made.failed and not self._tolerate(made.failed, tolerated):
             # Of nodes the one that came first: in a tree made by one task those above a damaged partial fail after it, for want of it.
             first = min(made.failed, key=lambda fault: fault.position) if read is not None else made.failed[0]
@@ -418,6 +453,14 @@ class StageWork:
                 f"Carrying out job {self._plan.job.name}: it was stopped. The partials that were done are kept; retry the run to go on.",
                 job=self._plan.job.name,
             )
+
+    def take_in(self, done: Done, *, is_slice: bool) -> None:
+        """Take in that a piece is made."""
+        stored = {done.key, self._states.get(done.key, done.key)}
+        self._there |= stored
+        self._forgotten -= stored
+        if is_slice:
+            self._done[done.position] = done
 
     def _tolerate(self, faults: Sequence[Failed], tolerated: int) -> bool:
         """Leave out slices that failed, if that many may and none of them means that data is lost; tell whether."""

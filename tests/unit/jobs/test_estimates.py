@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from hindscan.errors import BadPartial
 from hindscan.jobs.bins import RELATIVE_ERROR
-from hindscan.jobs.estimates import block_sums, finish, merge
-from hindscan.jobs.estimates import partial as partial_of
+from hindscan.jobs.estimates import finish
 from hindscan.jobs.estimators import (
     Covariance,
     Difference,
@@ -30,6 +29,8 @@ from hindscan.jobs.estimators import (
     summed,
 )
 from hindscan.jobs.intervals import exact_interval, student_quantile, wilson_interval
+from hindscan.jobs.totals import block_sums, merge
+from hindscan.jobs.totals import partial as partial_of
 
 WANTED: dict[str, Statistic] = {
     "mean": Mean("x"),
