@@ -98,7 +98,7 @@ def hindscan(folder: Path, draws: int, repeat: int) -> dict[str, float]:
     from hindscan.config import load_project
     from hindscan.driver import drive
     from hindscan.planning import ask
-    from hindscan.runs import codes, register
+    from hindscan.runs import codes, opening
     from hindscan.workshop import open_workshop
 
     (folder / "hindscan.toml").write_text(f"[compute]\nworkers = {WORKERS}\n")
@@ -113,7 +113,7 @@ def hindscan(folder: Path, draws: int, repeat: int) -> dict[str, float]:
 
             def work(seed: int, draws: int, spec: object = spec, digest: str = digest) -> None:
                 request = ask(project, spec, {}, seed=seed, draws=draws)  # type: ignore[arg-type]
-                run = register.open_run(workshop.store, request, code=digest, requested_by="bench")
+                run = opening.open_run(workshop.store, request, code=digest, requested_by="bench")
                 done = drive(workshop, run.id)
                 assert done.state == "succeeded", done.message
 

@@ -8,7 +8,7 @@ A repair is what would have happened on time: decided as it would be now, as of 
 
 ::
 
-    log, ledger -> Finding, Finding, ... -> (repair) Intake.decide -> ledger.record | register.reopen_run
+    log, ledger -> Finding, Finding, ... -> (repair) Intake.decide -> ledger.record | opening.reopen_run
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 from hindscan.intake import position_of
 from hindscan.past import Span, log_spans, read_log
 from hindscan.replaying import open_intake, trigger_of
-from hindscan.runs import positions, recall, register
+from hindscan.runs import opening, positions, recall
 from hindscan.runs.ledger import Entry, Unreadable, record
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class Audit:
         if decision.request is None:
             # What once matched does not any more: there is nothing that could be run as if on time.
             return False
-        register.reopen_run(
+        opening.reopen_run(
             self._store,
             run,
             decision.request,

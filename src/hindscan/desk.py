@@ -22,7 +22,7 @@ from hindscan.listening import wrapped_by
 from hindscan.planning import ask
 from hindscan.redriving import redrive
 from hindscan.rerunning import rerun
-from hindscan.runs import inbox, log, register, results
+from hindscan.runs import inbox, log, opening, register, results
 from hindscan.runs.figures import Counter, Figures
 from hindscan.runs.partials import Partials
 from hindscan.runs.waiting import why_waiting
@@ -153,7 +153,7 @@ class StoreDesk:
         parameters, options = option_values(body)
         request = ask(self._project, spec, parameters, **options)
         began = self._store.now()
-        run = register.open_run(
+        run = opening.open_run(
             self._store,
             request,
             code=spec.code,

@@ -12,7 +12,7 @@ import pytest
 from hindscan.config import Project, load_project
 from hindscan.errors import ConfigError
 from hindscan.outgoing import Sender
-from hindscan.runs import leases, outbox, register
+from hindscan.runs import leases, opening, outbox, register
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import Store, open_store
 from receiver import Receiver, receiver
@@ -53,7 +53,7 @@ def a_sender(project: Project, store: Store, owner: str = "me") -> Sender:
 
 
 def a_run(store: Store, state: Any = "succeeded", job: str = "scan") -> str:
-    run = register.open_run(store, RunRequest(job=job)).id
+    run = opening.open_run(store, RunRequest(job=job)).id
     claimed = leases.claim(store, "me", 10.0, run)
     assert claimed is not None
     register.move(store, run, state, token=claimed.token)

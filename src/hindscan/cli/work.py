@@ -194,7 +194,7 @@ def run(
     detach : bool
         Print the run's id and leave it to a process of its own.
     """
-    from hindscan.runs import codes, register
+    from hindscan.runs import codes, opening
     from hindscan.words import asker
     from hindscan.workshop import open_workshop
 
@@ -208,7 +208,7 @@ def run(
             workers=workers, fresh=fresh, allow_failed=_allowance(allow_failed), priority=priority, sweep=sweep,
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
-        opened = register.open_run(workshop.store, request, code=digest, requested_by=asker("cli"))
+        opened = opening.open_run(workshop.store, request, code=digest, requested_by=asker("cli"))
         if detach:
             from hindscan.driver import hand_over
 
