@@ -20,7 +20,7 @@ from hindscan.events.kafka import KafkaListener
 from hindscan.events.trigger import Source
 from hindscan.events.wrapping import wrap
 from hindscan.kafka import describe_topics, find_offsets
-from hindscan.runs.positions import Place, places, start_at
+from hindscan.runs.positions import Place, places, start_at, take_over
 
 if TYPE_CHECKING:
     from hindscan.config import Project
@@ -147,15 +147,15 @@ def resolve_starts(
             topic=topic,
         )
     topic_id, count = described[topic]
+    if trigger.was:
+        take_over(store, trigger.name, trigger.was, cluster, topic)
     known = [place for place in places(store, trigger.name) if (place.cluster, place.topic) == (cluster, topic)]
     here = [place for place in known if place.topic_id == topic_id]
     if here or known:
         # A recreated topic is new to a trigger that is not: nothing in it was decided, so it is read from its beginning.
         return here
-    first = _left_by(store, trigger, cluster, topic_id)
-    if not first:
-        at: Literal["earliest", "latest"] | int = "latest" if trigger.start == "now" else trigger.start
-        first = find_offsets(config, topic, count, at)
+    at: Literal["earliest", "latest"] | int = "latest" if trigger.start == "now" else trigger.start
+    first = find_offsets(config, topic, count, at)
     starts = [
         Place(
             trigger=trigger.name,
@@ -169,13 +169,3 @@ def resolve_starts(
         for partition, offset in sorted(first.items())
     ]
     return start_at(store, starts)
-
-
-def _left_by(store: Store, trigger: Trigger, cluster: str, topic_id: str) -> dict[int, int]:
-    """Tell where the trigger stood that this one was before it was renamed, by partition."""
-    if not trigger.was:
-        return {}
-    before = places(store, trigger.was)
-    return {
-        place.partition: place.next_offset for place in before if (place.cluster, place.topic_id) == (cluster, topic_id)
-    }
