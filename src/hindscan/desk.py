@@ -6,6 +6,7 @@ everything else is a look at the store, the declared project or a published file
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import msgspec
 from hindscan import times
 from hindscan.errors import NotFound, UsageError
 from hindscan.events.received import received_over_http
+from hindscan.events.sns import confirm_url, confirmation_in
 from hindscan.events.trigger import Source
 from hindscan.lag import Lags
 from hindscan.listening import wrapped_by
@@ -26,6 +28,7 @@ from hindscan.runs import inbox, log, opening, register, results
 from hindscan.runs.figures import Counter, Figures
 from hindscan.runs.partials import Partials
 from hindscan.runs.waiting import why_waiting
+from hindscan.sending import confirm_subscription
 from hindscan.words import job_document, run_document, state_of
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from hindscan.runs.store import Store
 
 __all__ = ["StoreDesk", "option_values"]
+
+_logger = logging.getLogger("hindscan.desk")
 
 _TIMES: Final = ("as_of", "since", "until")
 #: What a store can hold.
@@ -114,8 +119,17 @@ class StoreDesk:
         }
 
     def receive_body(self, trigger: str, body: bytes) -> dict[str, list[str]]:
-        """Record what a body that is no CloudEvent starts, as the trigger declares it."""
-        return self._take([received_over_http(event, trigger) for event in self._wrapped(trigger)(body, None)])
+        """Record what a body that is no CloudEvent starts, as the trigger declares it; or confirm the subscription it asks for, where that is declared."""
+        wrapped, wrapping = self._wrapped(trigger), self._project.triggers[trigger].wrapping
+        if wrapping is not None and wrapping.format == "s3" and (asked := confirmation_in(body)) is not None:
+            try:
+                url = confirm_url(asked, wrapping.confirm)
+            except ValueError as fault:
+                raise UsageError(f"Confirming a subscription for trigger {trigger}: {fault}.") from None
+            confirm_subscription(url)
+            _logger.info("confirmed the subscription of %s for trigger %s", asked.topic, trigger)
+            return {"runs": [], "existing": [], "quarantined": []}
+        return self._take([received_over_http(event, trigger) for event in wrapped(body, None)])
 
     def _wrapped(self, trigger: str) -> Wrapped:
         if trigger not in self._wrappings:

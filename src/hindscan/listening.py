@@ -18,7 +18,7 @@ from hindscan import faults
 from hindscan.errors import ConfigError, SourceMissing
 from hindscan.events.kafka import KafkaListener
 from hindscan.events.trigger import Source
-from hindscan.events.wrapping import wrap
+from hindscan.events.wrapping import IN_REGISTRY, wrap
 from hindscan.kafka import describe_topics, find_offsets
 from hindscan.runs.positions import Place, places, start_at, take_over
 
@@ -111,16 +111,18 @@ def wrapped_by(project: Project, trigger: Trigger) -> Wrapped | None:
     wrapping = trigger.wrapping
     if wrapping is None:
         return None
-    if wrapping.format != "avro":
+    if wrapping.format not in IN_REGISTRY:
         return partial(wrap, wrapping)
-    from hindscan.history.values import avro_values
+    from hindscan.history.values import registry_values
 
     if wrapping.registry not in project.registries:
         declared = ", ".join(sorted(project.registries)) or "none"
         raise ConfigError(
             f"Setting up trigger {trigger.name!r}: the schema registry {wrapping.registry} must be declared as [registry.NAME]. Declared: {declared}."
         )
-    return partial(wrap, wrapping, read=avro_values(project.registries[wrapping.registry], wrapping.registry))
+    return partial(
+        wrap, wrapping, read=registry_values(wrapping.format, project.registries[wrapping.registry], wrapping.registry)
+    )
 
 
 def wrapped_at(project: Project, cluster: str, topic: str) -> Wrapped | None:

@@ -27,6 +27,7 @@ from hindscan.events import wire
 from hindscan.events.event import event_from_json
 from hindscan.events.strict import parse_json
 from hindscan.runs import outbox
+from hindscan.sending import opener
 
 if TYPE_CHECKING:
     from hindscan.config import Project
@@ -179,7 +180,7 @@ class Sender:
             self._outlet.url, data=message.body or b"", headers=dict(message.headers), method="POST"
         )
         try:
-            with _opener.open(request, timeout=ANSWER_SECONDS):
+            with opener.open(request, timeout=ANSWER_SECONDS):
                 pass
         except urllib.error.HTTPError as answer:
             with answer:
@@ -202,14 +203,3 @@ class Sender:
         outbox.put_off(self._store, first, reason)
         _logger.warning("outlet %s: trying again: %s", self._outlet.name, reason)
         return 0
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """An event goes where the project file says, or nowhere: a redirect would turn the POST into a GET."""
-
-    def redirect_request(self, *_arguments: object) -> None:
-        return None
-
-
-# No proxy: an event for this machine must not leave it because of a variable in the environment.
-_opener: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())

@@ -107,7 +107,7 @@ def _print_replayed(done: Replayed) -> None:
 def audit(
     trigger: str, /, *, since: str, until: str | None = None, repair: Flag = False, options: Options = DEFAULTS
 ) -> int:
-    """Compare topics, schedules and folders with what was recorded: events without a decision, without a run, or with two. Exit code 1 if something is found and not repaired.
+    """Compare topics, schedules and folders with what was recorded; exit code 1 if something is found and not repaired.
 
     Parameters
     ----------

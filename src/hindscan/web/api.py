@@ -115,14 +115,14 @@ _Origin = Annotated[str | None, Header(alias="WebHook-Request-Origin")]
 
 
 def _add_events(app: FastAPI, desk: Desk, webhooks: Webhooks) -> None:
-    async def let_in(request: Request, origin: str | None) -> bytes:
+    async def let_in(request: Request, origin: str | None, *, cloudevents: bool = True) -> bytes:
         """Give the body of a sender that may send events."""
         if origin is not None and not webhooks.allows(origin):
             raise HTTPException(
                 403, f"Events of {origin!r} are not taken; [serve] webhook_origins names those that are."
             )
         body = await request.body()
-        webhooks.check(request.headers.raw, body, time.time())
+        webhooks.check(request.headers.raw, body, time.time(), cloudevents=cloudevents)
         return body
 
     @app.post("/events", status_code=202, tags=["events"], openapi_extra=EVENTS)
@@ -135,7 +135,8 @@ def _add_events(app: FastAPI, desk: Desk, webhooks: Webhooks) -> None:
     @app.post("/triggers/{trigger}/events", status_code=202, tags=["events"], openapi_extra=ANYTHING)
     async def receive_body(trigger: str, request: Request, origin: _Origin = None) -> Response:
         """Take a body that is no CloudEvent, as this trigger declares it; signed, where webhook secrets are set."""
-        return _Json(await run_in_threadpool(desk.receive_body, trigger, await let_in(request, origin)), 202)
+        body = await let_in(request, origin, cloudevents=False)
+        return _Json(await run_in_threadpool(desk.receive_body, trigger, body), 202)
 
     @app.options("/events", tags=["events"], response_class=Response)
     def handshake(origin: Annotated[str | None, Header(alias="WebHook-Request-Origin")] = None) -> Response:

@@ -74,7 +74,9 @@ class Webhooks:
         """Tell whether a sender of this name may send."""
         return "*" in self.origins or origin.lower() in {allowed.lower() for allowed in self.origins}
 
-    def check(self, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float) -> None:
+    def check(
+        self, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float, *, cloudevents: bool = True
+    ) -> None:
         """Check the proof that a request carries; without secrets none is demanded.
 
         Parameters
@@ -85,6 +87,8 @@ class Webhooks:
             As it was received, before anything has read it.
         now : float
             Seconds since the epoch.
+        cloudevents : bool
+            Whether the body is to be a CloudEvent; of any other all that counts is in the body.
 
         Raises
         ------
@@ -100,7 +104,7 @@ class Webhooks:
             if len(values) != 1
         ]
         kinds = [value.decode("latin-1").strip().lower() for name, value in headers if name == b"content-type"]
-        if not all(kind.startswith(_STRUCTURED) for kind in kinds or [""]):
+        if cloudevents and not all(kind.startswith(_STRUCTURED) for kind in kinds or [""]):
             faults.append(
                 f"the content type must be {_STRUCTURED}+json or {_STRUCTURED}-batch+json: attributes in headers are not signed"
             )
