@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from hindscan.events.files import event_source
 from hindscan.events.received import Received
+from hindscan.events.trigger import Source
 from hindscan.runs import schema
 from hindscan.runs.forgotten import forgotten_among
 from hindscan.runs.held import stored_event
@@ -29,7 +30,6 @@ from hindscan.runs.store import keys_in_parts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from hindscan.events.trigger import Source
     from hindscan.runs.store import Store
 
 __all__ = [
