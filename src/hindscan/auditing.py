@@ -87,6 +87,8 @@ class Audit:
         When the events came in (time of the record, the instant or the file's last change, else of receipt), half-open.
     repair : bool
         Submit what is missing.
+    intake : Intake, optional
+        What decides; see `replaying.Replay`.
 
     Raises
     ------
@@ -95,12 +97,19 @@ class Audit:
     """
 
     def __init__(
-        self, workshop: Workshop, trigger: str, *, since: int | None, until: int | None, repair: bool = False
+        self,
+        workshop: Workshop,
+        trigger: str,
+        *,
+        since: int | None,
+        until: int | None,
+        repair: bool = False,
+        intake: Intake | None = None,
     ) -> None:
         self._workshop, self._store, self._project = workshop, workshop.store, workshop.project
         self._trigger = trigger_of(self._project, trigger)
         self._since, self._until, self._repair = since, until, repair
-        self._made: Intake | None = None
+        self._made = intake
         self._seen: set[tuple[str, str]] = set()
         self._doubled = recall.doubled(self._store, trigger)
         self._done = Audited(trigger=trigger)

@@ -90,6 +90,7 @@ class Dispatcher:
             self._store,
             self._edition.specs,
             self._intake,
+            workshop=workshop,
             notify=self._notify,
             faults=self._faults,
             notes=self._notes,

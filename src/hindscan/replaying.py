@@ -125,6 +125,8 @@ class Replay:
     from_topic : bool
         Read the trigger's topics again rather than what the ledger has of them, and its schedules and files likewise; so it is for a trigger that was never
         there, in any case.
+    intake : Intake, optional
+        What decides, and has the code of its jobs stored. Default: made of the project's jobs as they are now.
 
     Raises
     ------
@@ -142,6 +144,7 @@ class Replay:
         name: str | None = None,
         repin: bool = False,
         from_topic: bool = False,
+        intake: Intake | None = None,
     ) -> None:
         self._workshop, self._store, self._project = workshop, workshop.store, workshop.project
         self._trigger = trigger_of(self._project, trigger)
@@ -161,7 +164,7 @@ class Replay:
             raise UsageError(
                 f"Replaying trigger {trigger}: a schedule has no beginning, so it must be said since when; give --since."
             )
-        self._intake = open_intake(workshop)
+        self._intake = intake or open_intake(workshop)
 
     def run(self, *, dry_run: bool = False, activate: bool = False) -> Replayed:
         """Go through the past.
@@ -273,7 +276,7 @@ class Replay:
     def _cost(self, request: RunRequest) -> dict[str, Any]:
         """Say what a match would take, or why it could not run. Reads metadata only."""
         workshop = self._workshop
-        spec, _ = workshop.job(request.job)
+        spec = self._intake.spec(request.job)
         found: dict[str, Any] = {"parameters": request.parameters}
         try:
             cost = prepare(

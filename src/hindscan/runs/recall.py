@@ -40,6 +40,7 @@ __all__ = [
     "first_receipt",
     "known",
     "orphaned",
+    "outcomes",
     "past_events",
     "quarantined_places",
     "recorded",
@@ -206,6 +207,14 @@ def known(store: Store, trigger: str, identities: Iterable[_Identity]) -> dict[_
                 found[source, identity] = Known(outcome=outcome, run=run, job=job, snapshot=snapshot)
     # There is nothing about them that could be done once more.
     return found | dict.fromkeys(forgotten, Known(outcome="forgotten"))
+
+
+def outcomes(store: Store, trigger: str) -> dict[str, int]:
+    """Count the decisions of a trigger, or of a replay as ``TRIGGER@NAME``, by outcome. Looks at all decisions."""
+    table = schema.decisions
+    query = sa.select(table.c.outcome, sa.func.count()).where(table.c.trigger == trigger).group_by(table.c.outcome)
+    with store.read() as connection:
+        return {outcome: count for outcome, count in connection.execute(query.order_by(table.c.outcome))}  # noqa: C416 - rows are no pairs to dict's types
 
 
 def doubled(store: Store, trigger: str) -> dict[_Identity, list[str]]:

@@ -170,7 +170,7 @@ def test_what_moto_sends_through_a_topic_to_a_queue_is_the_event_of_the_object()
     events = [event for body in bodies for event in s3_events(body)]
     assert {event.type for event in events} == {"com.amazonaws.s3.TestEvent", "com.amazonaws.s3.ObjectCreated:Put"}
     assert [event.subject for event in events if event.type == "com.amazonaws.s3.ObjectCreated:Put"] == [
-        "bids/a+b.parquet"
+        "bids%2Fa+b.parquet"
     ]
 
 

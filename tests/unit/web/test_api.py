@@ -136,6 +136,18 @@ class PaperDesk:
     def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
         return [{"event": event, "source": source, "trigger": trigger}]
 
+    def begin_replay(self, trigger: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {"trigger": trigger, "replay": "a b", **body}
+
+    def replay(self, trigger: str, name: str) -> dict[str, Any]:
+        return {"trigger": trigger, "replay": name}
+
+    def begin_audit(self, trigger: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {"trigger": trigger, "audit": "n1", **body}
+
+    def audit(self, trigger: str, name: str) -> dict[str, Any]:
+        return {"trigger": trigger, "audit": name}
+
     def faults(self) -> dict[str, str]:
         return self.broken
 
@@ -428,3 +440,11 @@ def test_answers_forbid_sniffing_and_scripts(client: httpx.Client) -> None:
     headers = client.get("/runs").headers
     assert headers["x-content-type-options"] == "nosniff"
     assert "default-src 'none'" in headers["content-security-policy"]
+
+
+def test_what_goes_over_the_past_is_begun_at_once_and_found_at_its_place(client: httpx.Client) -> None:
+    for kind, name in (("replay", "a b"), ("audit", "n1")):
+        begun = client.post(f"/triggers/on%20close/{kind}s", json={"since": "2020-01-01"})
+        assert (begun.status_code, begun.json()["since"]) == (202, "2020-01-01")
+        assert begun.headers["location"].startswith(f"/triggers/on%20close/{kind}s/")
+        assert client.get(begun.headers["location"]).json() == {"trigger": "on close", kind: name}
