@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hindscan.errors import HindscanError, InvalidEvent, NotFound, ServiceUnavailable, UsageError
 from hindscan.events import wire
+from hindscan.events.signature import signature_headers
 from hindscan.events.strict import parse_json
-from hindscan.web.webhook import signature_headers
 
 if TYPE_CHECKING:
     from hindscan.config import ClusterSettings, Project
@@ -71,7 +71,7 @@ def send_event(
     url = to.rstrip("/") + ("" if to.rstrip("/").endswith("/events") else "/events")
     message = wire.encode_http(event, mode)
     # Only the project's own dispatcher is known to share its secrets.
-    proof = signature_headers(secrets[0], str(uuid.uuid4()), message.body or b"", time.time()) if secrets else {}
+    proof = signature_headers(secrets[:1], str(uuid.uuid4()), message.body or b"", time.time()) if secrets else {}
     request = urllib.request.Request(  # noqa: S310 - the scheme was looked at above
         url, data=message.body or b"", headers={**message.headers, **proof}, method="POST"
     )

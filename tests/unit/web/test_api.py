@@ -28,12 +28,13 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from hindscan.errors import NotFound, ParameterError
 from hindscan.events.event import Event
+from hindscan.events.signature import read_secret
 from hindscan.runs.figures import BOUNDS, Figures, Histogram, Lag
 from hindscan.web import guard, protocol
 from hindscan.web.api import build_api
 from hindscan.web.guard import MAX_BODY_BYTES
 from hindscan.web.protocol import Protocol
-from hindscan.web.webhook import Webhooks, read_secret
+from hindscan.web.webhook import Webhooks
 
 Parse = Callable[[str], Iterator[Metric]]
 
@@ -51,6 +52,7 @@ FIGURES = Figures(
     event_to_start=Histogram(counts=[1, 2, *[0] * (len(BOUNDS) - 2), 3], seconds=1000.5),
     lags=(Lag(trigger='a "quoted" \\ trigger\n', cluster="default", topic="t", partition=3, offsets=9),),
     clusters={"default": True, "other": False},
+    outlets={"hook": (3, 61.5, 1)},
 )
 
 
@@ -392,6 +394,8 @@ def test_metrics_are_read_by_the_library_s_own_parser(client: httpx.Client, acce
     assert samples["hindscan_slices_total", "reused"] == 5
     assert samples["hindscan_intake_lag", "default", "3", "t", 'a "quoted" \\ trigger\n'] == 9
     assert samples["hindscan_cluster_up", "other"] == 0
+    outbox = ("pending", "oldest_seconds", "refused")
+    assert [samples[f"hindscan_outbox_{name}", "hook"] for name in outbox] == [3, 61.5, 1]
     assert samples["hindscan_event_to_start_seconds_bucket", "0.01"] == 3
     assert samples["hindscan_event_to_start_seconds_bucket", "300.0"] == 3
     assert samples["hindscan_event_to_start_seconds_bucket", "+Inf"] == 6
