@@ -221,7 +221,7 @@ def test_wrapped_records_are_audited_redriven_and_replayed_by_the_mapping_as_it_
     listen(first, 6)
     sound = audited(first)
     assert (sound.findings, sound.records, sound.events) == ([], 8, 6)
-    ids = {identity: offset for identity, offset in rows(first, 'SELECT id, "offset" FROM events WHERE partition = 0')}
+    ids = dict(rows(first, 'SELECT id, "offset" FROM events WHERE partition = 0'))
     lost = next(identity for identity, offset in ids.items() if offset == 1)
     execute(
         first, f"DELETE FROM runs WHERE event_id = '{lost}'", f"DELETE FROM decisions WHERE id = '{lost}'",
