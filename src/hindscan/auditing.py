@@ -111,7 +111,7 @@ class Audit:
         self._since, self._until, self._repair = since, until, repair
         self._made = intake
         self._seen: set[tuple[str, str]] = set()
-        self._doubled = recall.doubled(self._store, trigger)
+        self._doubled: dict[tuple[str, str], list[str]] = {}
         self._done = Audited(trigger=trigger)
         #: By source of files: the versions that were there at the beginning, and when that was.
         self._begun = {
@@ -130,6 +130,7 @@ class Audit:
         hindscan.errors.BrokerUnavailable
             A cluster does not answer.
         """
+        self._doubled = recall.doubled(self._store, self._trigger.name)
         spans = self._passed_spans()
         quarantined = {
             place: recall.quarantined_places(self._store, *place)
