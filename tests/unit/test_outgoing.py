@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from hindscan import times
+from hindscan.cli.app import run_app
 from hindscan.config import Project, load_project
 from hindscan.errors import ConfigError, SignatureRefused
 from hindscan.outgoing import Sender
@@ -310,3 +312,25 @@ def test_what_was_given_up_is_sent_again_by_hand_and_what_was_sent_goes_after_it
     assert sender.send_due() == 1
     assert outbox.purge(store, clock.now) == 0
     assert outbox.send_again(store, entry=99) == 0
+
+
+def test_the_command_shows_what_is_stuck_and_has_it_sent(
+    tmp_path: Path, hook: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = a_project(tmp_path, hook.url)
+    with open_store(project.store_url, tmp_path) as kept:
+        sender = a_sender(project, kept)
+        run = a_run(kept)
+        hook.answers = [410, 503]
+        assert sender.send_due() == 0
+        where = ["--project", str(tmp_path)]
+        assert run_app(["outbox", "--json", *where]) == 0
+        refused, waiting = json.loads(capsys.readouterr().out)["outbox"]
+        assert (refused["state"], waiting["state"], waiting["tries"], waiting["run"]) == ("refused", "waiting", 1, run)
+        assert "503" in waiting["reason"]
+        assert run_app(["outbox", *where]) == 0
+        assert "410" in capsys.readouterr().out
+        assert run_app(["outbox", "--send", "99", *where]) == 2
+        assert run_app(["outbox", "--send", "1", "--send-all", *where]) == 2
+        assert run_app(["outbox", "--send-all", *where]) == 0
+        assert sender.send_due() == 2
