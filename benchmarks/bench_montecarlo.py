@@ -102,7 +102,7 @@ def hindscan(folder: Path) -> Iterator[Callable[[str, int], None]]:
     from hindscan.config import load_project
     from hindscan.driver import drive
     from hindscan.planning import ask
-    from hindscan.runs import codes, register
+    from hindscan.runs import codes, opening
     from hindscan.workshop import open_workshop
 
     (folder / "hindscan.toml").write_text(f"[compute]\nworkers = {WORKERS}\n")
@@ -114,7 +114,7 @@ def hindscan(folder: Path) -> Iterator[Callable[[str, int], None]]:
         def work(job: str, draws: int) -> None:
             spec, code = workshop.job(job)
             digest = codes.save_code(workshop.store, spec, code)
-            run = register.open_run(
+            run = opening.open_run(
                 workshop.store, ask(project, spec, {}, seed=next(seeds), draws=draws), code=digest, requested_by="bench"
             )
             done = drive(workshop, run.id)

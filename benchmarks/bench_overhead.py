@@ -43,7 +43,7 @@ from hindscan import runner
 from hindscan.config import load_project
 from hindscan.driver import drive
 from hindscan.planning import ask
-from hindscan.runs import codes, register
+from hindscan.runs import codes, opening
 from hindscan.workshop import open_workshop
 
 folder, executor, profiled = sys.argv[1:]
@@ -53,7 +53,7 @@ project = load_project(Path(folder))
 with open_workshop(project) as workshop:
     spec, code = workshop.job("mark")
     request = ask(project, spec, {})
-    opened = register.open_run(workshop.store, request, code=codes.save_code(workshop.store, spec, code), requested_by="bench")
+    opened = opening.open_run(workshop.store, request, code=codes.save_code(workshop.store, spec, code), requested_by="bench")
     began, before = time.perf_counter(), cpu(resource.RUSAGE_SELF)
     profile = cProfile.Profile()
     if profiled == "yes":

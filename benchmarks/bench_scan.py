@@ -182,7 +182,7 @@ from pathlib import Path
 from hindscan.config import load_project
 from hindscan.driver import drive
 from hindscan.planning import ask
-from hindscan.runs import codes, register
+from hindscan.runs import codes, opening
 from hindscan.workshop import open_workshop
 import pyarrow.compute as pc, pyarrow.parquet as pq
 
@@ -193,7 +193,7 @@ with open_workshop(project) as workshop:
         began = time.monotonic()
         spec, code = workshop.job(asked["job"])
         request = ask(project, spec, {}, fresh=asked["fresh"])
-        opened = register.open_run(workshop.store, request, code=codes.save_code(workshop.store, spec, code), requested_by="bench")
+        opened = opening.open_run(workshop.store, request, code=codes.save_code(workshop.store, spec, code), requested_by="bench")
         done = drive(workshop, opened.id)
         seconds = time.monotonic() - began
         assert done.state == "succeeded", done.message

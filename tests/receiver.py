@@ -18,6 +18,10 @@ class Receiver:
         self.events: list[Event] = []
         self.modes: list[str] = []
         self.answers: list[int] = []
+        #: What every answer says in Retry-After.
+        self.retry_after = ""
+        #: Bodies and headers as they came.
+        self.raw: list[tuple[list[tuple[str, str]], bytes]] = []
         self.url = ""
 
 
@@ -29,10 +33,13 @@ def receiver() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
+            kept.raw.append((list(self.headers.items()), body))
             kept.events += parse_http(list(self.headers.items()), body)
             kept.modes.append("binary" if "ce-id" in self.headers else "structured")
             self.send_response(kept.answers.pop(0) if kept.answers else 204)
             self.send_header("location", "/elsewhere")
+            if kept.retry_after:
+                self.send_header("retry-after", kept.retry_after)
             self.send_header("content-length", "0")
             self.end_headers()
 

@@ -105,7 +105,7 @@ def run(
     from hindscan.driver import hand_over
     from hindscan.explore import window_values
     from hindscan.planning import ask
-    from hindscan.runs import codes, register
+    from hindscan.runs import codes, opening
     from hindscan.sweeping import given_points
     from hindscan.workshop import open_workshop
 
@@ -127,7 +127,7 @@ def run(
             points=None if sweep is None else given_points(sweep),
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
-        opened = register.open_run(workshop.store, request, code=digest, requested_by=asker("python"))
+        opened = opening.open_run(workshop.store, request, code=digest, requested_by=asker("python"))
     hand_over(loaded, opened.id)
     return RunHandle(loaded, opened.id)
 

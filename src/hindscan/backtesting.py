@@ -299,9 +299,9 @@ def _at(
 ) -> tuple[dict[str, Any], Forecast | None]:
     """Run as of one event; give what is known before the outcome is."""
     from hindscan.driver import drive
-    from hindscan.runs import register
+    from hindscan.runs import opening
 
-    opened = register.open_run(workshop.store, request, code=code, requested_by="backtest")
+    opened = opening.open_run(workshop.store, request, code=code, requested_by="backtest")
     done = drive(workshop, opened.id)
     row: dict[str, Any] = {"event": event.id, "time": event.time, "run": done.id}
     if done.result is None:

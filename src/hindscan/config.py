@@ -52,6 +52,8 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     artefacts: str = ".hindscan"
     #: How long bodies of events are kept, such as "90d"; their identities stay. Default: for ever.
     event_retention: str | None = None
+    #: How long what was sent of the events of runs is kept in the outbox.
+    outbox_retention: str = "7d"
     #: How long records that a history keeps (``materialise``) stay after they were last read, such as "90d". Default: for ever.
     record_retention: str | None = None
 
@@ -111,7 +113,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def webhooks(self) -> Webhooks:
         """Who may send events by HTTP, and what must prove it."""
-        from hindscan.web.webhook import Webhooks, read_secret
+        from hindscan.events.signature import read_secret
+        from hindscan.web.webhook import Webhooks
 
         return Webhooks(secrets=tuple(map(read_secret, self.webhook_secrets)), origins=self.webhook_origins)
 
@@ -153,7 +156,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     #: The `[history.NAME]` and `[triggers.NAME]` tables as written.
     history_tables: dict[str, dict[str, Any]] = {}
     trigger_tables: dict[str, dict[str, Any]] = {}
-    #: The `[publish.NAME]` tables as written.
+    #: The `[publish.NAME]` tables as written, with secrets filled in: never shown.
     publish_tables: dict[str, dict[str, Any]] = {}
 
     def __repr__(self) -> str:
@@ -189,6 +192,11 @@ class Project(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """How long kept records stay after they were last read, in microseconds; None: for ever."""
         text = self.store.record_retention
         return None if text is None else times.duration(text)
+
+    @property
+    def outbox_retention(self) -> int:
+        """How long sent events of runs are kept in the outbox, in microseconds."""
+        return times.duration(self.store.outbox_retention)
 
     @cached_property
     def histories(self) -> dict[str, History]:
@@ -394,7 +402,7 @@ class _Reading:
             copies=self._copies(tables["copies"], tables["s3"], tables["iceberg"]),
             history_tables=self._named("history", tables["history"]),
             trigger_tables=self._named("triggers", tables["triggers"]),
-            publish_tables=self._named("publish", tables["publish"]),
+            publish_tables=self._outlets(tables["publish"]),
         )
         self._check(("history",), project.history_tables, lambda: project.histories)
         self._check(("triggers",), project.trigger_tables, lambda: project.triggers)
@@ -462,7 +470,7 @@ class _Reading:
         if project.serve.log_level not in LEVELS:
             self.fault(("serve", "log_level"), f"must be one of {', '.join(LEVELS)}, found {project.serve.log_level!r}")
         self._check_webhooks(project.serve, tables["serve"].get("webhook_secrets"))
-        for name in ("event_retention", "record_retention"):
+        for name in ("event_retention", "record_retention", "outbox_retention"):
             try:
                 getattr(project, name)
             except ValueError as error:
@@ -476,7 +484,7 @@ class _Reading:
 
     def _check_webhooks(self, serve: ServeSettings, written: object) -> None:
         """Check the secrets as written, then as they are; neither is repeated."""
-        from hindscan.web.webhook import read_secret
+        from hindscan.events.signature import read_secret
 
         field = ("serve", "webhook_secrets")
         before = len(self.faults)
@@ -589,6 +597,17 @@ class _Reading:
                 named[name] = body
             else:
                 self.fault((section, name), f"must be a table [{section}.NAME]")
+        return named
+
+    def _outlets(self, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Read where events of runs go, with their secrets filled in."""
+        named = self._named("publish", table)
+        for name, body in named.items():
+            secrets, field = body.get("secrets"), ("publish", name, "secrets")
+            if isinstance(secrets, list):
+                for reference in secrets:
+                    self._demand_reference(field, str(reference))
+                named[name] = body | {"secrets": self._filled(field, secrets)}
         return named
 
     def _check(self, section: tuple[str, ...], tables: dict[str, dict[str, Any]], build: Callable[[], object]) -> None:

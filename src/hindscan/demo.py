@@ -267,12 +267,12 @@ class _Show:
 
     def _submit(self, workshop: Workshop, job: str, parameters: dict[str, Any], **options: Any) -> Run:
         from hindscan.planning import ask
-        from hindscan.runs import codes, register
+        from hindscan.runs import codes, opening
         from hindscan.words import asker
 
         spec, code = workshop.job(job)
         digest = codes.save_code(workshop.store, spec, code)
-        opened = register.open_run(
+        opened = opening.open_run(
             workshop.store, ask(workshop.project, spec, parameters, **options), code=digest, requested_by=asker("demo")
         )
         return self._follow(workshop, opened.id)

@@ -6,26 +6,33 @@ everything else is a look at the store, the declared project or a published file
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from hindscan import times
+from hindscan.auditing import Audit
+from hindscan.errands import Errand, Errands
 from hindscan.errors import NotFound, UsageError
 from hindscan.events.received import received_over_http
+from hindscan.events.sns import confirm_url, confirmation_in
 from hindscan.events.trigger import Source
 from hindscan.lag import Lags
 from hindscan.listening import wrapped_by
 from hindscan.planning import ask
 from hindscan.redriving import redrive
+from hindscan.replaying import Replay, trigger_of
 from hindscan.rerunning import rerun
-from hindscan.runs import inbox, log, register, results
+from hindscan.runs import inbox, log, opening, recall, register, results
 from hindscan.runs.figures import Counter, Figures
+from hindscan.runs.opening import new_run_id
 from hindscan.runs.partials import Partials
 from hindscan.runs.waiting import why_waiting
+from hindscan.sending import confirm_subscription
 from hindscan.words import job_document, run_document, state_of
 
 if TYPE_CHECKING:
@@ -36,8 +43,11 @@ if TYPE_CHECKING:
     from hindscan.jobs.job import JobSpec
     from hindscan.runs.run import Run
     from hindscan.runs.store import Store
+    from hindscan.workshop import Workshop
 
 __all__ = ["StoreDesk", "option_values"]
+
+_logger = logging.getLogger("hindscan.desk")
 
 _TIMES: Final = ("as_of", "since", "until")
 #: What a store can hold.
@@ -71,6 +81,8 @@ class StoreDesk:
         The declared jobs; their code is in the store.
     intake : Intake
         Where events go.
+    workshop : Workshop
+        Open; what goes through the past works in it.
     notify : callable
         Called when a run was opened.
     faults, notes : mapping
@@ -84,12 +96,14 @@ class StoreDesk:
         specs: Mapping[str, JobSpec],
         intake: Intake,
         *,
+        workshop: Workshop,
         notify: Callable[[], None],
         faults: Mapping[str, str],
         notes: Mapping[str, str],
     ) -> None:
         self._project, self._store, self._specs, self._intake = project, store, specs, intake
         self._notify, self._faults, self._notes = notify, faults, notes
+        self._workshop, self._errands = workshop, Errands()
         self._combining = threading.Lock()
         self._counter, self._lags = Counter(store), Lags(project, store)
         self._wrappings: dict[str, Wrapped | None] = {}
@@ -114,8 +128,17 @@ class StoreDesk:
         }
 
     def receive_body(self, trigger: str, body: bytes) -> dict[str, list[str]]:
-        """Record what a body that is no CloudEvent starts, as the trigger declares it."""
-        return self._take([received_over_http(event, trigger) for event in self._wrapped(trigger)(body, None)])
+        """Record what a body that is no CloudEvent starts, as the trigger declares it; or confirm the subscription it asks for, where that is declared."""
+        wrapped, wrapping = self._wrapped(trigger), self._project.triggers[trigger].wrapping
+        if wrapping is not None and wrapping.format == "s3" and (asked := confirmation_in(body)) is not None:
+            try:
+                url = confirm_url(asked, wrapping.confirm)
+            except ValueError as fault:
+                raise UsageError(f"Confirming a subscription for trigger {trigger}: {fault}.") from None
+            confirm_subscription(url)
+            _logger.info("confirmed the subscription of %s for trigger %s", asked.topic, trigger)
+            return {"runs": [], "existing": [], "quarantined": []}
+        return self._take([received_over_http(event, trigger) for event in wrapped(body, None)])
 
     def _wrapped(self, trigger: str) -> Wrapped:
         if trigger not in self._wrappings:
@@ -137,6 +160,71 @@ class StoreDesk:
         self._notify()
         return [_plain(one) for one in redriven]
 
+    def begin_replay(self, trigger: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin to put past events through a trigger again."""
+        asked = _asked(f"Replaying trigger {trigger}", body, _ReplayAsked)
+        replay = Replay(
+            self._workshop,
+            trigger,
+            since=asked.since_micros,
+            until=asked.until_micros,
+            name=asked.name,
+            repin=asked.repin,
+            from_topic=asked.from_topic,
+            intake=self._intake,
+        )
+
+        def work() -> dict[str, Any]:
+            done = replay.run(dry_run=asked.dry_run)
+            self._notify()
+            return _plain(done)
+
+        errand = self._errands.begin(f"replay {trigger}@{replay.name}", _plain(asked), work)
+        return _errand_document(errand, trigger=trigger, replay=replay.name)
+
+    def replay(self, trigger: str, name: str) -> dict[str, Any]:
+        """Describe a replay: what its decisions are by now, and how far it is if this process has it."""
+        trigger_of(self._project, trigger)
+        decided = recall.outcomes(self._store, f"{trigger}@{name}")
+        errand = self._errands.look(f"replay {trigger}@{name}")
+        if errand is None and not decided:
+            raise NotFound(
+                f"Looking up replay {name!r} of trigger {trigger}: it must have decided about an event, or have been begun; it has not.",
+                replay=name,
+            )
+        return _errand_document(errand, trigger=trigger, replay=name) | {"decided": decided}
+
+    def begin_audit(self, trigger: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin to hold what a trigger's sources have against the store."""
+        asked = _asked(f"Auditing trigger {trigger}", body, _AuditAsked)
+        audit = Audit(
+            self._workshop,
+            trigger,
+            since=asked.since_micros,
+            until=asked.until_micros,
+            repair=asked.repair,
+            intake=self._intake,
+        )
+        name = new_run_id(self._store.now())
+
+        def work() -> dict[str, Any]:
+            done = audit.run()
+            self._notify()
+            return _plain(done) | {"sound": done.sound}
+
+        errand = self._errands.begin(f"audit {trigger} {name}", _plain(asked), work)
+        return _errand_document(errand, trigger=trigger, audit=name)
+
+    def audit(self, trigger: str, name: str) -> dict[str, Any]:
+        """Describe an audit, and what it found once it is done."""
+        errand = self._errands.look(f"audit {trigger} {name}")
+        if errand is None:
+            raise NotFound(
+                f"Looking up audit {name!r} of trigger {trigger}: this server must have begun it, and be the same process still. Begin another.",
+                audit=name,
+            )
+        return _errand_document(errand, trigger=trigger, audit=name)
+
     def jobs(self) -> list[dict[str, Any]]:
         """Describe the declared jobs."""
         return [job_document(spec) for _, spec in sorted(self._specs.items())]
@@ -154,7 +242,7 @@ class StoreDesk:
         parameters, options = option_values(rest)
         request = ask(self._project, spec, parameters, points=points, **options)
         began = self._store.now()
-        run = register.open_run(
+        run = opening.open_run(
             self._store,
             request,
             code=spec.code,
@@ -271,6 +359,66 @@ class StoreDesk:
 def _plain(value: object) -> dict[str, Any]:
     built: dict[str, Any] = msgspec.to_builtins(value)
     return built
+
+
+class _Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a look at the past is asked for: when events came in, half-open."""
+
+    since: str | None = None
+    until: str | None = None
+
+    @property
+    def since_micros(self) -> int | None:
+        return None if self.since is None else times.from_text(self.since)
+
+    @property
+    def until_micros(self) -> int | None:
+        return None if self.until is None else times.from_text(self.until)
+
+
+class _ReplayAsked(_Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str | None = None
+    repin: bool = False
+    from_topic: bool = False
+    dry_run: bool = False
+
+
+class _AuditAsked(_Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    repair: bool = False
+
+
+_A = TypeVar("_A", bound=_Asked)
+
+
+def _asked(doing: str, body: Mapping[str, Any], kind: type[_A]) -> _A:
+    """Read a body as what is asked for.
+
+    Raises
+    ------
+    hindscan.errors.UsageError
+        A member is unknown or of the wrong kind, or a time is none.
+    """
+    try:
+        asked = msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{doing}: {error}. Members are {', '.join(kind.__struct_fields__)}.") from None
+    for name, text in (("since", asked.since), ("until", asked.until)):
+        try:
+            if text is not None:
+                times.from_text(text)
+        except ValueError as error:
+            raise UsageError(f"{doing}: {name}: it {error}.") from None
+    return asked
+
+
+def _errand_document(errand: Errand | None, **what: str) -> dict[str, Any]:
+    """Describe an errand; its outcome's members stand beside its own."""
+    if errand is None:
+        return {**what, "state": None}
+    told = {
+        name: value for name, value in _plain(errand).items() if name not in ("name", "outcome") and value is not None
+    }
+    return {**what, **(errand.outcome or {}), **told}
 
 
 class _Again(msgspec.Struct, frozen=True):

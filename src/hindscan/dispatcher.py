@@ -19,6 +19,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -49,6 +50,8 @@ __all__ = ["Dispatcher"]
 IDLE_SECONDS: Final = 0.25
 #: How often runs of dead owners are looked for.
 JANITOR_SECONDS: Final = 1.0
+#: How often it is looked for what was sent long ago.
+PURGE_SECONDS: Final = 60.0
 #: How often it is looked whether files of the project have changed.
 RELOAD_SECONDS: Final = 0.5
 
@@ -90,6 +93,7 @@ class Dispatcher:
             self._store,
             self._edition.specs,
             self._intake,
+            workshop=workshop,
             notify=self._notify,
             faults=self._faults,
             notes=self._notes,
@@ -156,9 +160,10 @@ class Dispatcher:
             self._workshop.warm("threads", self._project.compute.workers)
 
     def _janitor(self) -> None:
-        """Give back runs whose owner died; delete bodies of events and kept records that are too old."""
+        """Give back runs whose owner died; delete bodies of events, kept records, and what was sent, that are too old."""
         retention = Retention(self._store, self._project.event_retention)
         records = KeptRecords(self._store, self._project.materialised, self._project.record_retention)
+        purge_at = 0.0
         while not self._shutdown.wait(JANITOR_SECONDS):
             self._watch_listeners()
             try:
@@ -169,6 +174,9 @@ class Dispatcher:
                     _logger.info("deleted the bodies of %d events by event_retention", deleted)
                 if (swept := records.enforce()).files:
                     _logger.info("removed %d files of kept records, %d bytes, by record_retention", *swept)
+                if time.monotonic() >= purge_at:
+                    purge_at = time.monotonic() + PURGE_SECONDS
+                    outbox.purge(self._store, self._store.now() - self._project.outbox_retention)
             except ServiceUnavailable as error:
                 self._faults["store"] = str(error)
 

@@ -1,8 +1,9 @@
 """Forgetting a subject: `hindscan forget`.
 
-The bodies of its events, and the partials and results of their runs, are deleted. What stays says only that something was: the identities as digests, so that
-an event that comes again opens no run (promise 4), and the manifests, redacted and marked `forgotten`. Retry, rerun, redrive and replay of them are refused by
-name (`Gone`). Histories are never touched: they are listed, with the places of the events in their topics, for whoever owns them.
+The bodies of its events, and the partials, results and copies of results of their runs, are deleted; so is what these runs have said of themselves. What stays says
+only that something was: the identities as digests, so that an event that comes again opens no run (promise 4), and the manifests, redacted and marked `forgotten`.
+Retry, rerun, redrive and replay of them are refused by name (`Gone`). Histories are never touched: they are listed, with the places of the events in their topics,
+for whoever owns them.
 
 A partial belongs to whoever has its key. Those of the runs are deleted even where others have them too; these compute them again when they need them, with the
 same content. Files are deleted first and the store forgets last, so that repeating it completes what was interrupted; the keys are noted down before
@@ -27,6 +28,7 @@ from hindscan.errors import HindscanError, NotFound
 from hindscan.planning import make
 from hindscan.plans.incomplete import without_slices
 from hindscan.runs import codes, forgotten, snapshots
+from hindscan.runs.copies import forget_copy, has_copy
 from hindscan.runs.partials import Partials, local_folder
 from hindscan.runs.results import forget_result, result_folder, slice_keys_of
 
@@ -53,10 +55,14 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
     runs: tuple[str, ...]
     partials: int
     results: int
+    #: Copies of results, where [copies] says that they lie now.
+    copies: int = 0
     #: Histories that the runs read, which may hold data of the subject: not touched.
     histories: tuple[str, ...]
     #: Where its events stand in their topics: not touched.
     positions: tuple[str, ...]
+    #: Tables that rows of the runs' results were written into: not touched.
+    tables: tuple[str, ...] = ()
     #: Runs some of whose partials could not be named, and why: those of slices are deleted, those of combinations not.
     left: tuple[str, ...] = ()
 
@@ -73,6 +79,8 @@ def forget(project: Project, store: Store, subject: str, *, dry_run: bool = Fals
 
     Raises
     ------
+    hindscan.errors.ServiceUnavailable
+        A copy cannot be deleted where it lies; repeat it then.
     hindscan.errors.NotFound
         Nothing that was received has this subject, or all is forgotten.
     hindscan.errors.Conflict
@@ -87,6 +95,8 @@ def forget(project: Project, store: Store, subject: str, *, dry_run: bool = Fals
     partials = Partials(project.artefacts)
     keys, histories, left = _made_by(project, store, partials, found)
     folders = [folder for run in found.runs if (folder := result_folder(project.artefacts, run.job, run.id)).is_dir()]
+    copied = [(run.id, to) for run in found.runs for to in project.copied_to(run.job)]
+    places = [(run, to) for run, to in copied if isinstance(to, files.Place)]
     told = Forgotten(
         subject=subject,
         dry_run=dry_run,
@@ -95,8 +105,10 @@ def forget(project: Project, store: Store, subject: str, *, dry_run: bool = Fals
         runs=tuple(run.id for run in found.runs),
         partials=len(partials.exists(keys)),
         results=sum((folder / "result.parquet").exists() for folder in folders),
+        copies=sum(has_copy(to, run) for run, to in places),
         histories=tuple(sorted(histories)),
         positions=found.positions,
+        tables=tuple(sorted({str(to) for _, to in copied if not isinstance(to, files.Place)})),
         left=tuple(left),
     )
     if dry_run:
@@ -113,6 +125,8 @@ def forget(project: Project, store: Store, subject: str, *, dry_run: bool = Fals
     faults.point("forgetting.partials_removed")
     for folder in folders:
         forget_result(folder)
+    for name, to in places:
+        forget_copy(to, name)
     for run in found.runs:
         # Whatever a run's own process printed.
         (project.artefacts / "drivers" / f"{run.id}.log").unlink(missing_ok=True)

@@ -126,6 +126,10 @@ class Intake:
             self._tries.settle(places, groups)
         return recorded
 
+    def spec(self, job: str) -> JobSpec:
+        """Give the job of a trigger."""
+        return self._specs[job]
+
     def decide(self, trigger: Trigger, received: Received) -> Decision:
         """Decide for one trigger about one event, as when it comes in, and record nothing: for events of the past.
 

@@ -18,9 +18,9 @@ from hindscan import faults
 from hindscan.errors import ConfigError, SourceMissing
 from hindscan.events.kafka import KafkaListener
 from hindscan.events.trigger import Source
-from hindscan.events.wrapping import wrap
+from hindscan.events.wrapping import IN_REGISTRY, wrap
 from hindscan.kafka import describe_topics, find_offsets
-from hindscan.runs.positions import Place, places, start_at
+from hindscan.runs.positions import Place, places, start_at, take_over
 
 if TYPE_CHECKING:
     from hindscan.config import Project
@@ -111,16 +111,18 @@ def wrapped_by(project: Project, trigger: Trigger) -> Wrapped | None:
     wrapping = trigger.wrapping
     if wrapping is None:
         return None
-    if wrapping.format != "avro":
+    if wrapping.format not in IN_REGISTRY:
         return partial(wrap, wrapping)
-    from hindscan.history.values import avro_values
+    from hindscan.history.values import registry_values
 
     if wrapping.registry not in project.registries:
         declared = ", ".join(sorted(project.registries)) or "none"
         raise ConfigError(
             f"Setting up trigger {trigger.name!r}: the schema registry {wrapping.registry} must be declared as [registry.NAME]. Declared: {declared}."
         )
-    return partial(wrap, wrapping, read=avro_values(project.registries[wrapping.registry], wrapping.registry))
+    return partial(
+        wrap, wrapping, read=registry_values(wrapping.format, project.registries[wrapping.registry], wrapping.registry)
+    )
 
 
 def wrapped_at(project: Project, cluster: str, topic: str) -> Wrapped | None:
@@ -147,15 +149,15 @@ def resolve_starts(
             topic=topic,
         )
     topic_id, count = described[topic]
+    if trigger.was:
+        take_over(store, trigger.name, trigger.was, cluster, topic)
     known = [place for place in places(store, trigger.name) if (place.cluster, place.topic) == (cluster, topic)]
     here = [place for place in known if place.topic_id == topic_id]
     if here or known:
         # A recreated topic is new to a trigger that is not: nothing in it was decided, so it is read from its beginning.
         return here
-    first = _left_by(store, trigger, cluster, topic_id)
-    if not first:
-        at: Literal["earliest", "latest"] | int = "latest" if trigger.start == "now" else trigger.start
-        first = find_offsets(config, topic, count, at)
+    at: Literal["earliest", "latest"] | int = "latest" if trigger.start == "now" else trigger.start
+    first = find_offsets(config, topic, count, at)
     starts = [
         Place(
             trigger=trigger.name,
@@ -169,13 +171,3 @@ def resolve_starts(
         for partition, offset in sorted(first.items())
     ]
     return start_at(store, starts)
-
-
-def _left_by(store: Store, trigger: Trigger, cluster: str, topic_id: str) -> dict[int, int]:
-    """Tell where the trigger stood that this one was before it was renamed, by partition."""
-    if not trigger.was:
-        return {}
-    before = places(store, trigger.was)
-    return {
-        place.partition: place.next_offset for place in before if (place.cluster, place.topic_id) == (cluster, topic_id)
-    }

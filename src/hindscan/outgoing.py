@@ -25,8 +25,10 @@ from hindscan import faults
 from hindscan.errors import ConfigError, EventError, HindscanError, ServiceUnavailable
 from hindscan.events import wire
 from hindscan.events.event import event_from_json
+from hindscan.events.signature import signature_headers
 from hindscan.events.strict import parse_json
 from hindscan.runs import outbox
+from hindscan.sending import opener
 
 if TYPE_CHECKING:
     from hindscan.config import Project
@@ -44,6 +46,8 @@ LEASE_SECONDS: Final = 8.0
 RENEW_SECONDS: Final = 2.0
 #: How often the outbox is looked at.
 LOOK_SECONDS: Final = 0.2
+#: The longest pause after failures.
+LONGEST_SECONDS: Final = 30.0
 #: How long a webhook or broker may take to answer; well within the lease.
 ANSWER_SECONDS: Final = 5.0
 #: Events that share an acknowledgement of a broker.
@@ -87,9 +91,14 @@ class Sender:
         #: Tries in a row that failed.
         self._failures = 0
 
+    @property
+    def pause_seconds(self) -> float:
+        """How long it leaves its receiver alone now: longer, the more tries in a row have failed."""
+        return min(LOOK_SECONDS * 2.0**self._failures, LONGEST_SECONDS)
+
     def run(self, shutdown: threading.Event) -> None:
         """Send until the shutdown."""
-        while not shutdown.wait(min(LOOK_SECONDS * 2**self._failures, 30.0)):
+        while not shutdown.wait(self.pause_seconds):
             try:
                 while self.send_due():
                     if shutdown.is_set():
@@ -168,18 +177,21 @@ class Sender:
                 outbox.mark(self._store, [one.seq], "refused", str(gone))
                 _logger.warning("outlet %s: an event of run %s is not sent: %s", self._outlet.name, one.run, gone)
             except (OSError, http.client.HTTPException) as error:
-                return self._failed(one, f"Sending to {self._outlet.url}: {error}")
+                return self._failed(one, f"Sending to {self._outlet.url}: {error}", _asked_to_wait(error))
             else:
                 self._done([one.seq])
         return len(chosen)
 
     def _post(self, event: Event) -> None:
         message = wire.encode_http(event, self._outlet.mode)
+        body, secrets = message.body or b"", self._outlet.secrets
+        # The id is the event's own: however often it is sent, a receiver that keeps ids sees one.
+        proof = signature_headers(secrets, event.id, body, time.time()) if secrets else {}
         request = urllib.request.Request(  # noqa: S310 - the scheme was looked at when the project file was read
-            self._outlet.url, data=message.body or b"", headers=dict(message.headers), method="POST"
+            self._outlet.url, data=body, headers={**message.headers, **proof}, method="POST"
         )
         try:
-            with _opener.open(request, timeout=ANSWER_SECONDS):
+            with opener.open(request, timeout=ANSWER_SECONDS):
                 pass
         except urllib.error.HTTPError as answer:
             with answer:
@@ -196,20 +208,15 @@ class Sender:
         faults.point("outbox.marked")
         self._failures = 0
 
-    def _failed(self, first: Waiting, reason: str) -> int:
+    def _failed(self, first: Waiting, reason: str, at_least: int = 0) -> int:
         """Note that nothing from this event on has been sent, for now."""
         self._failures = min(self._failures + 1, 10)
-        outbox.put_off(self._store, first, reason)
+        outbox.put_off(self._store, first, reason, at_least)
         _logger.warning("outlet %s: trying again: %s", self._outlet.name, reason)
         return 0
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """An event goes where the project file says, or nowhere: a redirect would turn the POST into a GET."""
-
-    def redirect_request(self, *_arguments: object) -> None:
-        return None
-
-
-# No proxy: an event for this machine must not leave it because of a variable in the environment.
-_opener: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
+def _asked_to_wait(error: Exception) -> int:
+    """Tell how long a receiver asked to be left alone, in microseconds: in whole seconds, as those who limit rates have it."""
+    asked = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
+    return int(asked) * 1_000_000 if asked.isascii() and asked.isdigit() and len(asked) < 10 else 0

@@ -135,12 +135,19 @@ def _redrive_events(project: Project, store: Store, intake: Intake, events: list
                 id=event.id,
                 trigger=name,
                 outcome="quarantined",
-                reason=f"The trigger {name} is not declared any more. Declare it again, or leave the event held.",
+                reason=_undeclared(name),
             )
             for name in event.triggers
             if name not in project.triggers
         ]
     return done
+
+
+def _undeclared(name: str) -> str:
+    trigger, _, replay = name.partition("@")
+    if replay:
+        return f"The replay {replay} of trigger {trigger} could not decide. Repeat it: `hindscan replay {trigger} --name {replay}`."
+    return f"The trigger {name} is not declared any more. Declare it again, or leave the event held."
 
 
 def _redrive_records(project: Project, store: Store, intake: Intake, rows: list[HeldRecord]) -> list[Redriven]:

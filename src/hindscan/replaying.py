@@ -26,9 +26,9 @@ import msgspec
 from hindscan import times
 from hindscan.errors import Conflict, HindscanError, NotFound, UsageError
 from hindscan.intake import Intake, position_of
-from hindscan.past import Span, log_spans, read_log
+from hindscan.past import Span, count_gone, log_spans, read_files, read_ledger, read_log
 from hindscan.planning import pin, prepare
-from hindscan.runs import codes, positions, recall
+from hindscan.runs import baselines, codes, positions, recall
 from hindscan.runs.ledger import Entry, record
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ __all__ = ["Replay", "Replayed", "open_intake", "trigger_of"]
 #: Matches of a dry run that are planned, and decisions that it shows.
 PLANNED_MOST: Final = 3
 SHOWN_MOST: Final = 20
+#: Kinds of sources that can be read again.
+_READABLE: Final = ("kafka", "cron", "files")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:+-]{1,100}")
 
 
@@ -76,7 +78,7 @@ class Replayed(msgspec.Struct, kw_only=True):
     plans: list[dict[str, Any]] = []
     #: The first few that did not match or could not be decided, with the reason.
     refused: list[dict[str, Any]] = []
-    #: Of an activation: the first offset of each partition, as TOPIC[P].
+    #: Of an activation: the first offset of each partition, as TOPIC[P]; of a schedule, as cron:EXPRESSION, the second from which on it counts.
     activated: dict[str, int] = {}
 
 
@@ -115,18 +117,21 @@ class Replay:
     trigger : str
         Name of a declared trigger.
     since, until : int, optional
-        When the events came in (time of the record, else of receipt), half-open.
+        When the events came in (time of the record, the instant or the file's last change, else of receipt), half-open.
     name : str, optional
         Of the replay. Default: made of `since`, so that the same replay asked for later takes up what is new.
     repin : bool
         Pin anew, as of each event's T, where there is a stored snapshot, too.
     from_topic : bool
-        Read the trigger's topics again rather than what the ledger has of them; so it is for a trigger that was never there, in any case.
+        Read the trigger's topics again rather than what the ledger has of them, and its schedules and files likewise; so it is for a trigger that was never
+        there, in any case.
+    intake : Intake, optional
+        What decides, and has the code of its jobs stored. Default: made of the project's jobs as they are now.
 
     Raises
     ------
     hindscan.errors.UsageError
-        The name cannot be one.
+        The name cannot be one; or a schedule is to be read again from its beginning, which it has not.
     """
 
     def __init__(
@@ -139,6 +144,7 @@ class Replay:
         name: str | None = None,
         repin: bool = False,
         from_topic: bool = False,
+        intake: Intake | None = None,
     ) -> None:
         self._workshop, self._store, self._project = workshop, workshop.store, workshop.project
         self._trigger = trigger_of(self._project, trigger)
@@ -149,9 +155,16 @@ class Replay:
                 f"Replaying trigger {trigger}: a replay's name is 1 to 100 letters, digits, '_', '-', '.', ':' or '+', found {self.name!r}."
             )
         self._identity = f"{trigger}@{self.name}"
-        topics = [source for source in self._trigger.sources if source.kind == "kafka"]
-        self._from_topic = bool(topics) and (from_topic or not positions.places(self._store, trigger))
-        self._intake = open_intake(workshop)
+        readable = [source for source in self._trigger.sources if source.kind in _READABLE]
+        begun = bool(positions.places(self._store, trigger)) or any(
+            baselines.beginning(self._store, trigger, source.text) for source in readable if source.kind == "files"
+        )
+        self._from_topic = bool(readable) and (from_topic or not begun)
+        if self._from_topic and since is None and any(source.kind == "cron" for source in readable):
+            raise UsageError(
+                f"Replaying trigger {trigger}: a schedule has no beginning, so it must be said since when; give --since."
+            )
+        self._intake = intake or open_intake(workshop)
 
     def run(self, *, dry_run: bool = False, activate: bool = False) -> Replayed:
         """Go through the past.
@@ -168,15 +181,16 @@ class Replay:
         hindscan.errors.Conflict
             The trigger is active already.
         hindscan.errors.UsageError
-            It has no topic to begin in, or the past that is looked at ends before now.
+            It has no topic or schedule to begin in, or the past that is looked at ends before now.
         """
-        spans = log_spans(self._project, self._trigger) if self._from_topic or activate else []
+        now = self._store.now()
+        spans = log_spans(self._project, self._trigger, now) if self._from_topic or activate else []
         if activate:
             self._refuse_activation(spans)
         done = Replayed(trigger=self._trigger.name, replay=self.name, dry_run=dry_run)
         if not self._from_topic:
-            done.gone = recall.without_body(self._store, self._trigger.sources, self._since, self._until)
-        for batch in self._past(spans):
+            done.gone = count_gone(self._project, self._store, self._trigger, self._since, self._until)
+        for batch in self._past(spans, now):
             done.unreadable += sum(one.event is None for one in batch)
             events = [one for one in batch if one.event is not None]
             decided = self._decided(events, done)
@@ -188,13 +202,18 @@ class Replay:
             self._activate(spans, done)
         return done
 
-    def _past(self, spans: Sequence[Span]) -> Iterator[list[Received]]:
+    def _past(self, spans: Sequence[Span], now: int) -> Iterator[list[Received]]:
+        project, trigger, since, until = self._project, self._trigger, self._since, self._until
         if not self._from_topic:
-            return recall.recorded(self._store, self._trigger.sources, self._since, self._until)
-        elsewhere = [source for source in self._trigger.sources if source.kind != "kafka"]
+            return read_ledger(project, self._store, trigger, since, until)
         return chain(
-            recall.recorded(self._store, elsewhere, self._since, self._until),
-            read_log(self._project, spans, self._since, self._until),
+            read_ledger(project, self._store, trigger, since, until, ["http"]),
+            read_log(project, spans, since, until),
+            *(
+                read_files(project, trigger, source, now, since, until)
+                for source in trigger.sources
+                if source.kind == "files"
+            ),
         )
 
     def _decided(self, events: Sequence[Received], done: Replayed) -> list[Decision]:
@@ -257,7 +276,7 @@ class Replay:
     def _cost(self, request: RunRequest) -> dict[str, Any]:
         """Say what a match would take, or why it could not run. Reads metadata only."""
         workshop = self._workshop
-        spec, _ = workshop.job(request.job)
+        spec = self._intake.spec(request.job)
         found: dict[str, Any] = {"parameters": request.parameters}
         try:
             cost = prepare(
@@ -279,9 +298,13 @@ class Replay:
 
     def _refuse_activation(self, spans: Sequence[Span]) -> None:
         name = self._trigger.name
+        if any(source.kind == "files" for source in self._trigger.sources):
+            raise UsageError(
+                f"Activating trigger {name}: it must have a place to begin at, and a folder has none; the trigger begins when a dispatcher first looks there."
+            )
         if not spans:
             raise UsageError(
-                f"Activating trigger {name}: it must listen to a topic, in which it can begin; it has none."
+                f"Activating trigger {name}: it must listen to a topic or a schedule, in which it can begin; it has none."
             )
         if self._until is not None:
             raise UsageError(
@@ -310,4 +333,7 @@ class Replay:
                 for span in spans
             ],
         )
-        done.activated = {f"{place.topic}[{place.partition}]": place.start_offset for place in begun}
+        done.activated = {
+            f"{place.topic}[{place.partition}]" if place.cluster else f"cron:{place.topic}": place.start_offset
+            for place in begun
+        }

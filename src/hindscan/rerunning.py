@@ -19,7 +19,7 @@ import msgspec
 from hindscan.errors import Conflict, UsageError
 from hindscan.planning import ask, make
 from hindscan.plans.draws import check_draws
-from hindscan.runs import codes, register, snapshots
+from hindscan.runs import codes, opening, register, snapshots
 
 if TYPE_CHECKING:
     from hindscan.config import Project
@@ -105,7 +105,7 @@ def rerun(
     request = _request(project, spec, first, parameters or {}, from_text, {"anew": tuple(slices), **given})
     if slices and snapshot is not None:
         make(project, spec, request, snapshot, ())  # a slice that is not there is refused before there is a run
-    return register.open_run(
+    return opening.open_run(
         store, request, code=original.code, requested_by=requested_by, parent=run, snapshot=snapshot
     )
 
@@ -139,7 +139,7 @@ def extend(store: Store, run: str, *, draws: int, seed: str, drawn: int, request
     spec, _ = codes.load_code(store, original.code, original.job)
     check_draws(spec, draws)
     request = msgspec.structs.replace(original.request, draws=draws, seed=int(seed), stop=None, settled=None)
-    return register.open_run(
+    return opening.open_run(
         store, request, code=original.code, requested_by=requested_by, parent=run,
         snapshot=snapshots.load_snapshot(store, run),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import time
 import urllib.error
 import urllib.request
@@ -11,16 +12,29 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hindscan.errors import HindscanError, InvalidEvent, NotFound, ServiceUnavailable, UsageError
 from hindscan.events import wire
+from hindscan.events.signature import signature_headers
 from hindscan.events.strict import parse_json
-from hindscan.web.webhook import signature_headers
 
 if TYPE_CHECKING:
     from hindscan.config import ClusterSettings, Project
     from hindscan.events.event import Event
 
-__all__ = ["events_of_topic", "send_event", "topic_of"]
+__all__ = ["confirm_subscription", "events_of_topic", "opener", "send_event", "topic_of"]
 
 SECONDS: Final = 30.0
+#: How long SNS may take to take a confirmation: it waits 15 s for our answer.
+CONFIRM_SECONDS: Final = 10.0
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """What is sent goes where the project file says, or nowhere: a redirect would turn a POST into a GET."""
+
+    def redirect_request(self, *_arguments: object) -> None:
+        return None
+
+
+#: No proxy: an event for this machine must not leave it because of a variable in the environment.
+opener: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
 
 
 def send_event(
@@ -57,13 +71,12 @@ def send_event(
     url = to.rstrip("/") + ("" if to.rstrip("/").endswith("/events") else "/events")
     message = wire.encode_http(event, mode)
     # Only the project's own dispatcher is known to share its secrets.
-    proof = signature_headers(secrets[0], str(uuid.uuid4()), message.body or b"", time.time()) if secrets else {}
+    proof = signature_headers(secrets[:1], str(uuid.uuid4()), message.body or b"", time.time()) if secrets else {}
     request = urllib.request.Request(  # noqa: S310 - the scheme was looked at above
         url, data=message.body or b"", headers={**message.headers, **proof}, method="POST"
     )
     try:
-        # No proxy: an event for this machine must not leave it because of a variable in the environment.
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=SECONDS) as answer:
+        with opener.open(request, timeout=SECONDS) as answer:
             document = parse_json(answer.read())
     except urllib.error.HTTPError as error:
         raise HindscanError(
@@ -74,6 +87,23 @@ def send_event(
             f"Sending an event to {url}: a dispatcher must answer; {error}. Start one: `hindscan serve`."
         ) from None
     return {"to": url, **(document if isinstance(document, dict) else {})}
+
+
+def confirm_subscription(url: str) -> None:
+    """Confirm a subscription of SNS at an address that `events.sns.confirm_url` gave; a redirect is not followed.
+
+    Raises
+    ------
+    hindscan.errors.ServiceUnavailable
+        SNS does not answer, or refuses; it asks again by itself.
+    """
+    try:
+        with opener.open(url, timeout=CONFIRM_SECONDS):
+            pass
+    except (OSError, http.client.HTTPException) as error:
+        raise ServiceUnavailable(
+            f"Confirming a subscription of SNS: it must answer; {error}. It asks again by itself."
+        ) from None
 
 
 def _detail(body: bytes) -> str:

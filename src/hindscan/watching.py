@@ -24,7 +24,7 @@ from hindscan.events.schedule import LATE_SECONDS, MAX_DUE, due, next_tick, tick
 from hindscan.events.watcher import Watcher
 from hindscan.files import place
 from hindscan.runs import baselines
-from hindscan.runs.positions import Place, places, start_at
+from hindscan.runs.positions import Place, places, start_at, take_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -88,6 +88,8 @@ def _schedule(store: Store, trigger: Trigger, source: Source) -> _Schedule:
     # A schedule has no beginning: "earliest" is from now on, too.
     start = -(-trigger.start // 1_000_000) if isinstance(trigger.start, int) else now + 1
     here = ("", source.text, trigger.time_zone)
+    if trigger.was:
+        take_over(store, trigger.name, trigger.was, "", source.text)
     mine = [at for at in places(store, trigger.name) if (at.cluster, at.topic, at.topic_id) == here]
     if not mine:
         begun = Place(
@@ -147,6 +149,8 @@ def _ticked(trigger: Trigger, expression: str, instant: int, now: int) -> Receiv
 def _arrivals(project: Project, store: Store, trigger: Trigger, source: Source) -> Arrivals:
     where = place(source.text, project.root, project.object_stores)
     named = event_source(source.text)
+    if trigger.was:
+        baselines.take_over(store, trigger.name, trigger.was, source.text, named)
     known = baselines.known(store, trigger.name, source.text, named)
     if known is None:
         there = [] if trigger.start == "earliest" else versions(where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import signal
@@ -15,6 +16,7 @@ import fastavro
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from google.protobuf import descriptor_pb2
 
 from acceptance.command import hindscan
 from acceptance.serving import Server, finished, serve, until
@@ -28,6 +30,20 @@ CARS = 'job = "bidder_scan"\nparameters = { category = { value = "cars" }, year 
 #: The start is long ago, so that there is something to catch up with at once.
 YEARLY = f'on = "cron:0 6 1 6 *"\ntime_zone = "Europe/Berlin"\nmissed = "latest"\nstart = "{datetime.now(UTC) - timedelta(days=800):%Y-%m-%d}"\n{CARS}'
 ARRIVALS = f'on = "files:data/arrived"\nevery = "1s"\n{CARS}'
+
+
+def _closed_proto() -> str:
+    """Give ``message Closed { string category = 2; string closed_at = 3; }`` as a registry has it."""
+    field = descriptor_pb2.FieldDescriptorProto
+    texts = [
+        field(name=name, number=at, type=field.TYPE_STRING, label=1) for at, name in ((2, "category"), (3, "closed_at"))
+    ]
+    message = descriptor_pb2.DescriptorProto(name="Closed", field=texts)
+    file = descriptor_pb2.FileDescriptorProto(name="closed.proto", syntax="proto3", message_type=[message])
+    return base64.b64encode(file.SerializeToString()).decode()
+
+
+CLOSED_PROTO = _closed_proto()
 
 
 def declare(project: Path, **triggers: str) -> None:
@@ -77,6 +93,14 @@ def test_a_schedule_a_file_and_a_plain_body_start_one_run_each(sample: Path) -> 
         refused = client.post("/triggers/plain/events", json={"auction": 8})
         assert (refused.status_code, "time from 'at'" in refused.text) == (400, True)
         assert client.post("/triggers/yearly/events", json=body).status_code == 404
+        # Nothing is asked of an address that comes in a body.
+        asked = {
+            "Type": "SubscriptionConfirmation",
+            "TopicArn": "arn:aws:sns:eu-west-1:1:t",
+            "SubscribeURL": server.address,
+        }
+        refused = client.post("/triggers/notified/events", json=asked)
+        assert (refused.status_code, "must be named in `confirm`" in refused.text) == (422, True)
         until(lambda: len(runs(server)) == 3, "three runs")
         by_trigger = {one["event"]["trigger"]: finished(client, one["id"]) for one in runs(server)}
         assert {name: one["state"] for name, one in by_trigger.items()} == dict.fromkeys(
@@ -133,6 +157,7 @@ def test_records_of_kafka_that_are_no_cloudevents_are_wrapped_or_quarantined(
     sample: Path, kafka_cluster: KafkaCluster, topic: MakeTopic, produce: Any
 ) -> None:
     plain, avro, notified = topic("plain"), topic("avro"), topic("notified")
+    protobuf, schema_json = topic("protobuf"), topic("jsonschema")
     mapping = (
         'event = { type = "\'auction.closed\'", source = "\'/auctions\'", time = "closed_at", subject = "category" }\n'
     )
@@ -142,6 +167,8 @@ def test_records_of_kafka_that_are_no_cloudevents_are_wrapped_or_quarantined(
         avro=f'on = "kafka:{avro}"\nformat = "avro"\n{mapping}{CARS}'.replace(
             "event = {", 'event = { id = "auction_id",'
         ),
+        protobuf=f'on = "kafka:{protobuf}"\nformat = "protobuf"\n{mapping}{CARS}',
+        schema_json=f'on = "kafka:{schema_json}"\nformat = "jsonschema"\n{mapping}{CARS}',
         notified=f'on = "kafka:{notified}"\nformat = "s3"\nfilter = {{ prefix = {{ type = "com.amazonaws.s3.ObjectCreated" }} }}\n{CARS}',
     )
     schema = {
@@ -166,6 +193,11 @@ def test_records_of_kafka_that_are_no_cloudevents_are_wrapped_or_quarantined(
             "HINDSCAN_SERVE__GROUP": plain,
         }
         env["HINDSCAN_REGISTRY__DEFAULT__URL"] = registry.url
+        kinds = {"PROTOBUF": CLOSED_PROTO, "JSON": '{"type": "object"}'}
+        proto_head, json_head = (
+            b"\0" + registry.register(kind, {"schema": text, "schemaType": kind}).to_bytes(4, "big")
+            for kind, text in kinds.items()
+        )
         made = {
             "eventSource": "aws:s3", "awsRegion": "us-east-1", "eventTime": "2020-06-01T00:00:00Z", "eventName": "ObjectCreated:Put",
             "responseElements": {"x-amz-request-id": "r1", "x-amz-id-2": "h"},
@@ -178,25 +210,36 @@ def test_records_of_kafka_that_are_no_cloudevents_are_wrapped_or_quarantined(
             registry.broken += [503] * 4
             produce(plain, b'{"closed_at": "2020-06-01T00:00:00Z", "category": "cars"}', b'{"category": "cars"}', b"{")
             produce(avro, value.getvalue(), b"no avro")
+            produce(protobuf, proto_head + b"\x00\x12\x04cars\x1a\x0a2020-06-01", proto_head + b"\x00\x12")
+            produce(
+                schema_json,
+                json_head + b'{"closed_at": "2020-06-01", "category": "cars"}',
+                b'{"closed_at": "2020-06-01"}',
+            )
             produce(
                 notified,
                 json.dumps({"Records": [made, other, gone]}).encode(),
                 json.dumps({"Records": [made]}).encode(),
             )
-            until(lambda: len(client.get("/events").json()["events"]) == 8, "every event")
+            until(lambda: len(client.get("/events").json()["events"]) == 12, "every event")
             events = client.get("/events").json()["events"]
-            started = until(lambda: (found := runs(server)) and len(found) == 4 and found, "four runs")
-    assert sorted(one["event"]["trigger"] for one in started) == ["avro", "notified", "notified", "plain"]
+            started = until(lambda: (found := runs(server)) and len(found) == 6 and found, "six runs")
+    assert sorted(one["event"]["trigger"] for one in started) == [
+        "avro", "notified", "notified", "plain", "protobuf", "schema_json",
+    ]  # fmt: skip
     wrapped = {one["id"]: one for one in events if one["id"] is not None}
-    (placed,) = [one for name, one in wrapped.items() if name.startswith("default/")]
-    assert (placed["source"], placed["type"], placed["subject"]) == ("/auctions", "auction.closed", "cars")
-    assert placed["id"].endswith("/0/0")
+    placed = [one for name, one in wrapped.items() if name.startswith("default/")]
+    assert {one["position"] for one in placed} == {f"{name}[0]@0" for name in (plain, protobuf, schema_json)}
+    assert {(one["source"], one["type"], one["subject"]) for one in placed} == {("/auctions", "auction.closed", "cars")}
+    assert all(one["id"].endswith("/0/0") for one in placed)
     assert wrapped["5"]["position"] == f"{avro}[0]@0"
     assert wrapped["r1.h"]["subject"] == "a.parquet"
     quarantined = {one["position"]: one["reason"] for one in events if one["outcome"] == "quarantined"}
-    assert set(quarantined) == {f"{plain}[0]@1", f"{plain}[0]@2", f"{avro}[0]@1"}
+    assert set(quarantined) == {f"{name}[0]@1" for name in (plain, avro, protobuf, schema_json)} | {f"{plain}[0]@2"}
     assert "time from 'closed_at': it is null or not there" in quarantined[f"{plain}[0]@1"]
     assert "it is not JSON" in quarantined[f"{plain}[0]@2"]
     assert "begins with byte 0x6e" in quarantined[f"{avro}[0]@1"]
+    assert "is no message of its schema" in quarantined[f"{protobuf}[0]@1"]
+    assert "begins with byte 0x7b" in quarantined[f"{schema_json}[0]@1"]
     with serve(sample, **env) as server:
-        assert len(runs(server)) == 4
+        assert len(runs(server)) == 6

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from acceptance.command import bidder_scan_oracle, hindscan, same_rows
-from acceptance.serving import closed, finished, http_only, post, serve
+from acceptance.serving import closed, finished, http_only, post, serve, until
 
 SINCE = ("--since", "2020-01-01")
 
@@ -67,3 +68,43 @@ def test_an_audit_exits_with_1_until_what_is_missing_is_submitted(sample: Path) 
         assert finished(client, missing["id"])["state"] == "succeeded"
     hindscan("audit", "nothing", *SINCE, project=sample, check=2)
     hindscan("audit", "scan_on_close", "--since", "soon", project=sample, check=2)
+
+
+def test_replays_and_audits_are_begun_over_http_and_found_when_they_are_done(sample: Path) -> None:
+    http_only(sample)
+    with serve(sample) as server, server.client() as client:
+        (run,) = post(client, closed()).json()["runs"]
+        finished(client, run)
+        at = "/triggers/scan_on_close"
+
+        def done(kind: str, **asked: object) -> dict[str, Any]:
+            begun = client.post(f"{at}/{kind}", json=asked)
+            assert begun.status_code == 202, begun.text
+            place = begun.headers["location"]
+            return until(lambda: (told := client.get(place).json())["state"] == "done" and told, "its end")
+
+        dry = done("replays", since="2020-01-01", name="n", dry_run=True)
+        assert (dry["matched"], dry["opened"], dry["decided"], len(dry["plans"])) == (1, 0, {}, 1)
+        replayed = done("replays", since="2020-01-01", name="n")
+        assert (replayed["opened"], replayed["decided"]) == (1, {"matched": 1})
+        assert finished(client, replayed["runs"][0])["parent"] == run
+        assert done("replays", since="2020-01-01", name="n")["opened"] == 0
+        with closing(sqlite3.connect(sample / ".hindscan" / "hindscan.db")) as store, store:
+            store.execute("DELETE FROM decisions WHERE trigger = 'scan_on_close'")
+            store.execute("DELETE FROM runs WHERE trigger = 'scan_on_close'")
+        assert done("audits", repair=True)["sound"]
+        assert done("audits")["findings"] == []
+        for kind, asked, words in [
+            ("replays", {"since": "soon"}, "since: it"),
+            ("replays", {"name": "a b"}, "a replay's name"),
+            ("replays", {"sinc": "2020-01-01"}, "sinc"),
+            ("audits", {"repair": 1}, "repair"),
+        ]:
+            refused = client.post(f"{at}/{kind}", json=asked)
+            assert (refused.status_code, words in refused.json()["detail"]) == (422, True), refused.text
+        assert client.post("/triggers/none/replays", json={}).status_code == 404
+        assert client.get(f"{at}/replays/none").status_code == 404
+        assert client.get(f"{at}/audits/none").status_code == 404
+    with serve(sample) as server, server.client() as client:
+        told = client.get(f"{at}/replays/n").json()
+        assert (told["state"], told["decided"]) == (None, {"matched": 1})

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from contract.conftest import Clock
 from hindscan.events.event import Event
 from hindscan.progress import Progressed, RunPlanned, SliceFailed
-from hindscan.runs import figures, leases, log, register, schema
+from hindscan.runs import figures, leases, log, opening, register, schema
 from hindscan.runs.figures import BOUNDS, Counter, Figures, Histogram
 from hindscan.runs.ledger import Decision, Entry, Unreadable, record
 from hindscan.runs.run import RunRequest
@@ -85,7 +85,7 @@ def test_a_redriven_event_does_not_make_the_counter_fall(store: Store) -> None:
 
 def test_the_first_start_counts_from_the_receipt_or_from_when_the_run_may_begin(store: Store, clock: Clock) -> None:
     soon, late = arrive(store, 1), arrive(store, 2, not_before=clock.now + 60_000_000)
-    by_hand = register.open_run(store, REQUEST).id
+    by_hand = opening.open_run(store, REQUEST).id
     clock.sleep(0.02)
     register.move(store, soon, "failed", token=begin(store, soon))
     begin(store, by_hand)

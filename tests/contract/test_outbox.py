@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hindscan.events.event import Event, event_from_json
-from hindscan.runs import leases, outbox, register
+from hindscan.runs import leases, opening, outbox, register
 from hindscan.runs.ledger import Decision, Entry, record
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import Store
@@ -31,7 +31,7 @@ def claimed(store: Store) -> leases.Claimed:
 
 def test_each_move_makes_one_event_for_each_outlet_under_one_id(store: Store, rows: Rows) -> None:
     outbox.declare(store, {"topic": "/hindscan/site", "hook": "/other"})
-    run = register.open_run(store, REQUEST, requested_by="cli")
+    run = opening.open_run(store, REQUEST, requested_by="cli")
     claim = claimed(store)
     register.move(store, run.id, "succeeded", token=claim.token, result="r/x", summary={"rows": 3})
     started, succeeded = events(rows)
@@ -52,7 +52,7 @@ def test_each_move_makes_one_event_for_each_outlet_under_one_id(store: Store, ro
 
 def test_a_retry_and_a_second_cancel_are_events_of_their_own(store: Store, rows: Rows) -> None:
     outbox.declare(store, {"topic": "/s"})
-    run = register.open_run(store, REQUEST)
+    run = opening.open_run(store, REQUEST)
     for _ in range(2):
         register.request_cancel(store, run.id)
         register.retry(store, run.id)
@@ -69,7 +69,7 @@ def test_a_retry_and_a_second_cancel_are_events_of_their_own(store: Store, rows:
 
 def test_a_run_given_back_to_wait_says_nothing_and_its_next_claim_does(store: Store, rows: Rows, clock: Any) -> None:
     outbox.declare(store, {"topic": "/s"})
-    register.open_run(store, REQUEST)
+    opening.open_run(store, REQUEST)
     claimed(store)
     clock.sleep(11)
     assert [run.state for run in leases.release_expired(store)] == ["pending"]
@@ -80,9 +80,9 @@ def test_a_run_given_back_to_wait_says_nothing_and_its_next_claim_does(store: St
 
 def test_a_move_that_does_not_happen_is_not_announced(store: Store, rows: Rows, monkeypatch: Any) -> None:
     outbox.declare(store, {"topic": "/s"})
-    run = register.open_run(store, REQUEST)
+    run = opening.open_run(store, REQUEST)
     claim = claimed(store)
-    monkeypatch.setattr(register, "_get", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(register, "run_in", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         register.move(store, run.id, "succeeded", token=claim.token)
     monkeypatch.undo()
@@ -93,7 +93,7 @@ def test_a_move_that_does_not_happen_is_not_announced(store: Store, rows: Rows, 
 def test_what_happened_before_an_outlet_was_declared_or_after_it_was_removed_is_not_written(
     store: Store, rows: Rows
 ) -> None:
-    first, second, third = (register.open_run(store, REQUEST) for _ in range(3))
+    first, second, third = (opening.open_run(store, REQUEST) for _ in range(3))
     register.request_cancel(store, first.id)
     outbox.declare(store, {"topic": "/s"})
     register.request_cancel(store, second.id)
@@ -122,7 +122,7 @@ def test_cause_correlation_and_depth_are_carried_on(
 
 def test_a_run_that_no_event_opened_begins_a_chain(store: Store, rows: Rows) -> None:
     outbox.declare(store, {"topic": "/s"})
-    run = register.open_run(store, REQUEST)
+    run = opening.open_run(store, REQUEST)
     register.request_cancel(store, run.id)
     (cancelled,) = events(rows)
     assert (cancelled["correlationid"], cancelled["chaindepth"], cancelled.get("causationid")) == (run.id, 1, None)
@@ -131,7 +131,7 @@ def test_a_run_that_no_event_opened_begins_a_chain(store: Store, rows: Rows) -> 
 def two_runs(store: Store) -> list[str]:
     """Two runs that have started and failed, one after the other's start: events 1, 2 of the first and 3, 4 of the second, mixed."""
     outbox.declare(store, {"topic": "/s"})
-    runs = [register.open_run(store, REQUEST).id for _ in range(2)]
+    runs = [opening.open_run(store, REQUEST).id for _ in range(2)]
     claims = [claimed(store), claimed(store)]
     for run, claim in zip(runs, claims, strict=True):
         register.move(store, run, "failed", token=claim.token, error="X", message="x")

@@ -16,7 +16,7 @@ from hindscan.history.materialised import Kept
 from hindscan.history.snapshot import DrawPin, KafkaPin, PartitionPin, Snapshot, Window
 from hindscan.jobs.job import Code, JobSpec, Step
 from hindscan.progress import RunPlanned, StateChanged
-from hindscan.runs import codes, leases, log, register, snapshots
+from hindscan.runs import codes, leases, log, opening, register, snapshots
 from hindscan.runs.ledger import Decision, Entry, record
 from hindscan.runs.retention import KeptRecords
 from hindscan.runs.run import FINAL, MOVES, Run, RunRequest, Settled, State
@@ -29,7 +29,7 @@ REQUEST = RunRequest(
 
 
 def opened(store: Store, **options: Any) -> Run:
-    return register.open_run(store, REQUEST, **options)
+    return opening.open_run(store, REQUEST, **options)
 
 
 def triggered(store: Store, number: int, **options: Any) -> Run:
@@ -91,12 +91,12 @@ class TestOpening:
     def test_an_idempotency_key_with_another_request_is_refused_and_opens_nothing(self, store: Store) -> None:
         first = opened(store, idempotency_key="k")
         with pytest.raises(Conflict, match=first.id):
-            register.open_run(store, RunRequest(job="bidder_scan"), idempotency_key="k")
+            opening.open_run(store, RunRequest(job="bidder_scan"), idempotency_key="k")
         assert len(register.list_runs(store)) == 1
 
     def test_runs_are_listed_newest_first_and_by_job_state_trigger_and_event(self, store: Store) -> None:
         one, two = opened(store), opened(store)
-        other = register.open_run(store, RunRequest(job="hot_items"))
+        other = opening.open_run(store, RunRequest(job="hot_items"))
         by_event = triggered(store, 1)
         register.request_cancel(store, one.id)
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from hindscan.errors import ConfigError, StoreTooNew, StoreUnavailable
 from hindscan.events.event import Event
-from hindscan.runs import leases, migration, register, schema
+from hindscan.runs import leases, migration, opening, register, schema
 from hindscan.runs.ledger import Decision, Entry, record
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import Store, open_store
@@ -50,14 +50,14 @@ def record_all(store: Store, seed: int) -> int:
 class TestOpening:
     def test_a_store_that_was_closed_is_there_when_it_is_opened_again(self, store_url: str, tmp_path: Path) -> None:
         with open_store(store_url, tmp_path) as store:
-            run = register.open_run(store, RunRequest(job="j"))
+            run = opening.open_run(store, RunRequest(job="j"))
         with open_store(store_url, tmp_path) as store:
             assert register.get_run(store, run.id) == run
 
     def test_two_processes_and_many_threads_create_one_store(self, store_url: str, tmp_path: Path) -> None:
         script = (
-            "import sys\nfrom hindscan.runs.store import open_store\nfrom hindscan.runs import register\nfrom hindscan.runs.run import RunRequest\n"
-            "sys.stdin.read(1)\nwith open_store(sys.argv[1], sys.argv[2]) as store: register.open_run(store, RunRequest(job='j'))"
+            "import sys\nfrom hindscan.runs.store import open_store\nfrom hindscan.runs import opening, register\nfrom hindscan.runs.run import RunRequest\n"
+            "sys.stdin.read(1)\nwith open_store(sys.argv[1], sys.argv[2]) as store: opening.open_run(store, RunRequest(job='j'))"
         )
         started = [
             subprocess.Popen([sys.executable, "-c", script, store_url, str(tmp_path)], stdin=subprocess.PIPE)
@@ -68,7 +68,7 @@ class TestOpening:
         def create() -> None:
             try:
                 with open_store(store_url, tmp_path) as store:
-                    register.open_run(store, RunRequest(job="j"))
+                    opening.open_run(store, RunRequest(job="j"))
             except BaseException as fault:
                 faults.append(fault)
 
@@ -307,8 +307,8 @@ class TestTogether:
             assert connection.execute(sa.text(unclaimed)).scalar() == EVENTS
 
     def test_threads_that_claim_get_each_run_once_and_one_of_a_key_at_a_time(self, store: Store) -> None:
-        keyed = [register.open_run(store, RunRequest(job="j"), order_key=f"k{n % 3}").id for n in range(30)]
-        free = [register.open_run(store, RunRequest(job="j")).id for _ in range(30)]
+        keyed = [opening.open_run(store, RunRequest(job="j"), order_key=f"k{n % 3}").id for n in range(30)]
+        free = [opening.open_run(store, RunRequest(job="j")).id for _ in range(30)]
         running: dict[str, int] = {}
         took: list[str] = []
         faults: list[BaseException] = []
@@ -348,7 +348,7 @@ class TestTogether:
 
     def test_one_of_many_cancels_and_claims_wins(self, store: Store) -> None:
         for _ in range(20):
-            run = register.open_run(store, RunRequest(job="j")).id
+            run = opening.open_run(store, RunRequest(job="j")).id
             barrier = threading.Barrier(2)
             got: dict[str, Any] = {}
 

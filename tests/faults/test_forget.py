@@ -22,7 +22,8 @@ from hindscan.events.event import event_from_json
 from hindscan.events.received import received_from_kafka, received_over_http
 from hindscan.intake import Intake
 from hindscan.redriving import redrive
-from hindscan.runs import codes, inbox, leases, register
+from hindscan.replaying import Replay
+from hindscan.runs import codes, inbox, leases, outbox, register
 from hindscan.runs.partials import Partials
 from hindscan.runs.results import latest, list_results, read_manifest, slice_keys_of
 from hindscan.runs.run import Run
@@ -42,6 +43,10 @@ job = "greet"
 parameters = { who = "data.who" }
 [compute]
 workers = 1
+[copies]
+greet = "copies"
+[publish.hook]
+to = "http://127.0.0.1:1/"
 """
 JOB = '''import hindscan as hs
 import pyarrow as pa
@@ -99,6 +104,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         spec, code = workshop.job("greet")
         codes.save_code(workshop.store, spec, code)
         intake = Intake(project, workshop.store, {"greet": spec})
+        outbox.declare(workshop.store, {"hook": "/hindscan"})
         for who in (CANARY, "other"):
             (recorded,) = intake.take([over_http(event(who))])
             done = drive(workshop, recorded.opened["greet"])
@@ -114,6 +120,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             unreadable(3, b'{"subject": "canary-subject", canary', [("content-type", b"application/cloudevents+json")]),
             unreadable(4, b'{"subject": "somebody else"}', [("content-type", b"application/cloudevents+json")]),
         ])  # fmt: skip
+        replayed = Replay(workshop, "greet", since=None, until=None, name="again").run()
+        assert replayed.opened == 3
+        drive(workshop, replayed.runs[0])
+        # A copy that another life has begun.
+        (root / "copies" / ".attempts" / f"{replayed.runs[0]}-0").mkdir(parents=True)
+        (root / "copies" / ".attempts" / f"{replayed.runs[0]}-0" / "result.parquet").write_bytes(b"canary")
+        # The other subject's run waits for nobody.
+        register.request_cancel(workshop.store, replayed.runs[1])
     (root / ".hindscan" / "drivers").mkdir()
     (root / ".hindscan" / "drivers" / f"{again.id}.log").write_text("canary")
     return root
@@ -132,8 +146,8 @@ def store(project: Project) -> Iterator[Store]:
 
 
 def of(store: Store, who: str) -> Run:
-    (found,) = register.list_runs(store, event=(f"/{who}-source", f"{who}-id-1"))
-    return found
+    found = register.list_runs(store, event=(f"/{who}-source", f"{who}-id-1"))
+    return next(run for run in found if run.trigger == "greet")
 
 
 def places(root: Path) -> list[str]:
@@ -159,14 +173,18 @@ def finished(root: Path) -> dict[str, Any]:
 
 def test_nothing_is_left_of_a_subject_but_digests_and_redacted_manifests(project: Project, store: Store) -> None:
     canary, other = of(store, CANARY), of(store, "other")
-    assert len(places(project.root)) >= 4, "the test would see it"
+    assert len(places(project.root)) >= 10, "the test would see it"
+    with store.read() as connection:
+        said = connection.exec_driver_sql("SELECT count(*) FROM outbox WHERE event LIKE '%canary%'").scalar()
+    assert said
     before = sorted(path for path in project.root.rglob("partials/*/*"))
     dry = forgetting.forget(project, store, SUBJECT, dry_run=True)
     assert sorted(path for path in project.root.rglob("partials/*/*")) == before
-    assert (len(dry.runs), dry.events, dry.quarantined, dry.results) == (3, 3, 4, 2)
+    assert (len(dry.runs), dry.events, dry.quarantined, dry.results, dry.copies) == (5, 3, 4, 3, 3)
     assert (dry.histories, dry.left, dry.partials) == (("marks",), (), len(before) - 1)
     done = forgetting.forget(project, store, SUBJECT)
     assert (done.runs, done.partials) == (dry.runs, dry.partials)
+    assert [path.name for path in (project.root / "copies").iterdir() if path.name != ".attempts"] == [other.id]
     store.close()
     assert places(project.root) == []
     # All that is left is what the other subject's result was finished from, which nobody shares.
@@ -200,9 +218,14 @@ def test_a_forgotten_event_that_comes_again_opens_nothing_and_is_not_kept(projec
 def test_what_is_forgotten_is_refused_by_name(project: Project, store: Store) -> None:
     canary = of(store, CANARY)
     done = forgetting.forget(project, store, SUBJECT)
-    (waiting,) = [run for run in done.runs if register.get_run(store, run).state == "cancelled"]
-    with pytest.raises(Gone, match="deleted on request"):
-        register.retry(store, waiting)
+    waiting = [run for run in done.runs if register.get_run(store, run).state == "cancelled"]
+    assert len(waiting) == 2
+    for run in waiting:
+        with pytest.raises(Gone, match="deleted on request"):
+            register.retry(store, run)
+    with open_workshop(project) as workshop:
+        again = Replay(workshop, "greet", since=None, until=None, name="later").run()
+        assert (again.events, again.gone) == (1, 3)
     with pytest.raises(Gone, match="deleted on request"):
         rerunning.rerun(project, store, canary.id, requested_by="test")
     with pytest.raises(Gone, match="deleted on request"):

@@ -84,6 +84,15 @@ def test_every_point_in_the_package_has_a_name_of_place_and_moment(package_point
     assert len(names) == len(set(package_points))
 
 
+def test_every_point_in_the_package_is_one_that_a_test_kills_at(package_points) -> None:
+    # Those of `runs` and of forgetting are found in the source and swept, each by a test of its own; of the others some test names each.
+    swept = {name for name, file in package_points if file.parent.name == "runs" or file.name == "forgetting.py"}
+    texts = "".join(file.read_text() for file in Path(__file__).parents[1].rglob("test_*.py") if file != Path(__file__))
+    assert {name for name, _ in package_points} - swept - {
+        name for name, _ in package_points if f'"{name}' in texts
+    } == set()
+
+
 @pytest.fixture
 def package_points() -> list[tuple[str, Path]]:
     import ast

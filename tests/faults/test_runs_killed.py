@@ -33,7 +33,7 @@ import pyarrow as pa
 from hindscan import files
 from hindscan.events.event import Event
 from hindscan.history.snapshot import DrawPin, DrawSlice, Position, Snapshot, Window
-from hindscan.runs import leases, register, snapshots
+from hindscan.runs import leases, opening, register, snapshots
 from hindscan.runs.copies import copy_result
 from hindscan.runs.ledger import Decision, Entry, record
 from hindscan.runs.manifest import Manifest
@@ -52,7 +52,7 @@ with open_store("sqlite:///store.db", root, lambda: 1_700_000_000_000_000 + life
     entry = Entry(event=Event(id="e1", source="/a", type="t", data=1), way="kafka", decisions=(decision,), position=position)
     (recorded,) = record(store, [entry])
     run = {**recorded.opened, **recorded.existing}["t"]
-    asked = register.open_run(store, RunRequest(job="other"), idempotency_key="k")
+    asked = opening.open_run(store, RunRequest(job="other"), idempotency_key="k")
     if asked.state == "pending":
         register.request_cancel(store, asked.id)
     leases.release_expired(store)
@@ -77,7 +77,7 @@ NURSERY = """
 import os, sys, traceback
 import pyarrow.parquet, sqlalchemy.dialects.sqlite, numpy
 from hindscan import faults
-from hindscan.runs import copies, ledger, leases, manifest, register, results, snapshots
+from hindscan.runs import copies, leases, ledger, manifest, opening, register, results, snapshots
 program = compile(sys.argv[1], "program", "exec")
 for line in sys.stdin:
     root, life, name, count = line.split()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from acceptance.serving import until
 from hindscan.auditing import Audit, Audited
 from hindscan.errors import Conflict, UsageError
 from hindscan.listening import listeners
+from hindscan.redriving import redrive
 from hindscan.replaying import Replay, open_intake
 from hindscan.runs import register
 from hindscan.workshop import Workshop, open_workshop
@@ -188,3 +189,94 @@ def test_a_replay_from_the_topic_sees_what_the_ledger_never_had(workshop: Worksh
         assert sorted(decisions(late, "scan@topic")) == ["early", "live"]
         # What lies before the trigger's start is none of its own.
         assert audited(late).findings == []
+
+
+@pytest.fixture
+def plain(tmp_path: Path, log: Topic, kafka_cluster: KafkaCluster) -> Iterator[Callable[..., Workshop]]:
+    """Open a project whose trigger wraps records that are no CloudEvents, with this mapping."""
+    opened: list[Workshop] = []
+
+    def open_with(event: str) -> Workshop:
+        more = f'[kafka.default]\n"bootstrap.servers" = "{kafka_cluster.bootstrap}"\n[serve]\ngroup = "{log.name}"\n'
+        project = small_project(
+            tmp_path, on=f'"kafka:{log.name}"\nevent = {{ type = "\'closed\'", {event} }}', more=more
+        )
+        opened.append(open_workshop(project))
+        return opened[-1]
+
+    yield open_with
+    for workshop in opened:
+        workshop.close()
+
+
+def test_wrapped_records_are_audited_redriven_and_replayed_by_the_mapping_as_it_is_now(
+    plain: Callable[..., Workshop], log: Topic
+) -> None:
+    log.send(
+        *(b'{"n": %d, "category": "cars", "at": "2018-01-08"}' % number for number in range(6)),
+        b'{"n": 6, "category": "cars"}',
+        b"{",
+    )
+    first = plain('time = "at"')
+    listen(first, 6)
+    sound = audited(first)
+    assert (sound.findings, sound.records, sound.events) == ([], 8, 6)
+    ids = dict(rows(first, 'SELECT id, "offset" FROM events WHERE partition = 0'))
+    lost = next(identity for identity, offset in ids.items() if offset == 1)
+    execute(
+        first, f"DELETE FROM runs WHERE event_id = '{lost}'", f"DELETE FROM decisions WHERE id = '{lost}'",
+        f"DELETE FROM events WHERE id = '{lost}'",
+    )  # fmt: skip
+    assert [(f.kind, f.id) for f in audited(first, repair=True).findings] == [("no event", lost)]
+    # The record without a time can be read by a mended mapping: an audit leaves it held, a redrive takes it at its own place.
+    mended = plain('subject = "category"')
+    assert audited(mended, repair=True).findings == []
+    redriven = redrive(mended.project, mended.store, open_intake(mended), None)
+    assert sorted(one.outcome for one in redriven) == ["matched", "quarantined"]
+    (taken,) = [one for one in redriven if one.outcome == "matched"]
+    run = register.get_run(mended.store, str(taken.run))
+    assert (run.request.position or {})["offset"] == 3
+    assert run.request.as_of == (BEGAN + 6000) * 1000
+    assert len(decisions(mended)) == 7
+    # Under a mapping that names an id every record has another identity: none is submitted a second time.
+    renamed = plain('id = "n"')
+    found = audited(renamed, repair=True)
+    assert {(f.kind, f.repaired) for f in found.findings} == {("other identity", False)}
+    assert len(found.findings) == 7
+    assert len(decisions(renamed)) == 7
+    # A replay is asked for by name, and takes them as they are read now.
+    again = Replay(renamed, "scan", since=None, until=None, name="again", from_topic=True).run()
+    assert (again.events, again.unreadable, again.opened, again.linked) == (7, 1, 7, 0)
+    assert Replay(renamed, "scan", since=None, until=None, name="ledger").run().linked == 7
+
+
+def test_a_notification_about_several_objects_is_audited_object_by_object(
+    tmp_path: Path, log: Topic, kafka_cluster: KafkaCluster
+) -> None:
+    more = f'[kafka.default]\n"bootstrap.servers" = "{kafka_cluster.bootstrap}"\n[serve]\ngroup = "{log.name}"\n'
+    on = f'"kafka:{log.name}"\nformat = "s3"'
+    project = small_project(tmp_path, on=on, more=more)
+    text = project.file.read_text().replace('type = "closed"', 'type = "com.amazonaws.s3.ObjectCreated:Put"')
+    project.file.write_text(text.replace('"data.category"', '{ value = "cars" }'))
+    from hindscan.config import load_project
+
+    records = [
+        {
+            "eventSource": "aws:s3", "awsRegion": "eu", "eventTime": "2018-01-08T00:00:00Z", "eventName": "ObjectCreated:Put",
+            "responseElements": {"x-amz-request-id": f"r{n}", "x-amz-id-2": "h"},
+            "s3": {"bucket": {"name": "lake"}, "object": {"key": f"{n}.parquet"}},
+        }
+        for n in range(3)
+    ]  # fmt: skip
+    envelope = {"Type": "Notification", "TopicArn": "arn:aws:sns:eu:1:t", "Message": json.dumps({"Records": records})}
+    log.send(envelope)
+    with open_workshop(load_project(tmp_path, {})) as workshop:
+        listen(workshop, 3)
+        assert audited(workshop).findings == []
+        execute(
+            workshop, "DELETE FROM runs WHERE event_id = 'r1.h'", "DELETE FROM decisions WHERE id = 'r1.h'",
+            "DELETE FROM events WHERE id = 'r1.h'",
+        )  # fmt: skip
+        assert [(f.kind, f.id) for f in audited(workshop, repair=True).findings] == [("no event", "r1.h")]
+        assert audited(workshop).findings == []
+        assert sorted(decisions(workshop)) == ["r0.h", "r1.h", "r2.h"]

@@ -15,7 +15,7 @@ from hindscan.events.wire import parse_kafka
 from hindscan.kafka import find_offsets
 from hindscan.kafka_group import Heard, records_between
 from hindscan.outgoing import Sender
-from hindscan.runs import leases, outbox, register
+from hindscan.runs import leases, opening, outbox, register
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import Store, open_store
 
@@ -38,7 +38,7 @@ def a_sender(folder: Path, store: Store, servers: str, topic: str, mode: str = "
 
 def runs(store: Store, count: int) -> list[str]:
     """Carry out runs beside each other: all start, then all end."""
-    opened = [register.open_run(store, RunRequest(job="scan")).id for _ in range(count)]
+    opened = [opening.open_run(store, RunRequest(job="scan")).id for _ in range(count)]
     claims = [leases.claim(store, "me", 60.0, run) for run in opened]
     for claimed in claims:
         assert claimed is not None

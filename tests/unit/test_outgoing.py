@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hindscan import times
+from hindscan.cli.app import run_app
 from hindscan.config import Project, load_project
-from hindscan.errors import ConfigError
+from hindscan.errors import ConfigError, SignatureRefused
 from hindscan.outgoing import Sender
-from hindscan.runs import leases, outbox, register
+from hindscan.runs import leases, opening, outbox, register
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import Store, open_store
+from hindscan.web.webhook import Webhooks
 from receiver import Receiver, receiver
 
 
@@ -53,7 +61,7 @@ def a_sender(project: Project, store: Store, owner: str = "me") -> Sender:
 
 
 def a_run(store: Store, state: Any = "succeeded", job: str = "scan") -> str:
-    run = register.open_run(store, RunRequest(job=job)).id
+    run = opening.open_run(store, RunRequest(job=job)).id
     claimed = leases.claim(store, "me", 10.0, run)
     assert claimed is not None
     register.move(store, run, state, token=claimed.token)
@@ -177,12 +185,20 @@ def test_a_cluster_that_is_not_declared_is_refused(tmp_path: Path, store: Store)
         ('to = "kafka:t"\nsource = "a b"', "source"),
         ('to = "kafka:t"\nfilter = { exact = 5 }', "filter"),
         ('to = "kafka:t"\nfilters = {}', "filters"),
+        ('to = "http://h/"\nsecrets = "${A}"', "secrets"),
+        ('to = "http://h/"\nsecrets = ["hunter2hunter2hunter2hunter2hunter2"]', "secrets"),
+        ('to = "http://h/"\nsecrets = ["${MISSING}"]', "secrets"),
+        ('to = "http://h/"\nsecrets = ["${SHORT}"]', "secrets"),
+        ('to = "kafka:t"\nsecrets = ["${GOOD}"]', "secrets"),
+        ('to = "http://h/"\nmode = "binary"\nsecrets = ["${GOOD}"]', "mode"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_an_outlet_is_told_when_the_file_is_loaded(tmp_path: Path, written: str, field: str) -> None:
     (tmp_path / "hindscan.toml").write_text(f"[publish.hook]\n{written}\n")
-    with pytest.raises(ConfigError, match=rf"hindscan.toml:\d: publish.hook.{field}"):
-        load_project(tmp_path, {})
+    env = {"SHORT": "aHVudGVyMg==", "GOOD": base64.b64encode(b"g" * 32).decode()}
+    with pytest.raises(ConfigError, match=rf"hindscan.toml:\d: publish.hook.{field}") as told:
+        load_project(tmp_path, env)
+    assert not any(secret in str(told.value) for secret in ("hunter2", *env.values()))
 
 
 def test_a_password_in_an_address_is_not_repeated(tmp_path: Path) -> None:
@@ -190,3 +206,131 @@ def test_a_password_in_an_address_is_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as told:
         load_project(tmp_path, {})
     assert "hunter2" not in str(told.value)
+
+
+def as_standard_webhooks(secret: bytes, headers: dict[str, str], body: bytes) -> str:
+    """Sign by the words of the specification, apart from the code under test."""
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    return "v1," + base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode()
+
+
+def test_a_webhook_is_signed_by_every_secret_under_the_id_of_its_event(
+    tmp_path: Path, store: Store, hook: Receiver, clock: Clock
+) -> None:
+    old, new = b"o" * 24, b"n" * 32
+    (tmp_path / "hindscan.toml").write_text(f'[publish.hook]\nto = "{hook.url}"\nsecrets = ["${{NEW}}", "${{OLD}}"]\n')
+    env = {"NEW": "whsec_" + base64.b64encode(new).decode(), "OLD": base64.b64encode(old).decode()}
+    project = load_project(tmp_path, env)
+    assert not any(secret in f"{project!r} {project.outlets!r}" for secret in (*env.values(), str(new), str(old)))
+    sender = a_sender(project, store)
+    a_run(store)
+    hook.answers = [500]
+    assert sender.send_due() == 0
+    clock.now += 1_000_000
+    assert sender.send_due() == 2
+    ids = []
+    for (named, body), event in zip(hook.raw, hook.events, strict=True):
+        headers = {name.lower(): value for name, value in named}
+        ids.append(headers["webhook-id"])
+        assert headers["webhook-id"] == event.id
+        assert headers["webhook-signature"].split(" ") == [
+            as_standard_webhooks(key, headers, body) for key in (new, old)
+        ]
+        # A hindscan that knows either takes it; one that knows neither does not.
+        as_sent = [(name.lower().encode(), value.encode()) for name, value in named]
+        for known in ((old,), (new,), (b"x" * 24, new)):
+            Webhooks(secrets=known).check(as_sent, body, time.time())
+        with pytest.raises(SignatureRefused):
+            Webhooks(secrets=(b"x" * 24,)).check(as_sent, body, time.time())
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_receiver_that_fails_for_long_is_asked_seldom_and_gets_all_in_order_afterwards(
+    tmp_path: Path, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = a_sender(a_project(tmp_path, "http://127.0.0.1:1/"), store)
+    runs = [a_run(store) for _ in range(8)]
+    began, asked, got = clock.now, [], []
+
+    def post(event: Any) -> None:
+        # The other end of the wire, on the clock of the test.
+        asked.append(event)
+        if clock.now < began + 1_200_000_000:
+            raise OSError("HTTP Error 503")
+        got.append((event.id, event.data["run"], event.type.rpartition(".")[2]))
+
+    monkeypatch.setattr(sender, "_post", post)
+    while outbox.waiting_count(store, "hook"):
+        sender.send_due()
+        if clock.now < began + 1_200_000_000 <= clock.now + sender.pause_seconds * 1e6:
+            assert 40 < len(asked) < 80
+            waiting = outbox.entries(store)
+            assert (len(waiting), {one["state"] for one in waiting}) == (16, {"waiting"})
+            assert any("503" in one["reason"] for one in waiting)
+        clock.now += int(sender.pause_seconds * 1e6)
+        assert clock.now < began + 1_600_000_000
+    assert len({identity for identity, _, _ in got}) == len(got) == 16
+    by_run = {run: [kind for _, about, kind in got if about == run] for run in runs}
+    assert set(map(tuple, by_run.values())) == {("started", "succeeded")}
+
+
+def test_a_receiver_is_left_alone_as_long_as_it_asks_within_reason(
+    tmp_path: Path, store: Store, hook: Receiver, clock: Clock
+) -> None:
+    sender = a_sender(a_project(tmp_path, hook.url), store)
+    for asked, waits in (("7", 7), ("99999", 300), ("soon", 0.2), ("-1", 0.2)):
+        a_run(store)
+        hook.answers, hook.retry_after = [429], asked
+        assert sender.send_due() == 0
+        (one,) = [row for row in outbox.entries(store) if row["tries"]]
+        assert times.from_text(one["next_at"]) == clock.now + waits * 1_000_000
+        clock.now += 301_000_000
+        assert sender.send_due() == 2
+
+
+def test_what_was_given_up_is_sent_again_by_hand_and_what_was_sent_goes_after_its_time(
+    tmp_path: Path, store: Store, hook: Receiver, clock: Clock
+) -> None:
+    sender = a_sender(a_project(tmp_path, hook.url), store)
+    run = a_run(store)
+    hook.answers = [410, 500]
+    assert sender.send_due() == 0
+    refused, waiting = outbox.entries(store)
+    assert (refused["state"], waiting["state"], refused["run"], waiting["tries"]) == ("refused", "waiting", run, 1)
+    assert [one["entry"] for one in outbox.entries(store, state="refused", outlet="hook")] == [refused["entry"]]
+    assert outbox.entries(store, outlet="other") == []
+    with store.read() as connection:
+        assert outbox.backlogs(connection) == {"hook": outbox.Backlog(waiting=1, oldest=clock.now, refused=1)}
+    assert outbox.send_again(store, outlet="other") == 0
+    assert outbox.send_again(store) == 2
+    assert sender.send_due() == 2
+    assert [event.id for event in hook.events] == [refused["id"], waiting["id"], refused["id"], waiting["id"]]
+    clock.now += 1
+    assert outbox.send_again(store, entry=waiting["entry"]) == 1
+    assert outbox.purge(store, clock.now) == 1
+    assert [one["entry"] for one in outbox.entries(store)] == [waiting["entry"]]
+    assert sender.send_due() == 1
+    assert outbox.purge(store, clock.now) == 0
+    assert outbox.send_again(store, entry=99) == 0
+
+
+def test_the_command_shows_what_is_stuck_and_has_it_sent(
+    tmp_path: Path, hook: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = a_project(tmp_path, hook.url)
+    with open_store(project.store_url, tmp_path) as kept:
+        sender = a_sender(project, kept)
+        run = a_run(kept)
+        hook.answers = [410, 503]
+        assert sender.send_due() == 0
+        where = ["--project", str(tmp_path)]
+        assert run_app(["outbox", "--json", *where]) == 0
+        refused, waiting = json.loads(capsys.readouterr().out)["outbox"]
+        assert (refused["state"], waiting["state"], waiting["tries"], waiting["run"]) == ("refused", "waiting", 1, run)
+        assert "503" in waiting["reason"]
+        assert run_app(["outbox", *where]) == 0
+        assert "410" in capsys.readouterr().out
+        assert run_app(["outbox", "--send", "99", *where]) == 2
+        assert run_app(["outbox", "--send", "1", "--send-all", *where]) == 2
+        assert run_app(["outbox", "--send-all", *where]) == 0
+        assert sender.send_due() == 2

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "forget": ("forget", "forget", "Delete a subject's event bodies, and the partials and results of their runs."),
     "replay": ("past", "replay", "Put past events through a trigger again, or count what that would do."),
     "audit": ("past", "audit", "Find events of a trigger without a run, or with two; submit what is missing."),
+    "outbox": ("outbox", "outbox", "Show what events of runs are not sent, and why; send them again."),
     "match": ("service", "match", "Try a filter on the events of a file or topic."),
     "snapshot": ("exploring", "snapshot", "Pin a history and print what was pinned."),
     "archive": ("archive", "archive", "Write what is new in a topic to its archive."),

@@ -15,7 +15,7 @@ __all__ = ["forget"]
 def forget(
     *, subject: str, dry_run: Annotated[bool, Parameter(negative="")] = False, options: Options = DEFAULTS
 ) -> int:
-    """Delete the bodies of a subject's events, and the partials and results of their runs. Histories are listed, not touched. Exit code 1 if partials could not be named.
+    """Delete a subject's event bodies, and partials, results and copies of their runs; list histories. Exit code 1 if partials could not be named.
 
     Parameters
     ----------
@@ -40,14 +40,17 @@ def forget(
         (len(done.runs), "runs, redacted"),
         (done.partials, "partials"),
         (done.results, "results"),
+        (done.copies, "copies of results"),
     ):
         print(f"  {human_count(count):>8} {what}")
     for line in done.left:
         print(f"  not all partials could be named of run {line}")
-    if done.histories or done.positions:
+    if done.histories or done.positions or done.tables:
         print("not touched, for whoever owns them:")
     for name in done.histories:
         print(f"  history {name}")
     for place in done.positions:
         print(f"  record {place}")
+    for table in done.tables:
+        print(f"  rows of these runs in {table}")
     return int(bool(done.left))

@@ -38,7 +38,7 @@ def replay(
     trigger : str
         Its name.
     since : str
-        Events that came in from this time on: the time of their record in the topic, else of their receipt.
+        Events that came in from this time on: the time of their record, the instant, the file's last change, else of their receipt.
     until : str
         And before this time. Default: now.
     name : str
@@ -46,7 +46,7 @@ def replay(
     repin : bool
         Pin anew as of each event instead of reading what the original run has read.
     from_topic : bool
-        Read the trigger's topics again rather than what was received of them; a trigger that never listened does so anyway.
+        Read the trigger's topics, schedules and folders again rather than what was received of them; a trigger that never listened does so anyway.
     dry_run : bool
         Only decide and count: how many would match with the filter as it is now, and what the first of them would take.
     activate : bool
@@ -107,14 +107,14 @@ def _print_replayed(done: Replayed) -> None:
 def audit(
     trigger: str, /, *, since: str, until: str | None = None, repair: Flag = False, options: Options = DEFAULTS
 ) -> int:
-    """Compare the log with what was recorded: events without a decision, without a run, or with two. Exit code 1 if something is found and not repaired.
+    """Compare topics, schedules and folders with what was recorded; exit code 1 if something is found and not repaired.
 
     Parameters
     ----------
     trigger : str
         Its name.
     since : str
-        Events that came in from this time on: the time of their record in the topic, else of their receipt.
+        Events that came in from this time on: the time of their record, the instant, the file's last change, else of their receipt.
     until : str
         And before this time. Default: now.
     repair : bool
@@ -137,8 +137,8 @@ def audit(
         ]
         print_table(("found", "source", "id", "at", "runs", ""), rows)
     print(
-        f"{done.records} records of the log and {done.events} events of the ledger: {len(done.findings)} found, "
-        f"{sum(f.repaired for f in done.findings)} repaired; {done.waiting} offsets not reached yet, {done.gone} gone from the log"
+        f"{done.records} records, instants and files, and {done.events} events of the ledger: {len(done.findings)} found, "
+        f"{sum(f.repaired for f in done.findings)} repaired; {done.waiting} not reached yet, {done.skipped} left out by the schedule, {done.gone} gone from the log"
     )
     return int(not done.sound)
 

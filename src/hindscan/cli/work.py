@@ -203,7 +203,7 @@ def run(
             # Before the store and what it imports: the worker needs as long to start as this process does.
             started = start_executor("threads", workers or project.compute.workers, project.compute.memory)
             opened_here.push(started)
-        from hindscan.runs import codes, register
+        from hindscan.runs import codes
         from hindscan.words import asker
         from hindscan.workshop import open_workshop
 
@@ -216,7 +216,7 @@ def run(
             workers=workers, fresh=fresh, allow_failed=_allowance(allow_failed), priority=priority, sweep=sweep,
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
-        opened = register.open_run(workshop.store, request, code=digest, requested_by=asker("cli"))
+        opened = opening.open_run(workshop.store, request, code=digest, requested_by=asker("cli"))
         if detach:
             from hindscan.driver import hand_over
 

@@ -45,6 +45,7 @@ _KEYS: Final = (
     "event",
     "format",
     "registry",
+    "confirm",
     "time_zone",
     "missed",
     "every",

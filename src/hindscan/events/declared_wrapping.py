@@ -1,10 +1,10 @@
-"""How records that are not CloudEvents are wrapped, as it is declared: `format`, `event` and `registry` of a trigger.
+"""How records that are not CloudEvents are wrapped, as it is declared: `format`, `event`, `registry` and `confirm` of a trigger.
 
 Keeps promise 5 before anything happens, like `declared`, whose part this is: every fault with its field, when the project file is loaded.
 
 ::
 
-    format, event, registry -> wrapping_from_toml -> Wrapping, or None for CloudEvents
+    format, event, registry, confirm -> wrapping_from_toml -> Wrapping, or None for CloudEvents
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any, Final
 from hindscan.errors import FilterSyntaxError
 from hindscan.events.attributes import attribute_name_fault
 from hindscan.events.path import Path, compile_path
+from hindscan.events.sns import topic_fault
 from hindscan.events.strict import shown
-from hindscan.events.wrapping import FORMATS, UNITS, AttributeMapping, Wrapping
+from hindscan.events.wrapping import FORMATS, IN_REGISTRY, UNITS, AttributeMapping, Wrapping
 
 __all__ = ["wrapping_from_toml"]
 
@@ -41,16 +42,17 @@ def wrapping_from_toml(table: Mapping[str, Any], kinds: Collection[str], faults:
     if format_ not in FORMATS:
         faults.append(("format", f"it is one of {', '.join(FORMATS)}, not {shown(format_)}"))
         return None
-    if "registry" in table and format_ != "avro":
-        faults.append(("registry", f"it is for the format avro, and the format is {format_}"))
+    if "registry" in table and format_ not in IN_REGISTRY:
+        faults.append(("registry", f"it is for the formats {', '.join(IN_REGISTRY)}, and the format is {format_}"))
+    confirm = _confirm(table, kinds, faults)
     if format_ == "cloudevents":
         if "event" in table:
-            faults.append(("event", "CloudEvents have their attributes; it is for the formats json and avro"))
+            faults.append(("event", "CloudEvents have their attributes; it is for records that are none"))
         return None
     if kinds and not {"kafka", "http"} & set(kinds):
         faults.append(("format", "it is for records of kafka: and bodies of http, and the trigger has neither"))
     if format_ == "s3" and "event" in table:
-        faults.append(("event", "what S3 says has its own mapping; it is for the formats json and avro"))
+        faults.append(("event", "what S3 says has its own mapping; leave it out"))
         return None
     written = table.get("event", {})
     if not isinstance(written, Mapping):
@@ -66,7 +68,20 @@ def wrapping_from_toml(table: Mapping[str, Any], kinds: Collection[str], faults:
     if not isinstance(registry, str):
         faults.append(("registry", f"it is the name of a [registry.NAME], not {shown(registry)}"))
     data = _path("event.data", written["data"], faults) if "data" in written else None
-    return Wrapping(format=format_, attributes=attributes, data=data, registry=str(registry))
+    return Wrapping(format=format_, attributes=attributes, data=data, registry=str(registry), confirm=confirm)
+
+
+def _confirm(table: Mapping[str, Any], kinds: Collection[str], faults: _Faults) -> tuple[str, ...]:
+    """Read which SNS topics may have their subscriptions confirmed."""
+    written = table.get("confirm", [])
+    if not isinstance(written, list):
+        faults.append(("confirm", f"it is a list of SNS topics, not {shown(written)}"))
+        return ()
+    if "confirm" in table and (table.get("format") != "s3" or (kinds and "http" not in kinds)):
+        faults.append(("confirm", "it is for notifications (format s3) that come over http"))
+    wrong = [fault for topic in written if (fault := topic_fault(topic)) is not None]
+    faults += [("confirm", fault) for fault in wrong]
+    return () if wrong else tuple(written)
 
 
 def _attribute(name: str, value: Any, faults: _Faults) -> AttributeMapping | None:

@@ -25,7 +25,7 @@ from hindscan.events.attributes import disallowed_character
 from hindscan.events.event import Event
 from hindscan.files import FoundFile, Place, find, listing_root, look
 
-__all__ = ["Arrivals", "changed_at", "event_source", "version_id", "versions"]
+__all__ = ["Arrivals", "arrival", "changed_at", "event_source", "version_id", "versions"]
 
 _PARQUET: Final = ".parquet"
 _MTIME: Final = "mtime_ns:"
@@ -76,32 +76,55 @@ class Arrivals:
         self._known.update(event.id for event in events)
 
     def _event(self, root: Place, name: str, file: FoundFile) -> Event | None:
-        data: dict[str, Any] = {"path": f"{_folder(self._text)}/{file.path}", "name": file.path, "size": file.size}
         try:
-            before = look(root, file.path)
-            if file.path.endswith(_PARQUET):
-                data |= _read_footer(root, file)
-            after = look(root, file.path)
-        except SourceChanged:
-            return None  # gone meanwhile
-        except (pa.ArrowException, OSError) as fault:
+            return arrival(root, self._text, file)
+        except ValueError as fault:
             if name not in self._told:
                 self._told.add(name)
-                _LOG.warning("%s is not taken yet: it cannot be read as a whole file: %s", root / file.path, fault)
+                _LOG.warning("%s is not taken yet: %s", root / file.path, fault)
             return None
-        if before != after or after.size != file.size:
-            return None
-        scheme, _, etag = after.identity.partition(":")
-        if scheme == "etag":
-            data["etag"] = etag
-        return Event(
-            id=name,
-            source=event_source(self._text),
-            type="hindscan.file",
-            subject=_attribute(file.path),
-            time=times.to_datetime(changed_at(file)),
-            data=data,
-        )
+
+
+def arrival(root: Place, text: str, file: FoundFile) -> Event | None:
+    """Make the event of a file that was listed; None if it is gone or another version by now.
+
+    Parameters
+    ----------
+    root : Place
+        Where the listing began.
+    text : str
+        The place as it is declared.
+    file : FoundFile
+        What was listed.
+
+    Raises
+    ------
+    ValueError
+        It is not complete, or it cannot be read.
+    """
+    data: dict[str, Any] = {"path": f"{_folder(text)}/{file.path}", "name": file.path, "size": file.size}
+    try:
+        before = look(root, file.path)
+        if file.path.endswith(_PARQUET):
+            data |= _read_footer(root, file)
+        after = look(root, file.path)
+    except SourceChanged:
+        return None  # gone meanwhile
+    except (pa.ArrowException, OSError) as fault:
+        raise ValueError(f"it cannot be read as a whole file: {fault}") from None
+    if before != after or after.size != file.size:
+        return None
+    scheme, _, etag = after.identity.partition(":")
+    if scheme == "etag":
+        data["etag"] = etag
+    return Event(
+        id=version_id(file),
+        source=event_source(text),
+        type="hindscan.file",
+        subject=_attribute(file.path),
+        time=times.to_datetime(changed_at(file)),
+        data=data,
+    )
 
 
 def _read_footer(root: Place, file: FoundFile) -> dict[str, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -20,12 +20,13 @@ from hindscan.errors import ConfigError
 from hindscan.events.attributes import is_uri_reference
 from hindscan.events.declared import parse_source, read_filter
 from hindscan.events.filters import Filter
+from hindscan.events.signature import read_secret
 from hindscan.events.strict import shown
 from hindscan.events.trigger import Source
 
 __all__ = ["KEYS", "Outlet", "outlet_from_toml"]
 
-KEYS: Final = ("to", "filter", "mode", "source")
+KEYS: Final = ("to", "filter", "mode", "source", "secrets")
 
 _Faults = list[tuple[str, str]]
 
@@ -48,6 +49,8 @@ class Outlet:
         Which of the events go there; None for all.
     mode : "structured" or "binary"
         How they are written.
+    secrets : tuple[bytes, ...]
+        What a webhook's events are signed by; several while one is replaced by another. Empty: they are not.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Outlet:
     source: str
     filter: Filter | None = None
     mode: Literal["structured", "binary"] = "structured"
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         return str(self.topic or self.url)
@@ -92,6 +96,13 @@ def outlet_from_toml(name: str, table: Mapping[str, Any], *, source: str) -> Out
     if mode not in ("structured", "binary"):
         faults.append(("mode", f'it is "structured" or "binary", not {shown(mode)}'))
     chosen = read_filter(table.get("filter"), faults)
+    secrets = _secrets(table.get("secrets", []), faults)
+    if secrets and topic is not None:
+        faults.append(("secrets", "they sign what goes to a webhook, and this goes to a topic"))
+    elif secrets and mode == "binary":
+        faults.append(
+            ("mode", 'it must be "structured" where events are signed: attributes in headers are not covered')
+        )
     if faults:
         listed = "; ".join(f"publish.{name}.{place}: {message}" for place, message in faults)
         raise ConfigError(
@@ -99,7 +110,21 @@ def outlet_from_toml(name: str, table: Mapping[str, Any], *, source: str) -> Out
             f"{'is' if len(faults) == 1 else 'are'} not: {listed}. Correct the project file.",
             faults=faults,
         )
-    return Outlet(name=name, topic=topic, url=url, source=source, filter=chosen, mode=mode)
+    return Outlet(name=name, topic=topic, url=url, source=source, filter=chosen, mode=mode, secrets=secrets)
+
+
+def _secrets(written: object, faults: _Faults) -> tuple[bytes, ...]:
+    """Read secrets; what is wrong with one does not repeat it."""
+    if not isinstance(written, list):
+        faults.append(("secrets", "it must be a list of secrets"))
+        return ()
+    found = []
+    for number, secret in enumerate(written, 1):
+        try:
+            found.append(read_secret(str(secret)))
+        except ValueError as fault:
+            faults.append(("secrets", f"secret {number} {fault}"))
+    return tuple(found)
 
 
 def _destination(to: object, faults: _Faults) -> tuple[Source | None, str]:

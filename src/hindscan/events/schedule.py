@@ -20,9 +20,11 @@ from hindscan.events.cron import ticks, time_zone
 from hindscan.events.event import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hindscan.events.trigger import Missed
 
-__all__ = ["LATE_SECONDS", "MAX_DUE", "due", "next_tick", "tick"]
+__all__ = ["LATE_SECONDS", "MAX_DUE", "due", "instants", "next_tick", "tick"]
 
 #: A tick that is found later than this was missed: nobody listened at its minute.
 LATE_SECONDS: Final = 60
@@ -55,6 +57,11 @@ def due(expression: str, zone: str, since: int, now: int, missed: Missed) -> lis
     for last in found:  # noqa: B007 - the last one is wanted
         pass
     return [] if last is None else [last]
+
+
+def instants(expression: str, zone: str, start: int, end: int) -> Iterator[int]:
+    """Give the instants of a schedule in [start, end), seconds since the epoch."""
+    return itertools.takewhile(lambda instant: instant < end, _from(expression, zone, start))
 
 
 def next_tick(expression: str, zone: str, since: int) -> int | None:

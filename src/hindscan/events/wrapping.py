@@ -1,6 +1,6 @@
 """Records that are not CloudEvents, wrapped as such: which of their fields are the attributes is declared, the record is the data (promises 4 and 5).
 
-Plain JSON and Avro records have an identity all the same: where they stand. So a mapping that names no `id` takes the record's position (cluster, topic id, partition,
+Plain records have an identity all the same: where they stand. So a mapping that names no `id` takes the record's position (cluster, topic id, partition,
 offset), which is the same however often the record is delivered. What a mapping cannot find is a fault of the record, with all its faults at once; it ends
 in quarantine with bytes and position.
 
@@ -27,10 +27,12 @@ from hindscan.events.wire import MAX_BODY_BYTES
 if TYPE_CHECKING:
     from hindscan.events.path import Path
 
-__all__ = ["FORMATS", "UNITS", "AttributeMapping", "ReadValue", "RecordPlace", "Wrapping", "wrap"]
+__all__ = ["FORMATS", "IN_REGISTRY", "UNITS", "AttributeMapping", "ReadValue", "RecordPlace", "Wrapping", "wrap"]
 
-Format: TypeAlias = Literal["json", "avro", "s3"]
-FORMATS: Final = ("cloudevents", "json", "avro", "s3")
+Format: TypeAlias = Literal["json", "avro", "protobuf", "jsonschema", "s3"]
+FORMATS: Final = ("cloudevents", "json", "avro", "protobuf", "jsonschema", "s3")
+#: Those in the wire format of a schema registry.
+IN_REGISTRY: Final = ("avro", "protobuf", "jsonschema")
 #: Microseconds of the units in which a record can have its time.
 UNITS: Final = {"s": 1_000_000, "ms": 1_000, "us": 1}
 #: Gives a value as JSON has it; a `ValueError` says why it cannot.
@@ -57,20 +59,23 @@ class Wrapping:
 
     Parameters
     ----------
-    format : "json", "avro" or "s3"
+    format : "json", "avro", "protobuf", "jsonschema" or "s3"
         How values are read; "s3" is what S3 says of its objects, by way of Kafka or HTTP, and has a mapping of its own.
     attributes : tuple[AttributeMapping, ...]
         The declared mapping.
     data : Path | None
         What of the record is the event's data; None for all of it.
     registry : str
-        Name of the registry of Avro schemas.
+        Name of the registry that has the schemas.
+    confirm : tuple[str, ...]
+        SNS topics whose subscriptions are confirmed when they ask over HTTP.
     """
 
     format: Format
     attributes: tuple[AttributeMapping, ...] = ()
     data: Path | None = None
     registry: str = "default"
+    confirm: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ together they are all that is not new.
 
 ::
 
-    begin -> the list that counts;   known -> that list + recorded versions
+    begin, take_over -> the list that counts;   known -> that list + recorded versions
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 
     from hindscan.runs.store import Store
 
-__all__ = ["begin", "known"]
+__all__ = ["begin", "beginning", "known", "take_over"]
 
 
 def begin(store: Store, trigger: str, source: str, versions: Collection[str]) -> None:
     """Store what was there when a trigger began, unless that is stored already."""
-    body = zlib.compress(msgspec.json.encode(sorted(versions)), 1)
-    row = {"trigger": trigger, "source": source, "versions": body, "began_at": store.now()}
+    row = {"trigger": trigger, "source": source, "versions": _packed(versions), "began_at": store.now()}
     with store.write(turn="record") as connection:
         insert_many(connection, schema.baselines, [row])
 
@@ -45,11 +44,50 @@ def known(store: Store, trigger: str, source: str, event_source: str) -> set[str
     event_source : str
         What its events call the source.
     """
+    with store.read() as connection:
+        return _known(connection, trigger, source, event_source)
+
+
+def take_over(store: Store, trigger: str, was: str, source: str, event_source: str) -> None:
+    """Have a trigger go on where it stood under another name: what was not new to that one is not new to it, from the beginning on."""
+    table = schema.baselines
+    with store.write(turn="record") as connection:
+        left = _known(connection, was, source, event_source)
+        if left is None:
+            return
+        mine = _known(connection, trigger, source, event_source)
+        if mine is not None and left <= mine:
+            return
+        row = {
+            "trigger": trigger,
+            "source": source,
+            "versions": _packed(left | (mine or set())),
+            "began_at": store.now(),
+        }
+        connection.execute(sa.delete(table).where(table.c.trigger == trigger, table.c.source == source))
+        insert_many(connection, table, [row])
+
+
+def beginning(store: Store, trigger: str, source: str) -> tuple[set[str], int] | None:
+    """Give the versions that were there when a trigger began, and when that was; None if it has not begun."""
+    table = schema.baselines
+    query = sa.select(table.c.versions, table.c.began_at).where(table.c.trigger == trigger, table.c.source == source)
+    with store.read() as connection:
+        found = connection.execute(query).one_or_none()
+    return None if found is None else (_unpacked(found[0]), int(found[1]))
+
+
+def _known(connection: sa.Connection, trigger: str, source: str, event_source: str) -> set[str] | None:
     table, decisions = schema.baselines, schema.decisions
     stored = sa.select(table.c.versions).where(table.c.trigger == trigger, table.c.source == source)
     recorded = sa.select(decisions.c.id).where(decisions.c.source == event_source, decisions.c.trigger == trigger)
-    with store.read() as connection:
-        body = connection.execute(stored).scalar_one_or_none()
-        if body is None:
-            return None
-        return {*msgspec.json.decode(zlib.decompress(body), type=list[str]), *connection.execute(recorded).scalars()}
+    body = connection.execute(stored).scalar_one_or_none()
+    return None if body is None else {*_unpacked(body), *connection.execute(recorded).scalars()}
+
+
+def _packed(versions: Collection[str]) -> bytes:
+    return zlib.compress(msgspec.json.encode(sorted(versions)), 1)
+
+
+def _unpacked(body: bytes) -> set[str]:
+    return set(msgspec.json.decode(zlib.decompress(body), type=list[str]))

@@ -8,6 +8,7 @@ newest run that was copied, and never steps back to an older one.
 ::
 
     results/JOB/RUN -> copy_result -> PLACE/RUN/{result.parquet, snapshot.parquet, ..., manifest.json}, then PLACE/latest.json
+    forget_copy -> neither of them
 
 Points of failure: `copies.written` (whole but for what makes it visible), `copies.published` (there, `latest.json` is not yet).
 """
@@ -22,6 +23,7 @@ from typing import Final
 
 import msgspec
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from hindscan import files
@@ -30,7 +32,7 @@ from hindscan.faults import point
 from hindscan.history.lake_target import Rows, TableTarget
 from hindscan.runs.results import read_manifest, sweep_attempts
 
-__all__ = ["LATEST", "copy_result", "copy_rows"]
+__all__ = ["LATEST", "copy_result", "copy_rows", "forget_copy", "has_copy"]
 
 #: Names the newest copy: ``{"run": ..., "result": "RUN/result.parquet", "manifest": "RUN/manifest.json"}``.
 LATEST: Final = "latest.json"
@@ -102,6 +104,38 @@ def copy_rows(result: Path, to: TableTarget) -> bool:
     manifest = read_manifest(result)
     table = pq.read_table(result / "result.parquet")
     return to.add(Rows(job=manifest.job, run=manifest.run, digest=manifest.result.digest, table=table))
+
+
+def has_copy(to: files.Place, run: str) -> bool:
+    """Tell whether anything of a run's result lies at a place."""
+    return to.filesystem.get_file_info((to / run).path).type is not pafs.FileType.NotFound or files.exists(
+        to / run / _MANIFEST
+    )
+
+
+def forget_copy(to: files.Place, run: str) -> None:
+    """Delete the copy of a run's result, begun ones too, and ``latest.json`` where it names it; repeating it changes nothing.
+
+    Raises
+    ------
+    hindscan.errors.ServiceUnavailable
+        The place cannot be written to.
+    """
+    try:
+        if has_copy(to, run):
+            to.filesystem.delete_dir((to / run).path)
+        if to.is_local:
+            for attempt in (Path(to.path) / _ATTEMPTS).glob(f"{run}-*"):
+                shutil.rmtree(attempt, ignore_errors=True)
+        at = to / LATEST
+        if files.exists(at) and msgspec.json.decode(files.read_bytes(at)).get("run") == run:
+            files.delete(at)
+    except (OSError, pa.ArrowException) as fault:
+        raise ServiceUnavailable(
+            f"While forgetting the copy of run {run} in {to}: it must be deleted there; {fault}. Check the place in [copies], and repeat.",
+            run=run,
+            path=str(to),
+        ) from fault
 
 
 def _copy_at_once(result: Path, to: files.Place, run: str) -> None:

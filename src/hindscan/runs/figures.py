@@ -22,7 +22,7 @@ import msgspec
 import sqlalchemy as sa
 
 from hindscan.progress import Fact, Progressed, RunPlanned, SliceFailed, StateChanged
-from hindscan.runs import schema
+from hindscan.runs import outbox, schema
 from hindscan.runs.run import FINAL, MOVES
 from hindscan.runs.store import keys_in_parts
 
@@ -81,6 +81,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     lags: tuple[Lag, ...] = ()
     #: Whether each cluster with triggers answers.
     clusters: dict[str, bool] = {}
+    #: Of each outlet: events of runs that wait, how long the oldest has, in seconds, and those that were given up.
+    outlets: dict[str, tuple[int, float, int]] = {}
 
 
 class _Work:
@@ -149,12 +151,18 @@ class Counter:
             found = connection.execute(sa.select(runs.c.state, sa.func.count()).group_by(runs.c.state))
             states: dict[str, int] = {**dict.fromkeys(MOVES, 0), **{row[0]: row[1] for row in found}}
             work = self._work(connection)
+            now = self._store.now()
+            outlets = {
+                name: (one.waiting, 0.0 if one.oldest is None else max(0, now - one.oldest) / 1e6, one.refused)
+                for name, one in outbox.backlogs(connection).items()
+            }
         return Figures(
             received=dict(self._received),
             quarantined={"": self._unreadable, **self._by_trigger},
             runs=states,
             slices=dict(work.slices),
             event_to_start=work.event_to_start,
+            outlets=outlets,
         )
 
     def _count_inbox(self, connection: sa.Connection) -> None:

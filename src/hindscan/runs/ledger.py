@@ -31,7 +31,7 @@ from hindscan.events.event import Event, data_bytes, data_digest
 from hindscan.faults import point
 from hindscan.runs import positions, schema
 from hindscan.runs.forgotten import forgotten_among
-from hindscan.runs.register import new_run_id, run_row
+from hindscan.runs.opening import new_run_id, run_row
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import blames_a_row, insert_many, keys_in_parts
 from hindscan.runs.waiting import Coming, Quiet, enqueue

@@ -9,6 +9,7 @@ Which outlets there are stands in the store, so that a run moved by any process 
 ::
 
     declare -> outlets;  register.move, leases.claim -> announce -> outbox -> hold, due -> outgoing.Sender -> mark, put_off
+    outbox -> entries, backlogs -> people;  send_again, purge
 """
 
 from __future__ import annotations
@@ -31,7 +32,22 @@ if TYPE_CHECKING:
     from hindscan.runs.run import Run, State
     from hindscan.runs.store import Store
 
-__all__ = ["TYPES", "Waiting", "announce", "declare", "due", "hold", "mark", "put_off", "waiting_count"]
+__all__ = [
+    "TYPES",
+    "Backlog",
+    "Waiting",
+    "announce",
+    "backlogs",
+    "declare",
+    "due",
+    "entries",
+    "hold",
+    "mark",
+    "purge",
+    "put_off",
+    "send_again",
+    "waiting_count",
+]
 
 #: Type of the event that each move of a run makes; back to waiting is none.
 TYPES: Final[Mapping[State, str]] = {
@@ -45,6 +61,8 @@ MESSAGE_MOST: Final = 2_000
 #: The wait after a first failed try, and the longest one, microseconds.
 FIRST_WAIT: Final = 200_000
 LAST_WAIT: Final = 300_000_000
+#: Rows that are deleted in one transaction: others want to write too.
+ROWS_AT_ONCE: Final = 1_000
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,10 +204,17 @@ def mark(store: Store, seqs: Sequence[int], state: str = "sent", reason: str = "
         )
 
 
-def put_off(store: Store, waiting: Waiting, reason: str) -> int:
-    """Note a failed try; give the time of the next one, each twice as far as the last up to five minutes."""
+def put_off(store: Store, waiting: Waiting, reason: str, at_least: int = 0) -> int:
+    """Note a failed try; give the time of the next one, each twice as far as the last up to five minutes.
+
+    Parameters
+    ----------
+    at_least : int
+        How long the receiver asked to be left alone, in microseconds; five minutes of it count.
+    """
     table = schema.outbox
-    next_at = store.now() + min(FIRST_WAIT << min(waiting.tries, 20), LAST_WAIT)
+    wait = min(max(FIRST_WAIT << min(waiting.tries, 20), at_least), LAST_WAIT)
+    next_at = store.now() + wait
     with store.write() as connection:
         connection.execute(
             sa.update(table)
@@ -197,6 +222,89 @@ def put_off(store: Store, waiting: Waiting, reason: str) -> int:
             .values(tries=waiting.tries + 1, next_at=next_at, reason=reason)
         )
     return next_at
+
+
+def entries(
+    store: Store, *, outlet: str | None = None, state: str | None = None, limit: int = 100
+) -> list[dict[str, Any]]:
+    """Give what is in the outbox, the oldest first; without a state what is not sent and was to be.
+
+    Returns
+    -------
+    list of dict
+        ``entry, outlet, run, type, id, state, written_at, tries, next_at, sent_at, reason``; times as texts, or None.
+    """
+    table = schema.outbox
+    chosen = [table.c.state.in_(("waiting", "refused")) if state is None else table.c.state == state]
+    chosen += [] if outlet is None else [table.c.outlet == outlet]
+    with store.read() as connection:
+        rows = connection.execute(sa.select(table).where(*chosen).order_by(table.c.seq).limit(limit)).mappings().all()
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: sa.RowMapping) -> dict[str, Any]:
+    event = msgspec.json.decode(row["event"])
+    told = {name: row[name] for name in ("outlet", "run", "state", "tries", "reason")}
+    at = {name: times.to_text(row[name]) if row[name] else None for name in ("written_at", "next_at", "sent_at")}
+    return {"entry": row["seq"], "type": event["type"], "id": event["id"], **told, **at}
+
+
+def send_again(store: Store, *, entry: int | None = None, outlet: str | None = None) -> int:
+    """Have what waits for its next try, or was refused, be sent now; give how many that are.
+
+    Parameters
+    ----------
+    entry : int, optional
+        This one, even if it was sent. Default: all that wait or were refused.
+    outlet : str, optional
+        Only of this outlet.
+    """
+    table = schema.outbox
+    chosen = [table.c.state.in_(("waiting", "refused"))] if entry is None else [table.c.seq == entry]
+    chosen += [] if outlet is None else [table.c.outlet == outlet]
+    with store.write() as connection:
+        changed = connection.execute(
+            sa.update(table).where(*chosen).values(state="waiting", tries=0, next_at=0, sent_at=None)
+        )
+    return changed.rowcount
+
+
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """What one outlet has still to send."""
+
+    #: Events that wait, and since when the oldest does, microseconds since the epoch.
+    waiting: int = 0
+    oldest: int | None = None
+    #: Events that were given up, and are kept.
+    refused: int = 0
+
+
+def backlogs(connection: sa.Connection) -> dict[str, Backlog]:
+    """Count what the declared outlets have still to send, by name."""
+    outlets, table = schema.outlets, schema.outbox
+    found = {name: Backlog() for name in connection.execute(sa.select(outlets.c.name)).scalars()}
+    counted = sa.select(table.c.outlet, sa.func.count(), sa.func.min(table.c.written_at)).group_by(table.c.outlet)
+    for name, number, oldest in connection.execute(counted.where(table.c.state == "waiting")):
+        if name in found:
+            found[name] = Backlog(waiting=number, oldest=oldest)
+    for name, number, _ in connection.execute(counted.where(table.c.state == "refused")):
+        if name in found:
+            found[name] = msgspec.structs.replace(found[name], refused=number)
+    return found
+
+
+def purge(store: Store, before: int) -> int:
+    """Delete what was sent, or was not wanted, earlier than a time; what waits or was refused stays. Give how many."""
+    table = schema.outbox
+    old = (table.c.state.in_(("sent", "unmatched")), table.c.sent_at < before)
+    deleted = 0
+    while True:
+        with store.read() as connection:
+            some = connection.execute(sa.select(table.c.seq).where(*old).limit(ROWS_AT_ONCE)).scalars().all()
+        if not some:
+            return deleted
+        with store.write() as connection:
+            deleted += connection.execute(sa.delete(table).where(table.c.seq.in_(some), *old)).rowcount
 
 
 def waiting_count(store: Store, outlet: str) -> int:

@@ -5,7 +5,7 @@ never ahead. A new trigger's start is resolved once and stored; whoever comes se
 
 ::
 
-    start_at -> Place, Place, ... -> listener's first assignment;   ledger.record -> advance
+    start_at, take_over -> Place, Place, ... -> listener's first assignment;   ledger.record -> advance
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hindscan.history.snapshot import Position
     from hindscan.runs.store import Store
 
-__all__ = ["Place", "advance", "places", "start_at"]
+__all__ = ["Place", "advance", "places", "start_at", "take_over"]
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +47,29 @@ def start_at(store: Store, starts: Sequence[Place]) -> list[Place]:
         insert_many(connection, table, [msgspec.structs.asdict(start) | {"updated_at": now} for start in starts])
         found = {_key(place): place for place in _places(connection, {start.trigger for start in starts})}
     return [found[_key(start)] for start in starts]
+
+
+def take_over(store: Store, trigger: str, was: str, cluster: str, topic: str) -> None:
+    """Have a trigger go on where it stood in a topic under another name, where that is further; what lies before is none of its own."""
+    table = schema.positions
+    now = store.now()
+    with store.write(turn="record") as connection:
+        mine = {_key(place)[1:]: place for place in _places(connection, {trigger})}
+        for left in _places(connection, {was}):
+            key = _key(left)[1:]
+            if key[:2] != (cluster, topic) or (key in mine and mine[key].next_offset >= left.next_offset):
+                continue
+            # It begins anew there: what the other name decided is not for it to account for.
+            begun: dict[str, Any] = {
+                "start_offset": left.next_offset,
+                "next_offset": left.next_offset,
+                "updated_at": now,
+            }
+            row = msgspec.structs.asdict(left) | {"trigger": trigger} | begun
+            make = insert_of(connection)(table).values(**row)
+            connection.execute(
+                make.on_conflict_do_update(index_elements=[column.name for column in table.primary_key], set_=begun)
+            )
 
 
 def places(store: Store, trigger: str) -> list[Place]:

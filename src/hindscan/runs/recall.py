@@ -1,7 +1,8 @@
 """Recorded events as they were received, and what a trigger made of them: what a replay goes through and an audit compares with.
 
 The reading side of promises 3 and 4 for events of the past: an event comes out of the store equal to how it came in, with its place and its times, so that deciding about
-it again is deciding about the same. "When it came in" is the time of its record in the topic, else of its receipt.
+it again is deciding about the same. "When it came in" is the time of its record in the topic, of a schedule its instant, of a file that of its last change, else
+of its receipt.
 
 ::
 
@@ -18,24 +19,28 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from hindscan.events.files import event_source
 from hindscan.events.received import Received
+from hindscan.events.trigger import Source
 from hindscan.runs import schema
 from hindscan.runs.forgotten import forgotten_among
 from hindscan.runs.held import stored_event
 from hindscan.runs.store import keys_in_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    from hindscan.events.trigger import Source
     from hindscan.runs.store import Store
 
 __all__ = [
+    "Kept",
     "Known",
+    "at_places",
     "doubled",
     "first_receipt",
     "known",
     "orphaned",
+    "outcomes",
     "past_events",
     "quarantined_places",
     "recorded",
@@ -61,20 +66,28 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: str | None = None
 
 
-def recorded(
-    store: Store, sources: Collection[Source], since: int | None, until: int | None
-) -> Iterator[list[Received]]:
-    """Give the events that came from these sources and whose bodies are there, in the order they were recorded.
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of the recorded events came to one trigger."""
+
+    sources: tuple[Source, ...]
+    #: Of its schedules.
+    time_zone: str = "UTC"
+    #: The trigger, by its names, if bodies are posted to it alone: its are those that it decided about.
+    posted_to: tuple[str, ...] = ()
+    #: The other triggers that bodies are posted to alone: what these decided about came to nobody else.
+    posted_elsewhere: tuple[str, ...] = ()
+
+
+def recorded(store: Store, kept: Kept, since: int | None, until: int | None) -> Iterator[list[Received]]:
+    """Give the events that came to a trigger and whose bodies are there, in the order they were recorded.
 
     Parameters
     ----------
-    sources : collection of Source
-        Of a trigger.
     since, until : int, optional
         When they came in, half-open, microseconds since the epoch.
     """
     table = schema.events
-    chosen = _chosen(sources, since, until)
+    chosen = _chosen(kept, since, until)
     query = sa.select(table).where(*chosen, table.c.gone.is_(None)).order_by(table.c.seq).limit(BATCH)
     last = 0
     while True:
@@ -86,25 +99,38 @@ def recorded(
         yield [_received(row) for row in rows]
 
 
-def without_body(store: Store, sources: Collection[Source], since: int | None, until: int | None) -> int:
-    """Count the events that came from these sources and whose bodies were deleted; of a forgotten one only the receipt tells when."""
+def without_body(store: Store, kept: Kept, since: int | None, until: int | None) -> int:
+    """Count the events that came to a trigger and whose bodies were deleted; of a forgotten one only the receipt tells when."""
     table = schema.events
-    query = sa.select(sa.func.count()).where(*_chosen(sources, since, until), table.c.gone.is_not(None))
+    query = sa.select(sa.func.count()).where(*_chosen(kept, since, until), table.c.gone.is_not(None))
     with store.read() as connection:
         return connection.execute(query).scalar_one()
 
 
-def _chosen(sources: Collection[Source], since: int | None, until: int | None) -> list[sa.ColumnElement[bool]]:
+def _chosen(kept: Kept, since: int | None, until: int | None) -> list[sa.ColumnElement[bool]]:
     table = schema.events
-    came = sa.func.coalesce(table.c.record_time, table.c.received_at)
-    of_source = [
-        sa.and_(table.c.cluster == source.cluster, table.c.topic == source.topic)
-        if source.kind == "kafka"
-        else table.c.way == source.kind
-        for source in sources
-    ]
+    # Of a schedule its instant, of a file its last change: both are the event's own time.
+    own = sa.case((table.c.way.in_(("schedule", "files")), table.c.time))
+    came = sa.func.coalesce(table.c.record_time, own, table.c.received_at)
     bounds = [*([came >= since] if since is not None else []), *([came < until] if until is not None else [])]
-    return [sa.or_(sa.false(), *of_source), *bounds]
+    return [sa.or_(sa.false(), *(_of_source(source, kept) for source in kept.sources)), *bounds]
+
+
+def _of_source(source: Source, kept: Kept) -> sa.ColumnElement[bool]:
+    table = schema.events
+    match source.kind:
+        case "kafka":
+            return sa.and_(table.c.cluster == source.cluster, table.c.topic == source.topic)
+        case "cron":
+            at = (table.c.topic == source.text, table.c.topic_id == kept.time_zone)
+            return sa.and_(table.c.way == "schedule", *at)
+        case "files":
+            return sa.and_(table.c.way == "files", table.c.source == event_source(source.text))
+    decisions = schema.decisions
+    decided = sa.select(sa.literal(1)).where(decisions.c.source == table.c.source, decisions.c.id == table.c.id)
+    to_it = decided.where(decisions.c.trigger.in_(kept.posted_to)).exists()
+    elsewhere = decided.where(decisions.c.trigger.in_(kept.posted_elsewhere)).exists()
+    return sa.and_(table.c.way == "http", to_it if kept.posted_to else ~elsewhere)
 
 
 def _received(row: sa.RowMapping) -> Received:
@@ -183,6 +209,14 @@ def known(store: Store, trigger: str, identities: Iterable[_Identity]) -> dict[_
     return found | dict.fromkeys(forgotten, Known(outcome="forgotten"))
 
 
+def outcomes(store: Store, trigger: str) -> dict[str, int]:
+    """Count the decisions of a trigger, or of a replay as ``TRIGGER@NAME``, by outcome. Looks at all decisions."""
+    table = schema.decisions
+    query = sa.select(table.c.outcome, sa.func.count()).where(table.c.trigger == trigger).group_by(table.c.outcome)
+    with store.read() as connection:
+        return {outcome: count for outcome, count in connection.execute(query.order_by(table.c.outcome))}  # noqa: C416 - rows are no pairs to dict's types
+
+
 def doubled(store: Store, trigger: str) -> dict[_Identity, list[str]]:
     """Give the events for which a trigger has more than one run, with these; there must be none. One look at all runs of the trigger."""
     runs = schema.runs
@@ -221,6 +255,19 @@ def first_receipt(store: Store, trigger: str) -> int | None:
     )
     with store.read() as connection:
         return connection.execute(query).scalar_one()  # type: ignore[no-any-return]
+
+
+def at_places(store: Store, places: Iterable[tuple[str, int, int]]) -> dict[tuple[str, int, int], set[_Identity]]:
+    """Give the events that were recorded of records at these places (id of the topic, partition, offset)."""
+    table = schema.events
+    columns = (table.c.topic_id, table.c.partition, table.c.offset)
+    found: dict[tuple[str, int, int], set[_Identity]] = defaultdict(set)
+    with store.read() as connection:
+        for part in keys_in_parts(places):
+            query = sa.select(*columns, table.c.source, table.c.id).where(sa.tuple_(*columns).in_(list(part)))
+            for topic_id, partition, offset, source, identity in connection.execute(query):
+                found[topic_id, partition, offset].add((source, identity))
+    return dict(found)
 
 
 def quarantined_places(store: Store, cluster: str, topic: str, topic_id: str) -> set[tuple[int, int]]:

@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 #: The newest revision in `migrations/versions`; a store that has it is opened without loading Alembic.
-REVISION: Final = "0005"
+REVISION: Final = "0006"
 
 metadata = MetaData()
 
@@ -393,5 +393,7 @@ outbox = Table(
     CheckConstraint("state IN ('waiting', 'sent', 'unmatched', 'refused')", name="outbox_state"),
     # The sender looks for what waits, oldest first, and whether something earlier of the same run does.
     Index("outbox_waiting", "outlet", "run", "seq", **_where("state = 'waiting'")),
+    # What is done with goes after a time.
+    Index("outbox_settled", "sent_at", **_where("state IN ('sent', 'unmatched')")),
     sqlite_autoincrement=True,
 )

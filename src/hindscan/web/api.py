@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 import msgspec
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
@@ -24,7 +25,7 @@ from hindscan.errors import HindscanError
 from hindscan.events import wire
 from hindscan.runs.run import FINAL
 from hindscan.web import media, metrics
-from hindscan.web.body import ANYTHING, DOCUMENT, EVENTS, json_object
+from hindscan.web.body import ANYTHING, AUDIT, DOCUMENT, EVENTS, REPLAY, json_object
 from hindscan.web.desk import Desk
 from hindscan.web.guard import Guard
 from hindscan.web.problem import SCHEMA, problem_bytes, problem_of
@@ -82,6 +83,7 @@ def build_api(desk: Desk, version: str, webhooks: Webhooks | None = None) -> Any
     )
     _add_errors(app)
     _add_events(app, desk, webhooks or Webhooks())
+    _add_past(app, desk)
     _add_declared(app, desk)
     _add_runs(app, desk)
     _add_results(app, desk)
@@ -115,14 +117,14 @@ _Origin = Annotated[str | None, Header(alias="WebHook-Request-Origin")]
 
 
 def _add_events(app: FastAPI, desk: Desk, webhooks: Webhooks) -> None:
-    async def let_in(request: Request, origin: str | None) -> bytes:
+    async def let_in(request: Request, origin: str | None, *, cloudevents: bool = True) -> bytes:
         """Give the body of a sender that may send events."""
         if origin is not None and not webhooks.allows(origin):
             raise HTTPException(
                 403, f"Events of {origin!r} are not taken; [serve] webhook_origins names those that are."
             )
         body = await request.body()
-        webhooks.check(request.headers.raw, body, time.time())
+        webhooks.check(request.headers.raw, body, time.time(), cloudevents=cloudevents)
         return body
 
     @app.post("/events", status_code=202, tags=["events"], openapi_extra=EVENTS)
@@ -135,7 +137,8 @@ def _add_events(app: FastAPI, desk: Desk, webhooks: Webhooks) -> None:
     @app.post("/triggers/{trigger}/events", status_code=202, tags=["events"], openapi_extra=ANYTHING)
     async def receive_body(trigger: str, request: Request, origin: _Origin = None) -> Response:
         """Take a body that is no CloudEvent, as this trigger declares it; signed, where webhook secrets are set."""
-        return _Json(await run_in_threadpool(desk.receive_body, trigger, await let_in(request, origin)), 202)
+        body = await let_in(request, origin, cloudevents=False)
+        return _Json(await run_in_threadpool(desk.receive_body, trigger, body), 202)
 
     @app.options("/events", tags=["events"], response_class=Response)
     def handshake(origin: Annotated[str | None, Header(alias="WebHook-Request-Origin")] = None) -> Response:
@@ -161,6 +164,32 @@ def _add_events(app: FastAPI, desk: Desk, webhooks: Webhooks) -> None:
     def redrive(event: str, source: str | None = None) -> Response:
         """Decide once more about one event in quarantine, by its handle (event:12, record:5), id, or place in a topic."""
         return _Json({"redriven": desk.redrive(event, source, None)}, 202)
+
+
+def _add_past(app: FastAPI, desk: Desk) -> None:
+    @app.post("/triggers/{trigger}/replays", status_code=202, tags=["events"], openapi_extra=REPLAY)
+    def begin_replay(trigger: str, body: _Document) -> Response:
+        """Begin to put past events through a trigger again; Location shows how far it is. Of one name each event is replayed once."""
+        begun = desk.begin_replay(trigger, body)
+        place = f"/triggers/{quote(trigger, safe='')}/replays/{quote(begun['replay'], safe='')}"
+        return _Json(begun, 202, headers={"Location": place})
+
+    @app.get("/triggers/{trigger}/replays/{name}", tags=["events"])
+    def replay(trigger: str, name: str) -> Response:
+        """Show a replay: whether it is under way, and what it has decided."""
+        return _Json(desk.replay(trigger, name))
+
+    @app.post("/triggers/{trigger}/audits", status_code=202, tags=["events"], openapi_extra=AUDIT)
+    def begin_audit(trigger: str, body: _Document) -> Response:
+        """Begin to hold a trigger's sources against the store; Location shows what is found. With `repair` what is missing is submitted."""
+        begun = desk.begin_audit(trigger, body)
+        place = f"/triggers/{quote(trigger, safe='')}/audits/{begun['audit']}"
+        return _Json(begun, 202, headers={"Location": place})
+
+    @app.get("/triggers/{trigger}/audits/{name}", tags=["events"])
+    def audit(trigger: str, name: str) -> Response:
+        """Show an audit: whether it is under way, and what it found."""
+        return _Json(desk.audit(trigger, name))
 
 
 def _add_declared(app: FastAPI, desk: Desk) -> None:

@@ -16,7 +16,7 @@ from hindscan.errors import UsageError
 from hindscan.events import wire
 from hindscan.events.strict import json_fault, parse_json, shown
 
-__all__ = ["ANYTHING", "DOCUMENT", "EVENTS", "json_object"]
+__all__ = ["ANYTHING", "AUDIT", "DOCUMENT", "EVENTS", "REPLAY", "json_object"]
 
 _ANY_OBJECT: Final = {"type": "object"}
 #: Of a path whose body is a JSON object, or nothing.
@@ -38,6 +38,20 @@ EVENTS: Final[dict[str, Any]] = {
         },
     }
 }
+
+
+def _members(**kinds: str) -> dict[str, Any]:
+    """Describe a body of optional members, and no others."""
+    properties = {name: {"type": kind} for name, kind in kinds.items()}
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
+
+
+#: Of the paths that begin a replay and an audit.
+REPLAY: Final = _members(
+    since="string", until="string", name="string", repin="boolean", from_topic="boolean", dry_run="boolean"
+)
+AUDIT: Final = _members(since="string", until="string", repair="boolean")
 
 _JSON: Final = re.compile(r'application/json\s*(;\s*charset="?(utf-?8|us-ascii)"?\s*)?', re.IGNORECASE)
 

@@ -31,6 +31,22 @@ class Desk(Protocol):
         """Decide once more about an event in quarantine, or about all (of one trigger)."""
         ...
 
+    def begin_replay(self, trigger: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin to put past events through a trigger again; the answer names it as ``replay``."""
+        ...
+
+    def replay(self, trigger: str, name: str) -> dict[str, Any]:
+        """Describe a replay, and what it has done."""
+        ...
+
+    def begin_audit(self, trigger: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin to hold a trigger's sources against the store; the answer names it as ``audit``."""
+        ...
+
+    def audit(self, trigger: str, name: str) -> dict[str, Any]:
+        """Describe an audit, and what it found."""
+        ...
+
     def jobs(self) -> list[dict[str, Any]]:
         """Describe the declared jobs."""
         ...

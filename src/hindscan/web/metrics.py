@@ -64,6 +64,14 @@ class _Given(Collector):
             ("cluster",),
             (((cluster,), int(up)) for cluster, up in figures.clusters.items()),
         )
+        for place, (name, text) in enumerate(
+            (
+                ("hindscan_outbox_pending", "Events of runs that wait to be sent, by outlet."),
+                ("hindscan_outbox_oldest_seconds", "How long the oldest of them has waited."),
+                ("hindscan_outbox_refused", "Events of runs that were given up, and are kept, by outlet."),
+            )
+        ):
+            yield _gauge(name, text, ("outlet",), (((one,), told[place]) for one, told in figures.outlets.items()))
         yield _histogram(
             "hindscan_event_to_start_seconds",
             "From the receipt of an event to the first start of a run that it opened.",
@@ -78,7 +86,7 @@ def _counter(name: str, doc: str, label: str, numbers: dict[str, int]) -> Metric
     return family
 
 
-def _gauge(name: str, doc: str, labels: tuple[str, ...], numbers: Iterable[tuple[tuple[str, ...], int]]) -> Metric:
+def _gauge(name: str, doc: str, labels: tuple[str, ...], numbers: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
     family = GaugeMetricFamily(name, doc, labels=labels)
     for values, number in numbers:
         family.add_metric(values, number)

@@ -9,56 +9,19 @@ Pure: no clock, no secret of its own. The sentences quoted are those of the two 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from hindscan.errors import SignatureRefused
+from hindscan.events.signature import HEADERS, sign
 
-__all__ = ["TOLERANCE_SECONDS", "Webhooks", "read_secret", "signature_headers"]
+__all__ = ["TOLERANCE_SECONDS", "Webhooks"]
 
 #: How far a request's time may be from ours, both ways.
 TOLERANCE_SECONDS: Final = 300
-#: "symmetric secrets [...] between 24 bytes (192 bits) and 64 bytes (512 bits)".
-_LEAST_BYTES: Final = 24
-
 _STRUCTURED: Final = "application/cloudevents"
-_PREFIX: Final = "whsec_"
-_HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
-
-
-def read_secret(text: str) -> bytes:
-    """Read a secret as it is handed out: base64, with or without ``whsec_`` before it.
-
-    Raises
-    ------
-    ValueError
-        It is not base64, or of less than 24 bytes. The text does not repeat it.
-    """
-    try:
-        secret = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError(f"must be base64, with or without {_PREFIX} before it, and is not") from None
-    if len(secret) < _LEAST_BYTES:
-        raise ValueError(f"must be of at least {_LEAST_BYTES} bytes, and has {len(secret)}")
-    return secret
-
-
-def signature_headers(secret: bytes, identity: str, body: bytes, now: float) -> dict[str, str]:
-    """Give the headers that prove knowledge of a secret."""
-    timestamp = str(int(now))
-    signature = _signature(secret, identity.encode(), timestamp.encode(), body).decode()
-    return dict(zip(_HEADERS, (identity, timestamp, f"v1,{signature}"), strict=True))
-
-
-def _signature(secret: bytes, identity: bytes, timestamp: bytes, body: bytes) -> bytes:
-    # "the signature is [...] the message id, the timestamp, and the payload, all separated by full-stop characters"
-    content = b".".join((identity, timestamp, body))
-    return base64.b64encode(hmac.digest(secret, content, hashlib.sha256))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +37,9 @@ class Webhooks:
         """Tell whether a sender of this name may send."""
         return "*" in self.origins or origin.lower() in {allowed.lower() for allowed in self.origins}
 
-    def check(self, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float) -> None:
+    def check(
+        self, headers: Sequence[tuple[bytes, bytes]], body: bytes, now: float, *, cloudevents: bool = True
+    ) -> None:
         """Check the proof that a request carries; without secrets none is demanded.
 
         Parameters
@@ -85,6 +50,8 @@ class Webhooks:
             As it was received, before anything has read it.
         now : float
             Seconds since the epoch.
+        cloudevents : bool
+            Whether the body is to be a CloudEvent; of any other all that counts is in the body.
 
         Raises
         ------
@@ -93,19 +60,19 @@ class Webhooks:
         """
         if not self.secrets:
             return
-        found = {name: [value for other, value in headers if other.decode("latin-1") == name] for name in _HEADERS}
+        found = {name: [value for other, value in headers if other.decode("latin-1") == name] for name in HEADERS}
         faults = [
             f"header {name} must be there once, and is there {len(values)} times"
             for name, values in found.items()
             if len(values) != 1
         ]
         kinds = [value.decode("latin-1").strip().lower() for name, value in headers if name == b"content-type"]
-        if not all(kind.startswith(_STRUCTURED) for kind in kinds or [""]):
+        if cloudevents and not all(kind.startswith(_STRUCTURED) for kind in kinds or [""]):
             faults.append(
                 f"the content type must be {_STRUCTURED}+json or {_STRUCTURED}-batch+json: attributes in headers are not signed"
             )
         if not faults:
-            identity, timestamp, signatures = (found[name][0] for name in _HEADERS)
+            identity, timestamp, signatures = (found[name][0] for name in HEADERS)
             faults = [*_time_faults(timestamp, now), *self._signature_faults(identity, timestamp, signatures, body)]
         if faults:
             raise SignatureRefused(
@@ -119,7 +86,7 @@ class Webhooks:
         if not given:
             return ["webhook-signature must have at least one signature that begins with v1, and has none"]
         valid = [
-            hmac.compare_digest(_signature(secret, identity, timestamp, body), signature)
+            hmac.compare_digest(sign(secret, identity, timestamp, body), signature)
             for secret in self.secrets
             for signature in given
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from hindscan.errors import InvalidEvent
 from hindscan.events.filters import Filter
 from hindscan.events.s3 import s3_events
+from hindscan.events.sns import Confirmation, confirm_url, confirmation_in
 
 RECORD: dict[str, Any] = {
     "eventVersion": "2.1",
@@ -109,10 +111,106 @@ def test_stores_like_s3_have_no_region_and_a_name_of_their_own() -> None:
     assert (event.source, event.type) == ("minio:s3..lake", "com.amazonaws.s3.ObjectCreated:Put")
 
 
+def enveloped(message: object) -> dict[str, Any]:
+    """Wrap a message as SNS does."""
+    return {
+        "Type": "Notification",
+        "MessageId": "da41e39f-ea4d-435a-b922-c6aae3915ebe",
+        "TopicArn": "arn:aws:sns:us-west-2:123456789012:uploads",
+        "Subject": "Amazon S3 Notification",
+        "Message": message if isinstance(message, str) else json.dumps(message),
+        "Timestamp": "2026-11-25T06:07:09.000Z",
+        "SignatureVersion": "1",
+    }
+
+
+@pytest.mark.parametrize("within", [{"Records": [RECORD, RECORD]}, BRIDGE])
+def test_in_an_envelope_of_sns_it_is_the_same_event(within: dict[str, Any]) -> None:
+    assert s3_events(enveloped(within)) == s3_events(within)
+
+
+def test_the_message_by_which_s3_tries_a_notification_is_an_event_of_its_own_type() -> None:
+    tried = {
+        "Service": "Amazon S3", "Event": "s3:TestEvent", "Time": "2014-10-13T15:57:02.089Z", "Bucket": "lake",
+        "RequestId": "5582815E1AEA5ADF", "HostId": "8cLeGAmw098X5cv4Zkwcmo8vvZa3eH3eKxsPzbB9wrR",
+    }  # fmt: skip
+    (event,) = s3_events(enveloped(tried))
+    assert (event.type, event.source, event.id) == (
+        "com.amazonaws.s3.TestEvent",
+        "aws:s3..lake",
+        "5582815E1AEA5ADF.8cLeGAmw098X5cv4Zkwcmo8vvZa3eH3eKxsPzbB9wrR",
+    )
+
+
+def test_what_moto_sends_through_a_topic_to_a_queue_is_the_event_of_the_object() -> None:
+    """Moto is the third party here: S3 to SNS to SQS, each as AWS would write it."""
+    import boto3
+    from moto import mock_aws
+
+    with mock_aws():
+        here: dict[str, Any] = {"region_name": "us-east-1", "aws_access_key_id": "a", "aws_secret_access_key": "b"}
+        s3, sns, sqs = (boto3.client(name, **here) for name in ("s3", "sns", "sqs"))
+        s3.create_bucket(Bucket="lake")
+        topic = sns.create_topic(Name="uploads")["TopicArn"]
+        queue = sqs.create_queue(QueueName="uploads")["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+        wanted = {"TopicConfigurations": [{"TopicArn": topic, "Events": ["s3:ObjectCreated:*"]}]}
+        s3.put_bucket_notification_configuration(Bucket="lake", NotificationConfiguration=wanted)
+        s3.put_object(Bucket="lake", Key="bids/a b.parquet", Body=b"PAR1")
+        bodies = [
+            json.loads(message["Body"])
+            for message in sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)["Messages"]
+        ]
+    # Moto leaves out which request it was, which S3 tells.
+    for body in bodies:
+        body["Message"] = body["Message"].replace(
+            '"s3": {', f'"responseElements": {json.dumps(RECORD["responseElements"])}, "s3": {{', 1
+        )
+    events = [event for body in bodies for event in s3_events(body)]
+    assert {event.type for event in events} == {"com.amazonaws.s3.TestEvent", "com.amazonaws.s3.ObjectCreated:Put"}
+    assert [event.subject for event in events if event.type == "com.amazonaws.s3.ObjectCreated:Put"] == [
+        "bids%2Fa+b.parquet"
+    ]
+
+
+ASKED = {
+    "Type": "SubscriptionConfirmation",
+    "TopicArn": "arn:aws:sns:us-west-2:123456789012:uploads",
+    "Token": "2336412f37",
+    "SubscribeURL": "https://sns.us-west-2.amazonaws.com/?Action=ConfirmSubscription&Token=2336412f37",
+}
+
+
+def test_a_subscription_is_confirmed_for_declared_topics_at_hosts_of_sns_alone() -> None:
+    asked = confirmation_in(json.dumps(ASKED).encode())
+    assert asked is not None
+    assert confirm_url(asked, [ASKED["TopicArn"]]) == ASKED["SubscribeURL"]
+    with pytest.raises(ValueError, match="must be named in `confirm`"):
+        confirm_url(asked, ["arn:aws:sns:us-west-2:123456789012:other"])
+    for url in (
+        "http://sns.us-west-2.amazonaws.com/",
+        "https://sns.us-west-2.amazonaws.com.example/",
+        "https://user@sns.us-west-2.amazonaws.com/",
+        "https://sns.us-west-2.amazonaws.com:8443/",
+        "https://127.0.0.1/sns.us-west-2.amazonaws.com",
+        "https://sns.us-west-2.amazonaws.com\u2215.example/",
+        "file:///etc/passwd",
+    ):
+        with pytest.raises(ValueError, match="must be an https address of SNS"):
+            confirm_url(Confirmation(topic=ASKED["TopicArn"], url=url), [ASKED["TopicArn"]])
+    for other in (b"{", b"[]", b"5", json.dumps(enveloped({})).encode(), b'{"Type": "SubscriptionConfirmation"}'):
+        assert confirmation_in(other) is None
+
+
 @pytest.mark.parametrize(
     ("document", "faults"),
     [
-        ({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "lake"}, ["it must be an object with Records"]),
+        ({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "lake"}, ["Time: it must be a text"]),
+        (enveloped("{"), ["Message of the SNS envelope: it is not JSON"]),
+        (enveloped({"Records": []}), ["with Records"]),
+        (enveloped(enveloped({"Records": [RECORD]})), ["with Records"]),
+        (ASKED, ["with Records"]),
         ({"Records": []}, ["with Records"]),
         ({"Records": {}}, ["with Records"]),
         (None, ["with Records"]),

@@ -153,7 +153,7 @@ def test_any_record_is_an_event_or_has_faults(record) -> None:
 @pytest.mark.parametrize(
     ("change", "field", "message"),
     [
-        ({"format": "xml"}, "format", "it is one of cloudevents, json, avro, s3, not 'xml'"),
+        ({"format": "xml"}, "format", "it is one of cloudevents, json, avro, protobuf, jsonschema, s3, not 'xml'"),
         ({"format": "cloudevents"}, "event", "CloudEvents have their attributes"),
         ({"format": "s3"}, "event", "has its own mapping"),
         ({"event": "id"}, "event", "it must be a table of attributes"),
@@ -163,7 +163,10 @@ def test_any_record_is_an_event_or_has_faults(record) -> None:
         ({"event": {"id": {"path": "a", "unit": "ms"}}}, "event.id", "only time takes a table"),
         ({"event": {"time": {"path": "a", "unit": "h"}}}, "event.time", "with path and unit (s, ms, us)"),
         ({"event": {"data": 5}}, "event.data", "it is not a string"),
-        ({"registry": "x"}, "registry", "it is for the format avro"),
+        ({"registry": "x"}, "registry", "it is for the formats avro, protobuf, jsonschema"),
+        ({"confirm": "arn"}, "confirm", "it is a list of SNS topics"),
+        ({"confirm": ["https://a"]}, "confirm", "arn:aws:sns:REGION:ACCOUNT:NAME"),
+        ({"confirm": []}, "confirm", "for notifications (format s3) that come over http"),
         ({"on": "cron:0 6 * * *"}, "format", "the trigger has neither"),
         ({"on": "http", "event": {"id": "a"}}, "event", "must name its id and its source"),
         ({"time_zone": "UTC"}, "time_zone", "it is for the source cron:, and the trigger has kafka:prod:closings"),

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 
 from hindscan.errors import Conflict, Fenced
 from hindscan.progress import StateChanged
-from hindscan.runs import leases, log, register, schema
+from hindscan.runs import leases, log, opening, register, schema
 from hindscan.runs.run import MOVES, RunRequest
 from hindscan.runs.store import Store, open_store
 
@@ -88,7 +88,7 @@ class Runs(RuleBasedStateMachine):
     @precondition(lambda self: len(self.state) < 4)
     @rule(target=runs, key=st.sampled_from([None, "a", "b"]))
     def open(self, key: str | None) -> str:
-        run = register.open_run(self.store, RunRequest(job="j"), order_key=key).id
+        run = opening.open_run(self.store, RunRequest(job="j"), order_key=key).id
         self.state[run], self.key[run], self.moves[run] = "pending", key, []
         return run
 

@@ -28,12 +28,13 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 from hindscan.errors import NotFound, ParameterError
 from hindscan.events.event import Event
+from hindscan.events.signature import read_secret
 from hindscan.runs.figures import BOUNDS, Figures, Histogram, Lag
 from hindscan.web import guard, protocol
 from hindscan.web.api import build_api
 from hindscan.web.guard import MAX_BODY_BYTES
 from hindscan.web.protocol import Protocol
-from hindscan.web.webhook import Webhooks, read_secret
+from hindscan.web.webhook import Webhooks
 
 Parse = Callable[[str], Iterator[Metric]]
 
@@ -51,6 +52,7 @@ FIGURES = Figures(
     event_to_start=Histogram(counts=[1, 2, *[0] * (len(BOUNDS) - 2), 3], seconds=1000.5),
     lags=(Lag(trigger='a "quoted" \\ trigger\n', cluster="default", topic="t", partition=3, offsets=9),),
     clusters={"default": True, "other": False},
+    outlets={"hook": (3, 61.5, 1)},
 )
 
 
@@ -135,6 +137,18 @@ class PaperDesk:
 
     def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
         return [{"event": event, "source": source, "trigger": trigger}]
+
+    def begin_replay(self, trigger: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {"trigger": trigger, "replay": "a b", **body}
+
+    def replay(self, trigger: str, name: str) -> dict[str, Any]:
+        return {"trigger": trigger, "replay": name}
+
+    def begin_audit(self, trigger: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {"trigger": trigger, "audit": "n1", **body}
+
+    def audit(self, trigger: str, name: str) -> dict[str, Any]:
+        return {"trigger": trigger, "audit": name}
 
     def faults(self) -> dict[str, str]:
         return self.broken
@@ -380,6 +394,8 @@ def test_metrics_are_read_by_the_library_s_own_parser(client: httpx.Client, acce
     assert samples["hindscan_slices_total", "reused"] == 5
     assert samples["hindscan_intake_lag", "default", "3", "t", 'a "quoted" \\ trigger\n'] == 9
     assert samples["hindscan_cluster_up", "other"] == 0
+    outbox = ("pending", "oldest_seconds", "refused")
+    assert [samples[f"hindscan_outbox_{name}", "hook"] for name in outbox] == [3, 61.5, 1]
     assert samples["hindscan_event_to_start_seconds_bucket", "0.01"] == 3
     assert samples["hindscan_event_to_start_seconds_bucket", "300.0"] == 3
     assert samples["hindscan_event_to_start_seconds_bucket", "+Inf"] == 6
@@ -428,3 +444,11 @@ def test_answers_forbid_sniffing_and_scripts(client: httpx.Client) -> None:
     headers = client.get("/runs").headers
     assert headers["x-content-type-options"] == "nosniff"
     assert "default-src 'none'" in headers["content-security-policy"]
+
+
+def test_what_goes_over_the_past_is_begun_at_once_and_found_at_its_place(client: httpx.Client) -> None:
+    for kind, name in (("replay", "a b"), ("audit", "n1")):
+        begun = client.post(f"/triggers/on%20close/{kind}s", json={"since": "2020-01-01"})
+        assert (begun.status_code, begun.json()["since"]) == (202, "2020-01-01")
+        assert begun.headers["location"].startswith(f"/triggers/on%20close/{kind}s/")
+        assert client.get(begun.headers["location"]).json() == {"trigger": "on close", kind: name}

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.errors import SignatureRefused
-from hindscan.web.webhook import TOLERANCE_SECONDS, Webhooks, read_secret, signature_headers
+from hindscan.events.signature import read_secret, signature_headers
+from hindscan.web.webhook import TOLERANCE_SECONDS, Webhooks
 
 #: As the reference implementations of Standard Webhooks test themselves.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -60,7 +61,7 @@ def faults(
 def test_the_vector_of_the_specification_is_valid_and_signed_alike() -> None:
     webhooks().check(headers(IDENTITY, str(TIMESTAMP).encode(), SIGNATURE), BODY, TIMESTAMP)
     assert signed(SECRET)[-1] == (b"webhook-signature", SIGNATURE)
-    ours = signature_headers(read_secret(SECRET), IDENTITY.decode(), BODY, TIMESTAMP + 0.9)
+    ours = signature_headers([read_secret(SECRET)], IDENTITY.decode(), BODY, TIMESTAMP + 0.9)
     assert list(ours.values()) == [IDENTITY.decode(), str(TIMESTAMP), SIGNATURE.decode()]
 
 
