@@ -18,7 +18,8 @@ import msgspec
 
 from hindscan.errors import ConfigError
 from hindscan.events.received import Received, received_from_kafka
-from hindscan.kafka_log import RangeReader, TopicInspector
+from hindscan.kafka_log import RangeReader
+from hindscan.kafka_topic import TopicInspector
 from hindscan.listening import wrapped_at
 
 if TYPE_CHECKING:
