@@ -24,7 +24,16 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from hindscan.kafka import client_config
 from hindscan.kafka_access import Refusals, opened
 
-__all__ = ["HEADERS", "Client", "Event", "Part", "PlainClient", "RawBatch", "Taken", "settings_of"]
+__all__ = [
+    "HEADERS",
+    "Client",
+    "Event",
+    "Part",
+    "PlainClient",
+    "RawBatch",
+    "Taken",
+    "settings_of",
+]
 
 Config = Mapping[str, str | int | float | bool]
 #: What of a record can be asked for beside offset, time and value.
@@ -54,9 +63,11 @@ _QUICK: Final[Config] = {
     "group.id": "hindscan-reader",  # demanded by the client; assigning creates no group
     "fetch.wait.max.ms": 10,
     "fetch.queue.backoff.ms": 5,
-    "fetch.message.max.bytes": 4 * 1024 * 1024,
-    "queued.min.messages": 1_000_000,
-    "queued.max.messages.kbytes": 32_768,
+    # One answer of the broker: its records are unpacked at once, and each takes some 400 bytes beside its own.
+    "fetch.message.max.bytes": 1024 * 1024,
+    # Fetched ahead, beside the answer on its way. More was seen to take memory, and no less processor time.
+    "queued.min.messages": 100_000,
+    "queued.max.messages.kbytes": 4096,
     # A broker that is back is found again within a second, not ten.
     "reconnect.backoff.max.ms": 1000,
 }
