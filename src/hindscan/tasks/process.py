@@ -53,9 +53,9 @@ ENGINE_THREADS: Final[Mapping[str, str]] = dict.fromkeys(
 #: what one freed for another: a worker that reads a topic, with the threads of its clients, was seen at 390 MB instead of 250, and to grow with every slice.
 MEMORY: Final[Mapping[str, str]] = {
     "MALLOC_ARENA_MAX": "1",
-    # Larger pieces go back to the system when they are freed.
-    "MALLOC_MMAP_THRESHOLD_": str(2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**20),
+    # Larger pieces go back to the system when they are freed; a simulation's blocks are smaller, and are used again.
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),
 }
 
 #: Bytes of a dead worker's standard error that its reason shows.
