@@ -24,16 +24,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from hindscan.kafka import client_config
 from hindscan.kafka_access import Refusals, opened
 
-__all__ = [
-    "HEADERS",
-    "Client",
-    "Event",
-    "Part",
-    "PlainClient",
-    "RawBatch",
-    "Taken",
-    "settings_of",
-]
+__all__ = ["HEADERS", "Client", "Event", "Part", "PlainClient", "RawBatch", "Taken", "settings_of"]
 
 Config = Mapping[str, str | int | float | bool]
 #: What of a record can be asked for beside offset, time and value.
