@@ -1,8 +1,9 @@
 """Ten million JSON bids of a topic: reading alone, and to the bidder aggregate; hindscan beside what people write, on one broker and in one run.
 
-Run it with `python benchmarks/bench_kafka.py [--bids N] [--repeats R] [--spark]`. It starts a real Kafka on loopback, fills a topic of 8 partitions (lz4), and prints
-messages a second, processor time a message, memory and ratios. All answers are compared. The broker works on the same cores, as it does for the peers. ``--spark`` adds
-PySpark where it is installed (`pip install pyspark==4.*`), with its Kafka connector from Maven.
+Run it with `python benchmarks/bench_kafka.py [--bids N] [--repeats R]`. It starts a real Kafka on loopback, fills a topic of 8 partitions (lz4), and prints
+messages a second, processor time a message, memory (what processes share counts once) and ratios. All answers are compared. The broker works on the same cores, as it
+does for the peers. PySpark is measured too where `.venv-peers` (`make peers`) and a java are there, with its Kafka connector from Maven; a line says so where not. The
+peers that take a minute for the ten million are measured once. All of it takes some eight minutes.
 
 Only ratios of one run mean anything.
 """
@@ -32,10 +33,6 @@ import psutil
 
 #: Each reads topic `bids` at `servers` to its end and prints how many records it read, or [rows, sum of total] of the aggregate.
 READERS = {
-    "poll, defaults": """
-consumer = open_consumer({})
-print(sum(1 for _ in records(consumer, lambda: [consumer.poll(1)])))
-""",
     "consume(10000), defaults": """
 consumer = open_consumer({})
 print(sum(1 for _ in records(consumer, lambda: consumer.consume(10_000, 0.05))))
@@ -46,6 +43,12 @@ AGGREGATES = {
 import json
 consumer = open_consumer({})
 aggregate(json.loads(m.value()) for m in records(consumer, lambda: [consumer.poll(1)]))
+""",
+    "consume(10000) + orjson": """
+sys.path.append(sys.argv[2])
+import orjson
+consumer = open_consumer({"fetch.queue.backoff.ms": 0})
+aggregate(orjson.loads(m.value()) for m in records(consumer, lambda: consumer.consume(10_000, 0.05)))
 """,
     "consume(10000) + msgspec": """
 import msgspec
@@ -98,7 +101,8 @@ def aggregate_objects(bids):
 RANGE_READER = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
-from hindscan.kafka_log import RangeReader, TopicInspector
+from hindscan.kafka_log import RangeReader
+from hindscan.kafka_topic import TopicInspector
 config = {"bootstrap.servers": sys.argv[1], "hindscan.reader": sys.argv[2]}
 clients = int(sys.argv[3])
 described = TopicInspector(config, "bids").describe()
@@ -112,20 +116,68 @@ with ThreadPoolExecutor(clients) as pool:
 print(time.perf_counter() - began)
 print(count)
 """
+#: Measured once: each takes about a minute.
+ONCE = {"consume(10000), defaults", "poll + json.loads", "consume(10000) + orjson"}
+#: What `make peers` makes: Spark, its resolver of jars, orjson.
+PEERS = Path(__file__).parents[1] / ".venv-peers"
+#: Gives the jars that Spark's reader of Kafka needs beside Spark's own: of the same version or, before that is published, the latest that is.
+CONNECTOR = """
+import sys
+from pathlib import Path
+import jgo, pyspark
+needed = ("spark-sql-kafka", "spark-token-provider", "kafka-clients", "commons-pool2")
+for version in (pyspark.__version__, "RELEASE"):
+    try:
+        found = Path(jgo.build("org.apache.spark:spark-sql-kafka-0-10_2.13:" + version, cache_dir=Path(sys.argv[1])).path)
+    except RuntimeError as fault:
+        print(fault, file=sys.stderr)
+        continue
+    print(",".join(str(jar) for jar in found.rglob("*.jar") if jar.name.startswith(needed)))
+    break
+else:
+    sys.exit("no connector")
+"""
+#: Prints the answer and the seconds of a first (cold) and a second (warm) query of one session.
 SPARK = """
 import sys
 from pyspark.sql import SparkSession, functions as F
 spark = (SparkSession.builder.master("local[2]").config("spark.ui.enabled", False).config("spark.sql.shuffle.partitions", 4)
-    .config("spark.driver.memory", "2g").config("spark.jars.packages", "org.apache.spark:spark-sql-kafka-0-10_2.13:" + __import__("pyspark").__version__).getOrCreate())
-import time
+    .config("spark.driver.memory", "2g").config("spark.jars", sys.argv[2]).getOrCreate())
+import json, time
 schema = "auction LONG, bidder LONG, price LONG, channel STRING, category STRING, date_time STRING"
-for turn in range(3):
+for turn in range(2):
     began = time.perf_counter()
     raw = spark.read.format("kafka").option("kafka.bootstrap.servers", sys.argv[1]).option("subscribe", "bids").option("startingOffsets", "earliest").load()
     bids = raw.select(F.from_json(F.col("value").cast("string"), schema).alias("b")).select("b.*").where("category = 'cars' AND date_time LIKE '2018%'")
-    row = bids.groupBy("bidder", "auction").agg(F.sum("price").alias("t")).groupBy("bidder").agg(F.sum("t").alias("t")).agg(F.count("*"), F.sum("t")).first()
-    print([row[0], row[1]], time.perf_counter() - began)
+    row = (bids.groupBy("bidder", "auction").agg(F.count("*").alias("n"), F.sum("price").alias("t"), F.max("price").alias("m"))
+        .groupBy("bidder").agg(F.sum("n").alias("n"), F.count("*").alias("auctions"), F.sum("t").alias("t"), F.max("m").alias("m"))
+        .agg(F.count("*"), F.sum("t"), F.sum("n"), F.sum("auctions"), F.max("m")).first())
+    print(json.dumps({"answer": [row[0], row[1]], "seconds": time.perf_counter() - began}), flush=True)
 """
+#: The same aggregate of every record, without a condition.
+EVERY_BIDDER = '''"""What every bidder bid."""
+
+import pyarrow as pa
+
+import hindscan as hs
+
+ONE = "SELECT bidder, count(*) AS bids, sum(price)::BIGINT AS total, max(price) AS top FROM bids GROUP BY ALL ORDER BY ALL"
+MANY = "SELECT bidder, sum(bids)::BIGINT AS bids, sum(total)::BIGINT AS total, max(top) AS top FROM partials GROUP BY ALL ORDER BY ALL"
+
+
+@hs.job(history="bids")
+def every_bidder(bids: hs.Data) -> pa.Table:
+    """What every bidder bid: one row per bidder."""
+    return bids.sql(ONE)
+
+
+@every_bidder.combine
+def merge(partials: hs.Data) -> pa.Table:
+    """Add up the same bidder."""
+    return partials.sql(MANY)
+'''
+#: How many times faster hindscan, with its extra and on a warm server, is to be.
+AIMS = {"poll + json.loads": 15, "consume(10000) + orjson": 6, "PySpark batch, warm": 5, "PySpark batch, cold": 8}
 
 
 def timed(command: list[str], env: dict[str, str]) -> tuple[float, float, int, str]:
@@ -145,23 +197,23 @@ def timed(command: list[str], env: dict[str, str]) -> tuple[float, float, int, s
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, most[0], out
 
 
-def watch(process: subprocess.Popen[str], most: list[int]) -> None:
-    """Note the greatest sum of the memory of a process and all below it."""
+def watch(process: subprocess.Popen[str], most: list[int], ended: threading.Event | None = None) -> None:
+    """Note the greatest sum of the memory of a process and all below it, until it or what it does has ended."""
     try:
         tree = psutil.Process(process.pid)
-        while process.poll() is None:
+        while process.poll() is None and not (ended is not None and ended.is_set()):
             most[0] = max(most[0], memory_of(tree))
-            time.sleep(0.05)
+            time.sleep(0.2)  # a look takes a few milliseconds of processor time
     except psutil.NoSuchProcess:
         return
 
 
 def memory_of(tree: psutil.Process) -> int:
-    """Sum the memory of a process and all below it."""
+    """Sum the memory of a process and all below it; what several of them share counts once, a part for each."""
     total = 0
     for member in [tree, *tree.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
-            total += member.memory_info().rss
+            total += member.memory_full_info().pss
     return total
 
 
@@ -173,27 +225,32 @@ def exact_reader(servers: str, kind: str, clients: int, env: dict[str, str]) -> 
 
 
 @contextmanager
-def serving(root: Path, env: dict[str, str]) -> Iterator[Callable[[], tuple[float, float, int, str]]]:
-    """Start a server; give what submits the scan to it and waits: seconds of the run, and of its processes' processor time."""
+def serving(root: Path, env: dict[str, str]) -> Iterator[Callable[[str], tuple[float, float, int, str]]]:
+    """Start a server; give what submits a job to it and waits: seconds of the run, and of its processes' processor time."""
     command = [sys.executable, "-m", "hindscan", "serve", "--port", "0", "--json", "--project", str(root)]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
         address = json.loads(process.stdout.readline())["listening"]
 
-        def scan() -> tuple[float, float, int, str]:
+        def scan(job: str = "bidder_scan") -> tuple[float, float, int, str]:
             before, began, most = processor_time(process.pid), time.perf_counter(), [0]
-            asked = {"parameters": {"category": "cars", "year": 2018}, "histories": {"bids": "bids_log"}, "fresh": True}
-            run = httpx2.post(f"{address}/jobs/bidder_scan/runs", json=asked).json()["id"]
+            parameters = {"category": "cars", "year": 2018} if job == "bidder_scan" else {}
+            asked = {"parameters": parameters, "histories": {"bids": "bids_log"}, "fresh": True}
+            run = httpx2.post(f"{address}/jobs/{job}/runs", json=asked).json()["id"]
+            ended = threading.Event()
+            watching = threading.Thread(target=watch, args=(process, most, ended))
+            watching.start()
             while (found := httpx2.get(f"{address}/runs/{run}?wait=60", timeout=90).json())["state"] in (
                 "pending",
                 "running",
             ):
-                most[0] = max(most[0], memory_of(psutil.Process(process.pid)))
+                continue
             wall = time.perf_counter() - began
+            ended.set()
+            watching.join()
             if found["state"] != "succeeded":
                 sys.exit(f"the run on the server {found['state']}: {found}")
-            most[0] = max(most[0], memory_of(psutil.Process(process.pid)))
             rows = httpx2.get(f"{address}/runs/{run}/result", headers={"Accept": "application/json"}, timeout=90).json()
             answer = [len(rows), sum(row["total"] for row in rows)]
             return wall, processor_time(process.pid) - before, most[0], str(answer)
@@ -226,11 +283,36 @@ def consumer_performance(jars: Path, servers: str, bids: int, env: dict[str, str
     return bids / rate, cpu, most, str(int(float(fields[4])))
 
 
+def spark(servers: str, scratch: Path, env: dict[str, str]) -> dict[str, Any] | str:
+    """Measure PySpark, cold and warm, without the start of its session; or say why it cannot be measured."""
+    python = PEERS / "bin" / "python"
+    if not python.exists():
+        return "PySpark was not measured: there is no .venv-peers; `make peers` makes it"
+    if shutil.which("java") is None:
+        return "PySpark was not measured: it needs a java of 17 or 21 on PATH"
+    resolved = subprocess.run(
+        [python, "-c", CONNECTOR, scratch / "spark-jars"],
+        env={**env, "M2_REPO": str(scratch / "repository")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if resolved.returncode:
+        return f"PySpark was not measured: its Kafka connector could not be resolved: {resolved.stderr.strip()[-300:]}"
+    _, cpu, most, out = timed(
+        [str(python), "-c", SPARK, servers, resolved.stdout.strip().splitlines()[-1]],
+        {**env, "SPARK_LOCAL_IP": "127.0.0.1"},
+    )
+    turns = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    # The processor time is that of the whole session, its start too.
+    figures = [(turn["seconds"], cpu / len(turns), most, str(turn["answer"])) for turn in turns]
+    return {f"PySpark batch, {name}": found for name, found in zip(("cold", "warm"), figures, strict=True)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bids", type=int, default=10_000_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--spark", action="store_true")
     given = parser.parse_args()
     from hindscan.template import write_project
     from hindscan.testing import KafkaCluster, kafka_jars
@@ -239,6 +321,7 @@ def main() -> None:
     env = {**os.environ, "PYTHONWARNINGS": "ignore"}
     with KafkaCluster() as cluster:
         write_project(root, bids=0, bootstrap=cluster.bootstrap)
+        (root / "jobs" / "every_bidder.py").write_text(EVERY_BIDDER)
         project = ["--project", str(root)]
         hindscan = [sys.executable, "-m", "hindscan"]
         subprocess.run(
@@ -261,7 +344,8 @@ def main() -> None:
             "--json",
             *project,
         ]
-        peer = lambda code: [sys.executable, "-c", PRELUDE + code, cluster.bootstrap]  # noqa: E731
+        orjson = next(PEERS.glob("lib/python3*/site-packages"), root)
+        peer = lambda code: [sys.executable, "-c", PRELUDE + code, cluster.bootstrap, str(orjson)]  # noqa: E731
         reading: dict[str, Any] = {name: lambda c=code: timed(peer(c), env) for name, code in READERS.items()}
         for kind, clients in (("plain", 1), ("fast", 1), ("fast", 2)):
             name = f"hindscan's exact reader, {kind}, {clients} client{'s' * (clients > 1)}"
@@ -270,28 +354,45 @@ def main() -> None:
             kafka_jars(), cluster.bootstrap, given.bids, env
         )
         whole: dict[str, Any] = {name: lambda c=code: timed(peer(c), env) for name, code in AGGREGATES.items()}
+        if not (orjson / "orjson").exists():
+            del whole["consume(10000) + orjson"]
+            print("orjson was not measured: there is no .venv-peers; `make peers` makes it")
         for kind in ("plain", "fast"):
             settings = {**env, "HINDSCAN_KAFKA__DEFAULT__HINDSCAN_READER": kind}
             whole[f"hindscan run, {kind}, whole process"] = lambda s=settings: timed(run, s)
-        print_table("Reading alone", reading, given, "poll, defaults")
+        seconds = print_table("Reading alone", reading, given, "consume(10000), defaults")
+        jvm = spark(cluster.bootstrap, root, env)
+        if isinstance(jvm, str):
+            print(f"\n{jvm}")
+        else:
+            whole |= {name: lambda f=found: f for name, found in jvm.items()}
+        every: dict[str, Any] = {}
         with ExitStack() as servers:
             for kind in ("plain", "fast"):
                 settings = {**env, "HINDSCAN_KAFKA__DEFAULT__HINDSCAN_READER": kind}
-                whole[f"hindscan, {kind}, on a server that is warm"] = servers.enter_context(serving(root, settings))
-            print_table("To the bidder aggregate", whole, given, "poll + json.loads")
-        if given.spark:
-            _, cpu, most, out = timed([sys.executable, "-c", SPARK, cluster.bootstrap], env)
-            print(
-                f"\nPySpark local[2], cold then warm, without its start: {out.strip()}; {cpu:.0f} CPU s, {most >> 20} MiB"
-            )
+                scan = servers.enter_context(serving(root, settings))
+                whole[f"hindscan, {kind}, on a server that is warm"] = scan
+                every[f"hindscan, {kind}, on a server that is warm"] = lambda s=scan: s("every_bidder")
+            seconds |= print_table("To the bidder aggregate", whole, given, "poll + json.loads")
+            print_table("To the bidder aggregate without a filter", every, given, next(iter(every)))
+    print("\n| hindscan with its extra is to be faster than | times | found |\n|---|---|---|")
+    for name, least in AIMS.items():
+        if name in seconds:
+            found = seconds[name] / seconds["hindscan, fast, on a server that is warm"]
+            print(f"| {name} | {least} | {found:.1f} |")
+    found = seconds["Kafka's ConsumerPerformance"] / seconds["hindscan's exact reader, fast, 2 clients"]
+    print(f"| Kafka's ConsumerPerformance, reading alone | 1.2 | {found:.1f} |")
     shutil.rmtree(root)
 
 
-def print_table(title: str, candidates: dict[str, Any], given: argparse.Namespace, base: str) -> None:
+def print_table(title: str, candidates: dict[str, Any], given: argparse.Namespace, base: str) -> dict[str, float]:
+    """Measure in turns, compare the answers, print; give the median seconds of each."""
     figures: dict[str, list[tuple[float, float, int]]] = {name: [] for name in candidates}
     answers = set()
-    for _ in range(given.repeats):
+    for turn in range(given.repeats):
         for name, measure in candidates.items():
+            if turn and name in ONCE:
+                continue
             wall, cpu, most, out = measure()
             figures[name].append((wall, cpu, most))
             answers.add(answer_of(out))
@@ -304,12 +405,14 @@ def print_table(title: str, candidates: dict[str, Any], given: argparse.Namespac
     )
     print("| what | million/s | CPU us/message | MiB | x |\n|---|---|---|---|---|")
     slowest = statistics.median(wall for wall, _, _ in figures[base])
+    seconds = {}
     for name, runs in figures.items():
-        wall, cpu, most = (statistics.median(column) for column in zip(*runs, strict=True))
+        seconds[name], cpu, most = (statistics.median(column) for column in zip(*runs, strict=True))
         print(
-            f"| {name} | {given.bids / wall / 1e6:.2f} | {cpu / given.bids * 1e6:.2f} | {int(most) >> 20} | {slowest / wall:.1f} |",
+            f"| {name} | {given.bids / seconds[name] / 1e6:.2f} | {cpu / given.bids * 1e6:.2f} | {int(most) >> 20} | {slowest / seconds[name]:.1f} |",
             flush=True,
         )
+    return seconds
 
 
 def answer_of(out: str) -> str:

@@ -1,8 +1,9 @@
 """Kafka as hindscan sees it: settings, errors, and what can be asked of a cluster.
 
 The rest of the package speaks of clusters by a mapping of librdkafka properties and gets back hindscan's own values and errors, so that
-nothing else depends on the client's classes, codes or habits. Only this module and those beside it import confluent_kafka: `kafka_log`
-reads exact ranges, `kafka_group` listens as a member of a group, `kafka_writer` writes, `kafka_registry` asks for schemas; `kafka_access` is about being let in.
+nothing else depends on the client's classes, codes or habits. Only this module and those beside it import confluent_kafka: `kafka_topic`
+asks about a topic, `kafka_log` reads exact ranges, `kafka_group` listens as a member of a group,
+`kafka_writer` writes, `kafka_registry` asks for schemas; `kafka_access` is about being let in.
 """
 
 from __future__ import annotations

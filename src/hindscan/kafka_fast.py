@@ -44,10 +44,8 @@ _LEAST_VERSION: Final = 0x02_00_00_00
 _QUEUE_MESSAGES: Final = 10_000
 _WAIT_MILLISECONDS: Final = 10
 #: Records and bytes of one batch. A larger record gets a buffer of its own.
-_BATCH_RECORDS: Final = 200_000
-_BATCH_BYTES: Final = 24 * 2**20
-#: What the library fetches ahead. The loop empties it as fast as it fills, so a larger queue was seen to cost memory (a few hundred bytes a message) and to gain nothing.
-_AHEAD: Final = {"queued.min.messages": 100_000, "queued.max.messages.kbytes": 16_384}
+_BATCH_RECORDS: Final = 65_536
+_BATCH_BYTES: Final = 12 * 2**20
 #: `RD_KAFKA_CONSUMER`
 _RD_KAFKA_CONSUMER: Final = 1
 
@@ -192,7 +190,7 @@ class FastClient:
         self._batch_bytes = _BATCH_BYTES
         self.refusals = Refusals()
         self._hears = _ON_ERROR(self._hear)  # kept: the library has only its address
-        self._client = self._opened(settings_of({**_AHEAD, **config}, isolation))
+        self._client = self._opened(settings_of(config, isolation))
         library = _library()
         self._queue = library.rd_kafka_queue_new(self._client)
         self._topic = library.rd_kafka_topic_new(self._client, topic.encode(), None)

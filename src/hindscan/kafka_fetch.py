@@ -15,17 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from hindscan.kafka import client_config
 from hindscan.kafka_access import Refusals, opened
-
-if TYPE_CHECKING:
-    from confluent_kafka import Message
 
 __all__ = ["HEADERS", "Client", "Event", "Part", "PlainClient", "RawBatch", "Taken", "settings_of"]
 
@@ -57,9 +54,11 @@ _QUICK: Final[Config] = {
     "group.id": "hindscan-reader",  # demanded by the client; assigning creates no group
     "fetch.wait.max.ms": 10,
     "fetch.queue.backoff.ms": 5,
-    "fetch.message.max.bytes": 4 * 1024 * 1024,
-    "queued.min.messages": 1_000_000,
-    "queued.max.messages.kbytes": 32_768,
+    # One answer of the broker: its records are unpacked at once, and each takes some 400 bytes beside its own.
+    "fetch.message.max.bytes": 1024 * 1024,
+    # Fetched ahead, beside the answer on its way. More was seen to take memory, and no less processor time.
+    "queued.min.messages": 100_000,
+    "queued.max.messages.kbytes": 4096,
     # A broker that is back is found again within a second, not ten.
     "reconnect.backoff.max.ms": 1000,
 }
@@ -189,20 +188,22 @@ class PlainClient:
 
     def take(self, end: int, parts: Collection[Part] = ()) -> Taken:
         """Give what has come; see `Client.take`."""
+        # Functions of the class, mapped: a loop in Python takes twice as long over each.
         messages = self._left or self._consumer.consume(CONSUME_MESSAGES, CONSUME_SECONDS)
-        events = (index for index, message in enumerate(messages) if message.error() is not None)
-        count = next(events, len(messages))
-        offsets: list[Any] = [message.offset() for message in messages[:count]]
-        beyond = bool(offsets) and offsets[-1] >= end
+        count = len(messages)
+        if any(map(Message.error, messages)):
+            count = next(index for index, message in enumerate(messages) if message.error() is not None)
+        offsets = np.fromiter(map(Message.offset, messages[:count]), np.int64, count)
+        beyond = bool(count) and int(offsets[-1]) >= end
         if beyond:
-            count = next(index for index, offset in enumerate(offsets) if offset >= end)
+            count = int(np.argmax(offsets >= end))
         event = _event(messages[count]) if not beyond and count < len(messages) else None
         records, self._left = messages[:count], messages[count + (event is not None) :]
         batch = RawBatch(
-            offsets=np.array(offsets[:count], np.int64),
-            times=np.array([message.timestamp()[1] for message in records], np.int64),
-            values=pa.array([message.value() for message in records], pa.large_binary()),
-            keys=pa.array([message.key() for message in records], pa.large_binary()) if "keys" in parts else None,
+            offsets=offsets[:count],
+            times=np.array([milliseconds for _, milliseconds in map(Message.timestamp, records)], np.int64),
+            values=_binary(list(map(Message.value, records))),
+            keys=_binary(list(map(Message.key, records))) if "keys" in parts else None,
             headers=_headers(records) if "headers" in parts else None,
         )
         return Taken(batch=batch, event=event, beyond=beyond)
@@ -211,6 +212,20 @@ class PlainClient:
         """Let go of the connections."""
         self._left = []
         self._consumer.close()
+
+
+def _binary(values: list[bytes | None]) -> pa.LargeBinaryArray:
+    """Make an array of values; where none is null, over their bytes as Python joins them, which was seen to take a third of the time of Arrow's own way."""
+    try:
+        content = b"".join(cast("list[bytes]", values))
+    except TypeError:
+        return pa.array(values, pa.large_binary())
+    places = np.zeros(len(values) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, cast("list[bytes]", values)), np.int64, len(values)), out=places[1:])
+    array = pa.Array.from_buffers(
+        pa.large_binary(), len(values), [None, pa.py_buffer(places.data), pa.py_buffer(content)]
+    )
+    return cast("pa.LargeBinaryArray", array)
 
 
 def _headers(messages: Sequence[Message]) -> pa.ListArray[Any]:

@@ -1,55 +1,41 @@
-"""A topic as a log: what it holds, and the exact records of a range of offsets.
+"""A topic as a log: the exact records of a range of offsets.
 
-Keeps promises 1 and 2 where they meet the broker. `TopicInspector` asks what a pin needs to know: topic id, settings, first and last offsets with the
-isolation level said. `RangeReader` reads offsets `[start, end)` of one partition and ends by position, never by having seen the last
+Keeps promise 2 where it meets the broker. `RangeReader` reads offsets `[start, end)` of one partition and ends by position, never by having seen the last
 offset: that one may be a transaction's marker, aborted or compacted away, and no reader ever gets it. A range is complete when a record at or
 beyond `end` arrives, or an end-of-partition event whose own offset is at or beyond it; an earlier such event is stale and proves nothing.
 
 What is silence to the client is an error here: a missing, deleted or recreated topic sends nothing, so after five idle seconds the broker is asked whether the
 topic is still the same and still holds the range. Only an outage is waited out, up to a limit. Records gone by retention, a failed
 checksum and any error of the client end the read by name.
-
-Together with `kafka` the only user of confluent_kafka. The mock broker inside that library knows no topic ids and no transactions: only a
-cluster whose settings say ``hindscan.mock = true`` is taken for one, and everything read there is marked unverified.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import numpy as np
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, though not as the typing rules want it
-    ConfigResource,
-    OffsetSpec,
-    ResourceType,
-)
+from confluent_kafka import KafkaError
 
 from hindscan.errors import (
     BrokerUnavailable,
     CorruptData,
     DataLost,
-    HindscanError,
     ReadIncomplete,
     SourceChanged,
     SourceMissing,
     UsageError,
 )
-from hindscan.kafka import MOCK_TOPIC_ID, client_config, translated
-from hindscan.kafka_access import FORBIDDEN, Admin, answered
+from hindscan.kafka import translated
 from hindscan.kafka_fetch import Client, Event, Part, PlainClient, RawBatch
+from hindscan.kafka_topic import MISSING, Isolation, TopicDescription, TopicInspector
 
-__all__ = ["Isolation", "RangeReader", "TopicDescription", "TopicInspector", "TopicOffset", "make_client"]
+__all__ = ["RangeReader", "make_client"]
 
-Isolation = Literal["read_committed", "read_uncommitted"]
 Config = Mapping[str, str | int | float | bool]
 
-#: A request gets this long; with its retries every call ends within ten seconds.
-REQUEST_SECONDS: Final = 8.0
 #: Silence after which the broker is asked whether there is anything to wait for.
 IDLE_SECONDS: Final = 5.0
 #: An outage that is waited out: a single broker that was killed was seen to be back after 17 s.
@@ -57,216 +43,12 @@ OUTAGE_SECONDS: Final = 60.0
 #: A reading of fewer records does without the fast client, whose compiler takes 0.7 s to load: the plain one reads four times as many meanwhile, and a worker
 #: of a run does about four readings.
 FAST_RECORDS: Final = 125_000
-_MISSING: Final = frozenset(
-    {"UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "_NOENT"}
-)
 _LOST: Final = frozenset({"_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE"})
 _CORRUPT: Final = frozenset({"_BAD_MSG", "_BAD_COMPRESSION", "CORRUPT_MESSAGE"})
 #: The client goes on trying by itself after these.
 _PASSING: Final = frozenset({"_TRANSPORT", "_ALL_BROKERS_DOWN", "_RESOLVE", "_TIMED_OUT", "REQUEST_TIMED_OUT"})
-#: A topic that has just been created, or whose leader moves, answers so for a moment.
-_MOVING: Final = frozenset(
-    {
-        "NOT_LEADER_FOR_PARTITION",
-        "LEADER_NOT_AVAILABLE",
-        "REPLICA_NOT_AVAILABLE",
-        "OFFSET_NOT_AVAILABLE",
-        "FENCED_LEADER_EPOCH",
-        "UNKNOWN_LEADER_EPOCH",
-    }
-)
 #: The client looks for the coordinator of the group that it is made to name and never joins: to have no right on that group is no matter.
 _NO_GROUP: Final = "GROUP_AUTHORIZATION_FAILED"
-#: librdkafka's own code for a request that nobody answered.
-_LOCAL_TIME_OUT: Final = -185
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TopicDescription:
-    """What a broker says of a topic. Settings are None where this client may not read them."""
-
-    topic: str
-    topic_id: str
-    cluster_id: str
-    partitions: tuple[int, ...]
-    cleanup_policy: str | None = None
-    retention_ms: int | None = None
-    timestamp_type: str | None = None
-    #: "mock" where ids and offsets prove nothing.
-    unverified: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TopicOffset:
-    """One bound of a partition."""
-
-    offset: int
-    leader_epoch: int | None
-
-
-class TopicInspector:
-    """Asks a broker about one topic; every question ends within about ten seconds.
-
-    Parameters
-    ----------
-    config : mapping
-        librdkafka properties of the cluster.
-    topic : str
-        The topic.
-    """
-
-    def __init__(self, config: Config, topic: str) -> None:
-        self._config = config
-        self._admin = Admin(client_config(config))
-        self.topic = topic
-        self.is_mock = config.get("hindscan.mock") is True
-
-    def describe(self, *, settings: bool = True, timeout_seconds: float = REQUEST_SECONDS) -> TopicDescription:
-        """Ask for the topic's id, partitions and, unless told otherwise, settings.
-
-        Raises
-        ------
-        SourceMissing
-            No such topic.
-        BrokerUnavailable
-            No broker answered.
-        """
-        doing = f"While looking up topic {self.topic!r}"
-        if self.is_mock:
-            return self._describe_mock(doing, timeout_seconds)
-        deadline, seconds = time.monotonic() + timeout_seconds, timeout_seconds / 2
-        while True:
-            try:
-                asked = self._admin.client.describe_topics(TopicCollection([self.topic]), request_timeout=seconds)
-                found = self._admin.result(doing, asked[self.topic], seconds + 1)
-                break
-            except (KafkaException, FutureTimeoutError) as fault:
-                if _name(fault) in _MISSING and time.monotonic() < deadline - timeout_seconds + 1:
-                    # Another broker may not have heard of a new topic yet.
-                    time.sleep(0.1)
-                    continue
-                if _name(fault) == "_TIMED_OUT" and deadline - time.monotonic() > 1.0:
-                    self._look_around(doing, deadline - time.monotonic())
-                    seconds = max(deadline - time.monotonic(), 1.0)
-                    continue
-                raise self._error(doing, fault) from fault
-        return TopicDescription(
-            topic=self.topic,
-            topic_id=str(found.topic_id),
-            cluster_id=self._cluster_id(doing, timeout_seconds) if settings else "",
-            partitions=tuple(sorted(partition.id for partition in found.partitions)),
-            **(self._settings(doing, timeout_seconds) if settings else {}),
-        )
-
-    def offsets(
-        self,
-        partitions: Sequence[int],
-        at: Literal["earliest", "latest"] | int,
-        isolation: Isolation = "read_committed",
-        *,
-        timeout_seconds: float = REQUEST_SECONDS,
-    ) -> dict[int, TopicOffset]:
-        """Ask where partitions begin, where they end for a reader of this isolation level (the last stable offset), or for a time.
-
-        A time is in milliseconds and gives the first offset in the order of the log whose record has that time or a later one, -1 if there is none. What is
-        found can be a record nobody sees: a transaction's marker has the broker's clock for its time, whatever the times around it are.
-
-        Raises
-        ------
-        SourceMissing
-            A partition does not exist.
-        BrokerUnavailable
-            No broker answered.
-        """
-        doing = f"While asking for the {at} offsets of topic {self.topic!r}"
-        spec = OffsetSpec.earliest() if at == "earliest" else OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        if isinstance(at, int):
-            spec = OffsetSpec.for_timestamp(at)
-        level = IsolationLevel[isolation.upper()]
-        deadline = time.monotonic() + timeout_seconds
-        found: dict[int, TopicOffset] = {}
-        missing = list(partitions)
-        while missing:
-            request = {TopicPartition(self.topic, partition): spec for partition in missing}
-            remaining = max(deadline - time.monotonic(), 1.0)
-            missing = []
-            try:
-                answers = self._admin.client.list_offsets(request, isolation_level=level, request_timeout=remaining)
-            except KafkaException as fault:
-                raise self._error(doing, fault) from fault
-            for place, answer in answers.items():
-                try:
-                    told = answered(self._admin.result(doing, answer, remaining + 1))
-                    found[place.partition] = TopicOffset(offset=told.offset, leader_epoch=told.leader_epoch)
-                except (KafkaException, FutureTimeoutError) as fault:
-                    if _name(fault) not in _MOVING or time.monotonic() > deadline:
-                        raise self._error(f"{doing}, partition {place.partition}", fault) from fault
-                    missing.append(place.partition)
-            if missing:
-                time.sleep(0.1)
-        return found
-
-    def _look_around(self, doing: str, timeout_seconds: float) -> None:
-        """Have the client learn which brokers there are: it asks the one that was the controller when it last looked, and waits for it if it died."""
-        try:
-            self._admin.metadata(doing, timeout_seconds)
-        except KafkaException as fault:
-            raise self._error(doing, fault) from fault
-
-    def _describe_mock(self, doing: str, timeout_seconds: float) -> TopicDescription:
-        try:
-            metadata = self._admin.metadata(doing, timeout_seconds)
-        except KafkaException as fault:
-            raise self._error(doing, fault) from fault
-        if self.topic not in metadata.topics:
-            raise self._error(doing, KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
-        return TopicDescription(
-            topic=self.topic,
-            topic_id=MOCK_TOPIC_ID,
-            cluster_id=metadata.cluster_id or "",
-            partitions=tuple(sorted(metadata.topics[self.topic].partitions)),
-            unverified="mock",
-        )
-
-    def _cluster_id(self, doing: str, timeout_seconds: float) -> str:
-        try:
-            asked = self._admin.client.describe_cluster(request_timeout=timeout_seconds)
-            return str(self._admin.result(doing, asked, timeout_seconds + 1).cluster_id)
-        except (KafkaException, FutureTimeoutError) as fault:
-            raise self._error(doing, fault) from fault
-
-    def _settings(self, doing: str, timeout_seconds: float) -> dict[str, Any]:
-        resource = ConfigResource(ResourceType.TOPIC, self.topic)
-        try:
-            asked = self._admin.client.describe_configs([resource], request_timeout=timeout_seconds)
-            found = self._admin.result(doing, asked[resource], timeout_seconds + 1)
-        except (KafkaException, FutureTimeoutError) as fault:
-            if _name(fault) in FORBIDDEN:
-                return {}
-            raise self._error(doing, fault) from fault
-        values = {name: entry.value for name, entry in found.items()}
-        retention = values.get("retention.ms")
-        return {
-            "cleanup_policy": values.get("cleanup.policy"),
-            "retention_ms": None if retention is None else int(retention),
-            "timestamp_type": values.get("message.timestamp.type"),
-        }
-
-    def _error(self, doing: str, fault: KafkaException | FutureTimeoutError) -> HindscanError:
-        if isinstance(fault, FutureTimeoutError):
-            return translated(doing, KafkaError(_LOCAL_TIME_OUT), self._config)
-        error = fault.args[0]
-        if error.name() in _MISSING:
-            return SourceMissing(
-                f"{doing}: it must exist; the broker at {self._config.get('bootstrap.servers')} does not know it: {error}. "
-                "Check the name in the project file, or create the topic.",
-                topic=self.topic,
-            )
-        return translated(doing, error, self._config, f"DESCRIBE on topic {self.topic!r}, which READ and WRITE include")
-
-
-def _name(fault: BaseException) -> str:
-    return str(fault.args[0].name()) if isinstance(fault, KafkaException) else ""
 
 
 def make_client(config: Config, topic: str, isolation: Isolation, *, records: int | None = None) -> Client:
@@ -463,7 +245,7 @@ class RangeReader:
                 topic=self._topic,
                 partition=where.partition,
             )
-        if name in _MISSING:
+        if name in MISSING:
             raise SourceMissing(
                 f"While reading {where}: topic and partition must exist; the broker does not know them any more: {event.text}.",
                 topic=self._topic,

@@ -29,7 +29,8 @@ from hindscan.events.received import Received, received_from_kafka
 from hindscan.events.schedule import instants, tick
 from hindscan.events.trigger import Source
 from hindscan.files import listing_root, place
-from hindscan.kafka_log import RangeReader, TopicInspector
+from hindscan.kafka_log import RangeReader
+from hindscan.kafka_topic import TopicInspector
 from hindscan.listening import wrapped_at
 from hindscan.runs import recall
 

@@ -203,7 +203,7 @@ def run(
             # Before the store and what it imports: the worker needs as long to start as this process does.
             started = start_executor("threads", workers or project.compute.workers, project.compute.memory)
             opened_here.push(started)
-        from hindscan.runs import codes
+        from hindscan.runs import codes, opening
         from hindscan.words import asker
         from hindscan.workshop import open_workshop
 

@@ -43,7 +43,8 @@ from hindscan.history.record import record_arrays, record_fields
 from hindscan.history.schemas import SchemaSource
 from hindscan.history.snapshot import Coding, KafkaPin, PartitionPin, Pin, Window
 from hindscan.kafka_fetch import Part, RawBatch
-from hindscan.kafka_log import Isolation, RangeReader, TopicDescription, TopicInspector
+from hindscan.kafka_log import RangeReader
+from hindscan.kafka_topic import Isolation, TopicDescription, TopicInspector
 
 __all__ = ["PIN_ATTEMPTS", "ArchivedLog", "KafkaHistory", "gone_caveats", "lasting_caveats"]
 

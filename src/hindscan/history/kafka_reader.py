@@ -37,7 +37,8 @@ from hindscan.history.schemas import known_schemas
 from hindscan.history.snapshot import Coding, KafkaSlice, Slice
 from hindscan.kafka_fast import uses_compiler
 from hindscan.kafka_fetch import Part, RawBatch
-from hindscan.kafka_log import Isolation, RangeReader
+from hindscan.kafka_log import RangeReader
+from hindscan.kafka_topic import Isolation
 from hindscan.query import Where
 
 if TYPE_CHECKING:

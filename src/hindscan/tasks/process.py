@@ -49,6 +49,15 @@ ENGINE_THREADS: Final[Mapping[str, str]] = dict.fromkeys(
     "1",
 )
 
+#: How the C library, where it is glibc, deals out a worker's memory; it reads this before anything else runs. Of its own accord it gives every thread an arena and keeps
+#: what one freed for another: a worker that reads a topic, with the threads of its clients, was seen at 390 MB instead of 250, and to grow with every slice.
+MEMORY: Final[Mapping[str, str]] = {
+    "MALLOC_ARENA_MAX": "1",
+    # Larger pieces go back to the system when they are freed; a simulation's blocks are smaller, and are used again.
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),
+}
+
 #: Bytes of a dead worker's standard error that its reason shows.
 _LAST_WORDS: Final = 2_000
 
@@ -197,7 +206,7 @@ def start(
             stdout=subprocess.PIPE,
             stderr=errors,
             pass_fds=(reading,),
-            env={**os.environ, **ENGINE_THREADS},
+            env={**MEMORY, **os.environ, **ENGINE_THREADS},
             cwd=folder,
             start_new_session=True,
         )

@@ -36,7 +36,8 @@ from hindscan.history.declared import history_from_toml
 from hindscan.history.kafka import KafkaHistory
 from hindscan.history.snapshot import KafkaPin, Position, Window
 from hindscan.kafka_fetch import Client, Event, RawBatch, Taken
-from hindscan.kafka_log import Isolation, RangeReader, TopicInspector, make_client
+from hindscan.kafka_log import RangeReader, make_client
+from hindscan.kafka_topic import Isolation, TopicInspector
 from hindscan.kafka_writer import create_topic
 from hindscan.plans.cut import cut, cut_whole
 from hindscan.testing import KafkaCluster, MockKafka

@@ -29,7 +29,8 @@ from hindscan.errors import ConfigError, DataLost, SourceChanged, SourceMissing
 from hindscan.history.snapshot import Window
 from hindscan.kafka import find_offsets
 from hindscan.kafka_group import records_between
-from hindscan.kafka_log import Isolation, RangeReader, TopicInspector
+from hindscan.kafka_log import RangeReader
+from hindscan.kafka_topic import Isolation, TopicInspector
 from hindscan.kafka_writer import create_topic
 from hindscan.plans.cut import cut_whole
 from hindscan.testing import KafkaCluster

@@ -17,7 +17,7 @@ from hindscan.events.wire import encode_kafka
 from hindscan.generate import generate_auctions
 from hindscan.history.snapshot import KafkaPin, Window
 from hindscan.kafka import ping
-from hindscan.kafka_log import TopicInspector
+from hindscan.kafka_topic import TopicInspector
 from hindscan.kafka_writer import send
 from hindscan.plans.cut import cut
 from integration.security.broker import CANARY, USERS, Authority, SecuredKafka, Settings, until

@@ -34,7 +34,7 @@ from hindscan.history.parquet_reader import ParquetSource
 from hindscan.history.snapshot import KafkaSlice, Window
 from hindscan.history.stitched import StitchedHistory
 from hindscan.kafka_fetch import RawBatch
-from hindscan.kafka_log import TopicDescription, TopicOffset
+from hindscan.kafka_topic import TopicDescription, TopicOffset
 from hindscan.plans.cut import cut
 
 Log = list[tuple[int, int, bytes | None]]

@@ -23,7 +23,7 @@ from hindscan.history.columns import schema_from_columns
 from hindscan.history.kafka_reader import KafkaReader
 from hindscan.history.snapshot import KafkaSlice
 from hindscan.kafka_fetch import RawBatch
-from hindscan.kafka_log import TopicDescription
+from hindscan.kafka_topic import TopicDescription
 
 Log = list[tuple[int, int, bytes | None]]
 

@@ -17,7 +17,7 @@ from hindscan.history.kafka_reader import KafkaReader
 from hindscan.history.record import RECORD, parts_of, record_fields
 from hindscan.history.snapshot import KafkaSlice
 from hindscan.kafka_fetch import HEADERS, RawBatch
-from hindscan.kafka_log import TopicDescription
+from hindscan.kafka_topic import TopicDescription
 
 Headers = list[tuple[str, bytes | None]] | None
 Record = tuple[bytes | None, bytes | None, Headers]  # value, key, headers

@@ -242,11 +242,14 @@ def _structs(values: list[Any], type_: Any, name: str) -> pa.Array[Any]:
 
 def _timestamps(values: list[Any], type_: Any, name: str) -> pa.Array[Any]:
     """Texts in ISO 8601, without a zone in UTC; integers in the column's unit."""
-    kinds = set(map(type, values)) - {type(None)}
-    if kinds <= {int}:
+    try:
+        alone = pa.array(values, pa.string())
+    except pa.ArrowTypeError:
+        pass  # there are integers among them
+    else:
+        return _from_texts(alone, type_, name)
+    if str not in set(map(type, values)):
         return pa.array(values, pa.int64()).cast(type_)
-    if kinds == {str}:
-        return _from_texts(pa.array(values, pa.string()), type_, name)
     texts = _from_texts(pa.array([v if isinstance(v, str) else None for v in values], pa.string()), type_, name)
     numbers = pa.array([v if isinstance(v, int) else None for v in values], pa.int64()).cast(type_)
     return pc.coalesce(texts, numbers)
