@@ -108,7 +108,6 @@ class Intake:
         """
         places = [_place(one) for one in batch]
         recorded: list[Recorded] = []
-        groups = []
         for group in self._tries.groups(places):
             faults.point("intake.received")
             part = batch[group.first : group.last]
@@ -117,13 +116,12 @@ class Intake:
             else:
                 read = [each for one in part for each in (one.read() if isinstance(one, Unread) else [one])]
                 entries = [self._entry(each, starts or {}) for each in read]
-            recorded += record(self._store, entries)
-            groups.append(group)
+            recorded += record(
+                self._store, entries, settled=[] if group.poison else _unordered(places[group.first : group.last])
+            )
         faults.point("intake.recorded")
         for one in recorded:
             _log_quarantined(one)
-        if any(place is not None and place[0].startswith(_NO_ORDER) for place in places):
-            self._tries.settle(places, groups)
         return recorded
 
     def decide(self, trigger: Trigger, received: Received) -> Decision:
@@ -294,6 +292,11 @@ def _place(received: Received | Unread) -> Place:
     # A digest: what waits here is not to be read by people, and a forgotten event must not be found here.
     identity = hashlib.sha256(msgspec.json.encode(received.event.identity)).hexdigest()
     return f"{_NO_ORDER}{identity}", 0
+
+
+def _unordered(places: Sequence[Place]) -> list[str]:
+    """Give the lanes that are settled with what stands in them. What was set aside keeps its mark."""
+    return [place[0] for place in places if place is not None and place[0].startswith(_NO_ORDER)]
 
 
 def _unreadable(

@@ -34,9 +34,10 @@ from hindscan.runs.decisions import Stored, find, look_up, write_decisions
 from hindscan.runs.entries import Decision, Entry, Outcome, Recorded, Unreadable
 from hindscan.runs.forgotten import forgotten_among
 from hindscan.runs.store import blames_a_row, insert_many, keys_in_parts
+from hindscan.runs.tries import settle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from hindscan.history.snapshot import Position
     from hindscan.runs.store import Store
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["Decision", "Entry", "Outcome", "Recorded", "Unreadable", "record"]
 
 
-def record(store: Store, batch: Sequence[Entry | Unreadable], *, redrive: bool = False) -> list[Recorded]:
+def record(
+    store: Store, batch: Sequence[Entry | Unreadable], *, redrive: bool = False, settled: Collection[str] = ()
+) -> list[Recorded]:
     """Record what was received, each once, in the order given; in one transaction unless a row is refused.
 
     Parameters
@@ -53,6 +56,8 @@ def record(store: Store, batch: Sequence[Entry | Unreadable], *, redrive: bool =
         The entries of one partition in the order of their offsets.
     redrive : bool
         The events are recorded; of their decisions those that are in quarantine give way to these, and nothing else is written.
+    settled : collection of str
+        Lanes whose marks (`runs.tries`) are taken back when all of it is recorded.
 
     Returns
     -------
@@ -67,19 +72,20 @@ def record(store: Store, batch: Sequence[Entry | Unreadable], *, redrive: bool =
     if not batch:
         return []
     try:
-        recorded = _write(store, batch, redrive)
+        recorded = _write(store, batch, redrive, settled)
     except Exception as fault:
         if not blames_a_row(fault):
             raise
         if len(batch) > 1:
             middle = len(batch) // 2
-            return record(store, batch[:middle], redrive=redrive) + record(store, batch[middle:], redrive=redrive)
-        recorded = [_set_apart(store, batch[0], fault)]
+            first = record(store, batch[:middle], redrive=redrive)
+            return first + record(store, batch[middle:], redrive=redrive, settled=settled)
+        recorded = [_set_apart(store, batch[0], fault, settled)]
     point("ledger.recorded")
     return recorded
 
 
-def _set_apart(store: Store, entry: Entry | Unreadable, fault: Exception) -> Recorded:
+def _set_apart(store: Store, entry: Entry | Unreadable, fault: Exception, settled: Collection[str]) -> Recorded:
     """Keep the entry that the database refuses: the event with its decisions in quarantine, else its bytes, else what can be said of it."""
     cause = getattr(fault, "orig", None) or fault
     reason = (
@@ -122,14 +128,16 @@ def _set_apart(store: Store, entry: Entry | Unreadable, fault: Exception) -> Rec
     ]
     for attempt in tries[:-1]:
         try:
-            return _write(store, [attempt], False)[0]
+            return _write(store, [attempt], False, settled)[0]
         except Exception as again:
             if not blames_a_row(again):
                 raise
-    return _write(store, tries[-1:], False)[0]
+    return _write(store, tries[-1:], False, settled)[0]
 
 
-def _write(store: Store, batch: Sequence[Entry | Unreadable], redrive: bool) -> list[Recorded]:
+def _write(
+    store: Store, batch: Sequence[Entry | Unreadable], redrive: bool, settled: Collection[str]
+) -> list[Recorded]:
     now = store.now()
     entries = [entry for entry in batch if isinstance(entry, Entry)]
     digests = {id(entry): data_digest(entry.event) for entry in entries}
@@ -147,6 +155,7 @@ def _write(store: Store, batch: Sequence[Entry | Unreadable], redrive: bool) -> 
         _write_quarantine(connection, batch, in_conflict, digests, now)
         if not redrive:
             positions.advance(connection, _passed(batch), now)
+        settle(connection, settled)
         point("ledger.writing")
     return [_recorded(entry, stored, in_conflict) for entry in batch]
 

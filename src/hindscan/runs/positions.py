@@ -10,13 +10,13 @@ never ahead. A new trigger's start is resolved once and stored; whoever comes se
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from hindscan.runs import schema
-from hindscan.runs.store import insert_many, insert_of
+from hindscan.runs.store import Statement, insert_many, insert_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -74,17 +74,23 @@ def advance(connection: sa.Connection, passed: Iterable[tuple[str, Position]], n
         key = (trigger, at.cluster, at.topic, at.topic_id, at.partition)
         low, high = spans.get(key, (at.offset, at.offset))
         spans[key] = (min(low, at.offset), max(high, at.offset))
-    table = schema.positions
-    make = insert_of(connection)
     # One order for all writers: on PostgreSQL two that meet in opposite orders would wait for each other.
     for key, (low, high) in sorted(spans.items()):
-        names = ("trigger", "cluster", "topic", "topic_id", "partition")
-        values: dict[str, Any] = dict(zip(names, key, strict=True))
-        insert = make(table).values(**values, start_offset=low, next_offset=high + 1, updated_at=now)
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=[table.c[name] for name in names],
-                set_={"next_offset": insert.excluded.next_offset, "updated_at": insert.excluded.updated_at},
-                where=table.c.next_offset < insert.excluded.next_offset,
-            )
-        )
+        values: dict[str, Any] = dict(zip(_KEY, key, strict=True))
+        _ADVANCE(connection, **values, start_offset=low, next_offset=high + 1, updated_at=now)
+
+
+_KEY: Final = ("trigger", "cluster", "topic", "topic_id", "partition")
+
+
+def _upsert(connection: sa.Connection) -> Any:
+    table = schema.positions
+    insert = insert_of(connection)(table)
+    return insert.on_conflict_do_update(
+        index_elements=[table.c[name] for name in _KEY],
+        set_={"next_offset": insert.excluded.next_offset, "updated_at": insert.excluded.updated_at},
+        where=table.c.next_offset < insert.excluded.next_offset,
+    )
+
+
+_ADVANCE: Final = Statement(_upsert)

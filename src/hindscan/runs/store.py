@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import sqlalchemy as sa
 from sqlalchemy import exc
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from hindscan import times
 from hindscan.errors import ConfigError, StoreUnavailable
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
+    #: Puts values by name in the order of a statement.
+    _Order = Callable[[Mapping[str, object]], tuple[object, ...]]
+
 __all__ = [
     "DEFAULT_URL",
+    "Statement",
     "Store",
     "blames_a_row",
     "insert_many",
@@ -69,6 +74,11 @@ class Store:
         """Where it is, without its password."""
         return self._engine.url.render_as_string(hide_password=True)
 
+    @property
+    def shared(self) -> bool:
+        """Whether it can lose its last transactions while those who work under them live on: it is on a machine of its own."""
+        return self._engine.dialect.name == "postgresql"
+
     def now(self) -> int:
         """Tell the time by the store's clock, microseconds since the epoch."""
         return self._clock()
@@ -95,7 +105,7 @@ class Store:
             Transactions of one turn go one after another in PostgreSQL too (in SQLite all do): where a decision looks at rows that another
             such transaction may be about to change, and where the order of `seq` must be the order of commits.
         durable : bool
-            False: it survives the death of this process, but perhaps not that of the machine; that costs a fiftieth.
+            False: it survives the death of this process, but perhaps not that of the machine; that costs a fiftieth. The next durable one makes it durable, too.
 
         Raises
         ------
@@ -282,6 +292,42 @@ def blames_a_row(fault: Exception) -> bool:
     return isinstance(fault, exc.StatementError | ValueError | TypeError | OverflowError)
 
 
+class Statement:
+    """A statement that is asked again and again: built and compiled once for each database, then given to the driver as text with its values.
+
+    SQLAlchemy's building of a small statement, and finding it among those it has compiled, take longer than SQLite does to answer it. For columns of
+    numbers, texts and bytes, which drivers take and give as they are.
+
+    Parameters
+    ----------
+    build : callable
+        Makes the statement for a connection; what changes from one execution to the next is a `bindparam`.
+    """
+
+    def __init__(self, build: Callable[[sa.Connection], sa.Select[Any] | sa.UpdateBase]) -> None:
+        self._build = build
+        self._compiled: dict[str, tuple[str, dict[str, Any], _Order | None]] = {}
+
+    def __call__(self, connection: sa.Connection, **values: object) -> sa.CursorResult[*tuple[Any, ...]]:
+        """Execute it with these values of its parameters."""
+        text, constants, order = self._in(connection)
+        given = constants | values
+        return connection.exec_driver_sql(text, given if order is None else order(given))
+
+    def many(self, connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> None:
+        """Execute it once for each of these rows of values; there must be one."""
+        text, constants, order = self._in(connection)
+        given: list[Any] = [constants | row if order is None else order(constants | row) for row in rows]
+        connection.exec_driver_sql(text, given)
+
+    def _in(self, connection: sa.Connection) -> tuple[str, dict[str, Any], _Order | None]:
+        name = connection.dialect.name
+        if name not in self._compiled:
+            compiled = self._build(connection).compile(dialect=connection.dialect)
+            self._compiled[name] = (str(compiled), dict(compiled.params), _order_of(compiled))
+        return self._compiled[name]
+
+
 def insert_of(connection: sa.Connection) -> Any:
     """Give the database's own INSERT, which knows what to do where a key is there; the other database's dialect is not loaded, which takes a while."""
     if connection.dialect.name == "sqlite":
@@ -315,20 +361,25 @@ def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappi
 
 
 @functools.lru_cache(maxsize=64)
-def _insert_statement(
-    table: sa.Table, columns: tuple[str, ...], dialect: sa.Dialect
-) -> tuple[str, Callable[[Mapping[str, object]], tuple[object, ...]] | None]:
+def _insert_statement(table: sa.Table, columns: tuple[str, ...], dialect: sa.Dialect) -> tuple[str, _Order | None]:
     """Compile an INSERT that leaves out what is there; with what puts a row's values in its order, if it takes them by position."""
     if dialect.name == "sqlite":
         from sqlalchemy.dialects.sqlite import insert
     else:
         from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
     compiled = insert(table).on_conflict_do_nothing().compile(dialect=dialect, column_keys=list(columns))
-    names = compiled.positiontup or ()
+    return str(compiled), _order_of(compiled)
+
+
+def _order_of(compiled: sa.Compiled) -> _Order | None:
+    """Give what puts the values of a compiled statement in its order; None if the driver takes them by name."""
+    assert isinstance(compiled, SQLCompiler)
     if not compiled.positional:
-        return str(compiled), None
-    order = operator.itemgetter(*names)
-    return str(compiled), order if len(names) > 1 else lambda row: (order(row),)
+        return None
+    names = compiled.positiontup or ()
+    if len(names) > 1:
+        return operator.itemgetter(*names)
+    return lambda values: tuple(values[name] for name in names)
 
 
 def keys_in_parts(keys: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
