@@ -16,11 +16,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from hindscan import faults
 from hindscan.errors import ConfigError, EventError, HindscanError, NotFound
@@ -83,6 +83,8 @@ class Intake:
             )
         self._project, self._store = project, store
         self._specs = specs
+        #: By job: its parameters that have a default.
+        self._optional = {name: [p.name for p in spec.parameters if not p.required] for name, spec in specs.items()}
         self._tries = Tries(store)
         self._by_source: dict[Source, list[Trigger]] = {}
         for trigger in triggers.values():
@@ -208,7 +210,7 @@ class Intake:
 
     def _decision(self, trigger: Trigger, received: Received, event: Event, position: Position | None) -> Decision:
         spec = self._specs[trigger.job]
-        decided = decide(trigger, event, [parameter.name for parameter in spec.parameters if not parameter.required])
+        decided = decide(trigger, event, self._optional[trigger.job])
         if decided.outcome != "matched":
             return Decision(trigger=trigger.name, outcome=decided.outcome, reason=decided.reason)
         fault = chain_fault(event.extensions, self._project.serve.chain_depth)

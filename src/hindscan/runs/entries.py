@@ -1,6 +1,6 @@
 """Entries: what the ledger is given, one for each thing received, and what it says became of it.
 
-Values only. `intake`, replays and audits make entries; `ledger.record` writes them.
+Values only, made for every event of a storm: that is why they are structs without a collector. `intake`, replays and audits make entries; `ledger.record` writes them.
 
 ::
 
@@ -9,8 +9,9 @@ Values only. `intake`, replays and audits make entries; `ledger.record` writes t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 if TYPE_CHECKING:
     from hindscan.events.event import Event
@@ -23,8 +24,7 @@ __all__ = ["Decision", "Entry", "Outcome", "Recorded", "Unreadable"]
 Outcome = Literal["matched", "unmatched", "quarantined"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one trigger made of one event.
 
     Raises
@@ -64,8 +64,7 @@ class Decision:
             raise ValueError("a run that takes the place of others, or is shared, needs the key it does so by")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event with all that was decided about it."""
 
     event: Event
@@ -84,8 +83,7 @@ class Entry:
     past: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unreadable:
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something received that is no event: its bytes, and why not."""
 
     reason: str
@@ -103,14 +101,13 @@ class Unreadable:
     triggers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of one entry. The mappings go from the trigger's name to its run, or to the reason."""
 
     identity: tuple[str, str] | None
-    opened: dict[str, str] = field(default_factory=dict)
-    existing: dict[str, str] = field(default_factory=dict)
+    opened: dict[str, str] = {}
+    existing: dict[str, str] = {}
     #: The name is empty where the event as a whole is in quarantine.
-    quarantined: dict[str, str] = field(default_factory=dict)
+    quarantined: dict[str, str] = {}
     #: Another body came under this identity before; that one counts.
     conflict: bool = False

@@ -19,11 +19,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from hindscan import times
 from hindscan.errors import StoreError
@@ -37,7 +37,7 @@ from hindscan.runs.store import blames_a_row, insert_many, keys_in_parts
 from hindscan.runs.tries import settle
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from hindscan.history.snapshot import Position
     from hindscan.runs.store import Store
@@ -216,16 +216,13 @@ def _write_events(connection: sa.Connection, entries: Sequence[Entry], digests: 
 
 def _event_row(entry: Entry, digest: str, now: int) -> dict[str, object]:
     event = entry.event
-    attributes = event.to_json()
-    attributes.pop("data", None)
-    attributes.pop("data_base64", None)
     return {
         "source": event.source,
         "id": event.id,
         "type": event.type,
         "subject": event.subject,
         "time": None if event.time is None else times.from_datetime(event.time),
-        "attributes": msgspec.json.encode(attributes).decode(),
+        "attributes": msgspec.json.encode(event.context()).decode(),
         "data": data_bytes(event),
         "data_digest": digest,
         "received_at": now if entry.received_at is None else entry.received_at,
@@ -235,9 +232,19 @@ def _event_row(entry: Entry, digest: str, now: int) -> dict[str, object]:
     }
 
 
-def _place(position: Position | None) -> dict[str, object]:
-    names = ("cluster", "topic", "topic_id", "partition", "offset")
-    return {name: None if position is None else getattr(position, name) for name in names}
+_NOWHERE: Final[Mapping[str, object]] = dict.fromkeys(("cluster", "topic", "topic_id", "partition", "offset"))
+
+
+def _place(at: Position | None) -> Mapping[str, object]:
+    if at is None:
+        return _NOWHERE
+    return {
+        "cluster": at.cluster,
+        "topic": at.topic,
+        "topic_id": at.topic_id,
+        "partition": at.partition,
+        "offset": at.offset,
+    }
 
 
 def _write_quarantine(
