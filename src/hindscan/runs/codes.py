@@ -66,7 +66,7 @@ def load_code(store: Store, digest: str, job: str) -> tuple[JobSpec, Code]:
         There is no such bundle.
     """
     with store.read() as connection:
-        row = _STORED(connection, of=digest, named=job).first()
+        row = _STORED.first(connection, of=digest, named=job)
     if row is None:
         raise NotFound(
             f"While loading the code of job {job!r}: a bundle with digest {digest} must be in the store; there is none. "

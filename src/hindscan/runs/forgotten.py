@@ -61,7 +61,7 @@ def forgotten_identity(source: str, identity: str) -> tuple[str, str]:
 def forgotten_among(connection: sa.Connection, identities: Iterable[_Identity]) -> dict[_Identity, _Identity]:
     """Give those of some identities that were forgotten, with what they are known by."""
     columns = (schema.events.c.source, schema.events.c.id)
-    if _ANY(connection).first() is None:
+    if _ANY.first(connection) is None:
         return {}
     digests = {forgotten_identity(*identity): identity for identity in identities}
     found: dict[_Identity, _Identity] = {}

@@ -77,14 +77,14 @@ def claim(
         if waiting.next_to_start(connection, now, run, held) is None:
             return None
         # What is announced is sent to others, who would know of a claim that is gone.
-        told = _ANY_OUTLET(connection).first() is not None
+        told = _ANY_OUTLET.first(connection) is not None
     with store.write(turn="claim", durable=store.shared or told) as connection:
         found = waiting.next_to_start(connection, now, run, held)
         if found is None:
             return None
         chosen, token = found[0], found[1] + 1
-        row = _TAKE(connection, chosen=chosen, before=token - 1, now=now).mappings().first()
-        if row is None:
+        rows = _TAKE.records(connection, chosen=chosen, before=token - 1, now=now)
+        if not rows:
             # PostgreSQL only: it was cancelled between the two statements.
             return None
         lease = {"run": chosen, "owner": owner, "token": token, "heartbeat_at": now, "expires_at": expires_at}
@@ -93,7 +93,7 @@ def claim(
         log.write_facts(
             connection, [StateChanged(run=chosen, state="running", at=now, reason=f"claimed by {owner}")], now
         )
-        taken = register.from_row(row)
+        taken = register.from_row(rows[0])
         if told:
             outbox.announce(connection, taken, now)
     point("store.claimed")
@@ -145,15 +145,15 @@ def heartbeat(store: Store, claimed: Claimed, lease_seconds: float) -> bool:
     run = claimed.run.id
     with store.write() as connection:
         until = now + int(lease_seconds * 1_000_000)
-        renewed = _RENEW(connection, of=run, held=claimed.token, now=now, until=until)
-        if renewed.rowcount != 1:
+        renewed = _RENEW.run(connection, of=run, held=claimed.token, now=now, until=until)
+        if renewed != 1:
             raise Fenced(
                 f"While renewing the lease of run {run}: claim {claimed.token} of {claimed.owner} must still hold it; it does not. "
                 "Stop this work: the run has another owner or an end.",
                 run=run,
                 token=claimed.token,
             )
-        return _ASKED(connection, run=run).scalar_one() is not None
+        return _ASKED.rows(connection, run=run) != [(None,)]
 
 
 def release_expired(store: Store) -> list[Run]:
@@ -161,16 +161,16 @@ def release_expired(store: Store) -> list[Run]:
     leases = schema.leases
     released: list[Run] = []
     now = store.now()
+    with store.read() as connection:
+        # The common case must not cost a write transaction.
+        if _EXPIRED.first(connection, now=now) is None:
+            return released
     query = (
         sa.select(leases.c.run, leases.c.owner, leases.c.token).where(leases.c.expires_at <= now).order_by(leases.c.run)
     )
-    with store.read() as connection:
-        # The common case must not cost a write transaction.
-        if _EXPIRED(connection, now=now).first() is None:
-            return released
     with store.write(turn="claim") as connection:
         for run, owner, token in connection.execute(query.with_for_update()).all():
-            state: State = "pending" if _ASKED(connection, run=run).scalar_one() is None else "cancelled"
+            state: State = "pending" if _ASKED.rows(connection, run=run) == [(None,)] else "cancelled"
             reason = f"{owner} gave no sign of life until its lease ended"
             released.append(register.move_in(connection, run, state, now=now, token=token, reason=reason, values={}))
     point("store.released")

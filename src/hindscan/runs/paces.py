@@ -42,8 +42,8 @@ def learnt_paces(store: Store, root: Path, job: str) -> dict[str, Pace]:
         By step; empty where no run computed anything lately.
     """
     with store.read() as connection:
-        results = _LAST_RESULTS(connection, of=job).scalars().all()
-    for result in results:
+        results = _LAST_RESULTS.rows(connection, of=job)
+    for (result,) in results:
         found = _paces_of(root / result / "snapshot.parquet") if result else {}
         if found:
             return found

@@ -45,7 +45,10 @@ def start_at(store: Store, starts: Sequence[Place]) -> list[Place]:
     now = store.now()
     with store.write(turn="record") as connection:
         insert_many(connection, table, [msgspec.structs.asdict(start) | {"updated_at": now} for start in starts])
-        found = {_key(place): place for place in _places(connection, {start.trigger for start in starts})}
+        found = {
+            _key(place): place
+            for place in _places(connection, {s.trigger for s in starts}, {s.topic_id for s in starts})
+        }
     return [found[_key(start)] for start in starts]
 
 
@@ -55,10 +58,12 @@ def places(store: Store, trigger: str) -> list[Place]:
         return _places(connection, {trigger})
 
 
-def _places(connection: sa.Connection, triggers: Iterable[str]) -> list[Place]:
+def _places(connection: sa.Connection, triggers: Iterable[str], topic_ids: Iterable[str] = ()) -> list[Place]:
     table = schema.positions
     columns = [table.c[name] for name in Place.__struct_fields__]
     query = sa.select(*columns).where(table.c.trigger.in_(sorted(triggers)))
+    if topic_ids:
+        query = query.where(table.c.topic_id.in_(sorted(topic_ids)))
     found = connection.execute(query.order_by(table.c.trigger, table.c.topic, table.c.topic_id, table.c.partition))
     return [Place(**row) for row in found.mappings()]
 
@@ -77,7 +82,7 @@ def advance(connection: sa.Connection, passed: Iterable[tuple[str, Position]], n
     # One order for all writers: on PostgreSQL two that meet in opposite orders would wait for each other.
     for key, (low, high) in sorted(spans.items()):
         values: dict[str, Any] = dict(zip(_KEY, key, strict=True))
-        _ADVANCE(connection, **values, start_offset=low, next_offset=high + 1, updated_at=now)
+        _ADVANCE.run(connection, **values, start_offset=low, next_offset=high + 1, updated_at=now)
 
 
 _KEY: Final = ("trigger", "cluster", "topic", "topic_id", "partition")

@@ -61,7 +61,7 @@ def save_snapshot(store: Store, run: str, snapshot: Snapshot) -> Snapshot:
         There is no such run.
     """
     with store.write(turn="pin", durable=store.shared) as connection:
-        row = _OF_RUN(connection, of=run).first()
+        row = _OF_RUN.first(connection, of=run)
         if row is None:
             raise NotFound(f"While storing a snapshot: its run must be in the store; there is no run {run!r}.", run=run)
         of_run, trigger, source, identity = row
@@ -71,9 +71,9 @@ def save_snapshot(store: Store, run: str, snapshot: Snapshot) -> Snapshot:
         if counts is None:
             counts = write_snapshot(connection, snapshot, store.now())
         if of_run is None:
-            _FIRST_OF_RUN(connection, of=run, counts=counts)
+            _FIRST_OF_RUN.run(connection, of=run, counts=counts)
         if trigger is not None and of_event is None:
-            _FIRST_OF_EVENT(connection, by=trigger, of=source, under=identity, counts=counts)
+            _FIRST_OF_EVENT.run(connection, by=trigger, of=source, under=identity, counts=counts)
         stored = snapshot if first else _load(connection, counts)
     point("store.pinned")
     return stored
@@ -90,7 +90,7 @@ def write_snapshot(connection: sa.Connection, snapshot: Snapshot, now: int) -> s
 def load_snapshot(store: Store, run: str) -> Snapshot | None:
     """Give the snapshot a run must read: its own, else the first of its trigger and event; None if nothing was pinned yet."""
     with store.read() as connection:
-        row = _OF_RUN(connection, of=run).first()
+        row = _OF_RUN.first(connection, of=run)
         if row is None:
             return None
         digest = row[0] or _of_event(connection, *row[1:])
@@ -107,10 +107,10 @@ def load_event_snapshot(store: Store, trigger: str, source: str, identity: str) 
 def _of_event(connection: sa.Connection, trigger: str | None, source: str | None, identity: str | None) -> str | None:
     if trigger is None:
         return None
-    found: str | None = _OF_EVENT(connection, by=trigger, of=source, under=identity).scalar_one_or_none()
-    return found
+    found = _OF_EVENT.first(connection, by=trigger, of=source, under=identity)
+    return None if found is None else found[0]
 
 
 def _load(connection: sa.Connection, digest: str) -> Snapshot:
-    body = _BODY(connection, of=digest).scalar_one()
+    ((body,),) = _BODY.rows(connection, of=digest)
     return _snapshot.decode(zlib.decompress(body))

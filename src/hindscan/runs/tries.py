@@ -127,7 +127,7 @@ class Tries:
         _MARK.many(connection, rows)
 
     def _left(self, connection: sa.Connection, lane: str) -> _Mark | None:
-        found = _LEFT(connection, of=lane, living=self._process).first()
+        found = _LEFT.first(connection, of=lane, living=self._process)
         return None if found is None else _Mark(*found)
 
 

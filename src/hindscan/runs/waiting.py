@@ -113,8 +113,8 @@ def next_to_start(
     for place, (trigger, key) in enumerate(busy.keys):
         values |= {f"pair_{place}": trigger, f"key_{place}": key}
     ask = _ask_next(run is not None, *(len(found) for found in full.values()))
-    found_row = ask(connection, **values).first()
-    return None if found_row is None else (str(found_row[0]), int(found_row[1]))
+    found_row = ask.first(connection, **values)
+    return None if found_row is None else (found_row[0], found_row[1])
 
 
 @lru_cache(maxsize=256)
@@ -157,11 +157,11 @@ _LIMITS: Final = Statement(lambda _: sa.select(schema.limits))
 
 
 def _busy(connection: sa.Connection) -> _Busy:
-    running = _RUNNING(connection).all()
-    most = {name: (total, per_key) for name, total, per_key in _LIMITS(connection)} if running else {}
-    triggers = Counter(row.trigger for row in running if row.trigger is not None)
-    jobs = Counter(row.job for row in running)
-    keys = Counter((row.trigger, row.key) for row in running if row.trigger is not None and row.key is not None)
+    running = _RUNNING.rows(connection)
+    most = {name: (total, per_key) for name, total, per_key in _LIMITS.rows(connection)} if running else {}
+    triggers = Counter(trigger for trigger, *_ in running if trigger is not None)
+    jobs = Counter(job for _, job, *_ in running)
+    keys = Counter((trigger, key) for trigger, _, key, _ in running if trigger is not None and key is not None)
 
     def full(name: str, count: int, which: int = 0) -> bool:
         limit = most.get(name, (None, None))[which]
@@ -171,7 +171,7 @@ def _busy(connection: sa.Connection) -> _Busy:
         triggers=sorted(name for name, count in triggers.items() if full(f"trigger:{name}", count)),
         jobs=sorted(name for name, count in jobs.items() if full(f"job:{name}", count)),
         keys=sorted(pair for pair, count in keys.items() if full(f"trigger:{pair[0]}", count, 1)),
-        order_keys=sorted({row.order_key for row in running if row.order_key is not None}),
+        order_keys=sorted({order_key for *_, order_key in running if order_key is not None}),
     )
 
 
