@@ -101,25 +101,24 @@ def next_to_start(
         Triggers whose runs stay where they are.
     """
     busy = _busy(connection)
-    full = {
-        "trigger": sorted({*busy.triggers, *held}),
-        "job": busy.jobs,
-        "order_key": busy.order_keys,
-        "pair": busy.keys,
-    }
+    keys: dict[str, list[str]] = {}
+    for trigger, key in busy.keys:
+        keys.setdefault(trigger, []).append(key)
+    full = {"trigger": sorted({*busy.triggers, *held}), "job": busy.jobs, "order_key": busy.order_keys}
     values: dict[str, object] = {"now": now, "run": run}
     for name, found in full.items():
         values |= {f"{name}_{place}": one for place, one in enumerate(found)}
-    for place, (trigger, key) in enumerate(busy.keys):
-        values |= {f"pair_{place}": trigger, f"key_{place}": key}
-    ask = _ask_next(run is not None, *(len(found) for found in full.values()))
-    found_row = ask.first(connection, **values)
-    return None if found_row is None else (found_row[0], found_row[1])
+    for number, (trigger, of_trigger) in enumerate(keys.items()):
+        values[f"of_{number}"] = trigger
+        values |= {f"key_{number}_{place}": one for place, one in enumerate(of_trigger)}
+    ask = _ask_next(run is not None, *(len(found) for found in full.values()), tuple(map(len, keys.values())))
+    row = ask.first(connection, **values)
+    return None if row is None else (row[0], row[1])
 
 
 @lru_cache(maxsize=256)
-def _ask_next(named: bool, triggers: int, jobs: int, order_keys: int, pairs: int) -> Statement:
-    """Write the question for so many of each that are full: it is the same one most of the time."""
+def _ask_next(named: bool, triggers: int, jobs: int, order_keys: int, keys: tuple[int, ...]) -> Statement:
+    """Write the question for so many of each that are full, of keys for each of so many triggers: it is the same one most of the time."""
     runs, value = schema.runs, sa.bindparam
     # Said as a constant: an index of a part of the rows is used only where the database sees that the question is about that part.
     query = sa.select(runs.c.id, runs.c.token).where(
@@ -128,12 +127,13 @@ def _ask_next(named: bool, triggers: int, jobs: int, order_keys: int, pairs: int
     if named:
         query = query.where(runs.c.id == value("run"))
     for column, count in ((runs.c.trigger, triggers), (runs.c.job, jobs), (runs.c.order_key, order_keys)):
-        full = [column != value(f"{column.name}_{place}") for place in range(count)]
-        if full:
-            query = query.where(sa.or_(column.is_(None), sa.and_(*full)))
-    for place in range(pairs):
-        other = sa.or_(runs.c.trigger != value(f"pair_{place}"), runs.c.key != value(f"key_{place}"))
-        query = query.where(sa.or_(runs.c.trigger.is_(None), other))
+        if count:
+            names = [f"{column.name}_{place}" for place in range(count)]
+            query = query.where(sa.or_(column.is_(None), column.not_in([value(name) for name in names])))
+    for number, count in enumerate(keys):
+        names = [f"key_{number}_{place}" for place in range(count)]
+        free = sa.or_(runs.c.trigger.is_(None), runs.c.trigger != value(f"of_{number}"))
+        query = query.where(sa.or_(free, runs.c.key.is_(None), runs.c.key.not_in([value(name) for name in names])))
     query = query.where(_first_of_its_key()).order_by(runs.c.rank, runs.c.seq).limit(1)
     return Statement(lambda _: query)
 
