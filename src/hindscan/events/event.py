@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 #: A decoded JSON value.
-JSON: TypeAlias = "dict[str, Any] | list[Any] | str | int | float | bool | None"
+JSON: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
 
 #: The attributes the specification defines, in the order in which they are written.
 CORE_ATTRIBUTES: Final = ("specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema")

@@ -9,19 +9,16 @@ Times are microseconds since the epoch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import msgspec
 
 from hindscan import times
 from hindscan.errors import InvalidEvent
+from hindscan.events.event import Event
 from hindscan.events.wire import parse_kafka
 from hindscan.events.wrapping import RecordPlace
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from hindscan.events.event import Event
 
 __all__ = ["Received", "Unread", "Wrapped", "received_from_kafka", "received_over_http"]
 

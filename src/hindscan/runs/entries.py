@@ -9,15 +9,14 @@ Values only, made for every event of a storm: that is why they are structs witho
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
-if TYPE_CHECKING:
-    from hindscan.events.event import Event
-    from hindscan.history.snapshot import Position
-    from hindscan.runs.run import RunRequest
-    from hindscan.runs.waiting import Quiet
+from hindscan.events.event import Event
+from hindscan.history.snapshot import Position
+from hindscan.runs.run import RunRequest
+from hindscan.runs.waiting import Quiet
 
 __all__ = ["Decision", "Entry", "Outcome", "Recorded", "Unreadable"]
 
