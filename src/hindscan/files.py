@@ -378,7 +378,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def _atomically(at: Place, *, durable: bool = True) -> Iterator[io.BufferedWriter | pa.NativeFile]:
+def _atomically(at: Place, *, durable: bool = True, named: bool = True) -> Iterator[io.BufferedWriter | pa.NativeFile]:
     if not at.is_local:
         buffer = pa.BufferOutputStream()
         yield buffer
@@ -390,7 +390,7 @@ def _atomically(at: Place, *, durable: bool = True) -> Iterator[io.BufferedWrite
     # Strings: for a small file a few Paths would cost more than the writing.
     folder = posixpath.dirname(at.path) or "."
     half = f"{folder}/.{at.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    created = _created(half, folder, durable=durable)
+    created = _created(half, folder, durable=durable and named)
     try:
         with created:
             yield created
@@ -401,7 +401,7 @@ def _atomically(at: Place, *, durable: bool = True) -> Iterator[io.BufferedWrite
     except BaseException:
         Path(half).unlink(missing_ok=True)
         raise
-    if durable:
+    if durable and named:
         sync_folder(folder)
 
 
@@ -423,9 +423,15 @@ def _make_folder(folder: Path, *, durable: bool) -> None:
             sync_folder(folder.parent)
 
 
-def write_atomic(where: Place | str | os.PathLike[str], content: bytes | str) -> None:
-    """Write a whole file; folders are made. Text is written as UTF-8."""
-    with _atomically(place(where)) as stream:
+def write_atomic(where: Place | str | os.PathLike[str], content: bytes | str, *, named: bool = True) -> None:
+    """Write a whole file; folders are made. Text is written as UTF-8.
+
+    Parameters
+    ----------
+    named : bool
+        False: its content is flushed, its name is when the caller flushes the folder (`sync_folder`), once for several files.
+    """
+    with _atomically(place(where), named=named) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
@@ -463,10 +469,10 @@ def write_table_atomic(
 
 
 def write_parquet_atomic(
-    where: Place | str | os.PathLike[str], table: pa.Table, *, row_group_rows: int = 1_000_000
+    where: Place | str | os.PathLike[str], table: pa.Table, *, row_group_rows: int = 1_000_000, named: bool = True
 ) -> None:
-    """Write a table as Parquet with page checksums, without which a flipped byte is read as data."""
-    write_parquet_stream(where, table.schema, [table], row_group_rows=row_group_rows)
+    """Write a table as Parquet with page checksums, without which a flipped byte is read as data; `named` as in `write_atomic`."""
+    write_parquet_stream(where, table.schema, [table], row_group_rows=row_group_rows, named=named)
 
 
 def write_parquet_stream(
@@ -475,12 +481,13 @@ def write_parquet_stream(
     tables: Iterable[pa.Table],
     *,
     row_group_rows: int = 1_000_000,
+    named: bool = True,
 ) -> None:
     """Write tables one after another as one Parquet file, as `write_parquet_atomic`; what is held is one row group, and each begins with a table."""
     import pyarrow.parquet as pq
 
     with (
-        _atomically(place(where)) as stream,
+        _atomically(place(where), named=named) as stream,
         pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True, store_schema=True) as writer,
     ):
         held: list[pa.Table] = []

@@ -16,11 +16,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from hindscan import faults
 from hindscan.errors import ConfigError, EventError, HindscanError, NotFound
@@ -83,6 +83,8 @@ class Intake:
             )
         self._project, self._store = project, store
         self._specs = specs
+        #: By job: its parameters that have a default.
+        self._optional = {name: [p.name for p in spec.parameters if not p.required] for name, spec in specs.items()}
         self._tries = Tries(store)
         self._by_source: dict[Source, list[Trigger]] = {}
         for trigger in triggers.values():
@@ -108,7 +110,6 @@ class Intake:
         """
         places = [_place(one) for one in batch]
         recorded: list[Recorded] = []
-        groups = []
         for group in self._tries.groups(places):
             faults.point("intake.received")
             part = batch[group.first : group.last]
@@ -117,13 +118,12 @@ class Intake:
             else:
                 read = [each for one in part for each in (one.read() if isinstance(one, Unread) else [one])]
                 entries = [self._entry(each, starts or {}) for each in read]
-            recorded += record(self._store, entries)
-            groups.append(group)
+            recorded += record(
+                self._store, entries, settled=[] if group.poison else _unordered(places[group.first : group.last])
+            )
         faults.point("intake.recorded")
         for one in recorded:
             _log_quarantined(one)
-        if any(place is not None and place[0].startswith(_NO_ORDER) for place in places):
-            self._tries.settle(places, groups)
         return recorded
 
     def spec(self, job: str) -> JobSpec:
@@ -214,7 +214,7 @@ class Intake:
 
     def _decision(self, trigger: Trigger, received: Received, event: Event, position: Position | None) -> Decision:
         spec = self._specs[trigger.job]
-        decided = decide(trigger, event, [parameter.name for parameter in spec.parameters if not parameter.required])
+        decided = decide(trigger, event, self._optional[trigger.job])
         if decided.outcome != "matched":
             return Decision(trigger=trigger.name, outcome=decided.outcome, reason=decided.reason)
         fault = chain_fault(event.extensions, self._project.serve.chain_depth)
@@ -298,6 +298,11 @@ def _place(received: Received | Unread) -> Place:
     # A digest: what waits here is not to be read by people, and a forgotten event must not be found here.
     identity = hashlib.sha256(msgspec.json.encode(received.event.identity)).hexdigest()
     return f"{_NO_ORDER}{identity}", 0
+
+
+def _unordered(places: Sequence[Place]) -> list[str]:
+    """Give the lanes that are settled with what stands in them. What was set aside keeps its mark."""
+    return [place[0] for place in places if place is not None and place[0].startswith(_NO_ORDER)]
 
 
 def _unreadable(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from hindscan.errors import DataLost, Fenced, ReadIncomplete, SourceMissing
@@ -49,8 +49,7 @@ _REFUSED = frozenset({*FORBIDDEN, "SASL_AUTHENTICATION_FAILED", "_AUTHENTICATION
 _IDLE_SECONDS: Final = 30.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heard:
+class Heard(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One record as a listener gets it."""
 
     topic: str

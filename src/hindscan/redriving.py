@@ -11,10 +11,10 @@ is read again by the present rules, and recorded from its own place. The event i
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from hindscan.errors import Conflict, Gone, NotFound
 from hindscan.events.received import Received, received_from_kafka

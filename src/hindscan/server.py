@@ -22,6 +22,9 @@ from hindscan.logs import start_logging
 
 if TYPE_CHECKING:
     from hindscan.config import Project
+    from hindscan.web.desk import Desk
+    from hindscan.web.guard import Application
+    from hindscan.web.webhook import Webhooks
     from hindscan.workshop import Workshop
 
 __all__ = ["run_server"]
@@ -76,16 +79,19 @@ def _serve(workshop: Workshop, listening: socket.socket, *, as_json: bool) -> No
     import uvicorn
 
     from hindscan.dispatcher import Dispatcher
-    from hindscan.web.api import build_api
+    from hindscan.web.front import Front
+    from hindscan.web.guard import Guard
     from hindscan.web.protocol import HEAD_BYTES, Protocol
 
+    webhooks = workshop.project.serve.webhooks
     with Dispatcher(workshop) as dispatcher:
+        front = Front(dispatcher.desk, webhooks, lambda: _api(dispatcher.desk, webhooks))
         address = f"http://{listening.getsockname()[0]}:{listening.getsockname()[1]}"
         line = msgspec.json.encode({"listening": address}).decode() if as_json else f"listening on {address}"
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
         config = uvicorn.Config(
-            build_api(dispatcher.desk, __version__, workshop.project.serve.webhooks),
+            Guard(front),
             http=Protocol,
             h11_max_incomplete_event_size=HEAD_BYTES,
             ws="none",
@@ -95,6 +101,12 @@ def _serve(workshop: Workshop, listening: socket.socket, *, as_json: bool) -> No
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _api(desk: Desk, webhooks: Webhooks) -> Application:
+    from hindscan.web.api import build_api
+
+    return build_api(desk, __version__, webhooks)
 
 
 def _bound(host: str, port: int) -> socket.socket:

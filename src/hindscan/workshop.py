@@ -11,8 +11,10 @@ in a child process where `serve` must never run user code (promise 12). Executor
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, Self
 
@@ -36,6 +38,8 @@ __all__ = ["Workshop", "kind_of_executor", "open_workshop"]
 SMALL_BYTES: Final = 512 * 2**20
 #: The same for records of a topic: decoding holds the interpreter's lock, so threads do not help it.
 SMALL_RECORDS: Final = 400_000
+#: How long it is believed what slices of a job took: they are looked up in results, which takes longer than the plan of a small run.
+PACE_SECONDS: Final = 10.0
 
 
 def kind_of_executor(compute: ComputeSettings, prepared: Prepared) -> str:
@@ -65,6 +69,7 @@ class Workshop:
         self._registered: Registered | None = None
         self._lock = threading.Lock()
         self._idle: dict[tuple[str, int], list[Executor]] = {}
+        self._paces: dict[str, tuple[float, dict[str, Pace]]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -127,7 +132,10 @@ class Workshop:
         """Tell what slices of a job took in its last runs, by step."""
         from hindscan.runs.paces import learnt_paces
 
-        return learnt_paces(self.store, self.project.root, job)
+        learnt = self._paces.get(job)
+        if learnt is None or time.monotonic() - learnt[0] > PACE_SECONDS:
+            learnt = self._paces[job] = (time.monotonic(), learnt_paces(self.store, self.project.root, job))
+        return copy.deepcopy(learnt[1])  # each run goes on learning for itself
 
     def warm(self, kind: str, workers: int) -> None:
         """Start an executor before it is asked for: it imports while the caller still plans."""

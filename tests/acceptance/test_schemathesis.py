@@ -22,7 +22,7 @@ CHOSEN = [check for check in CHECKS.get_all() if check.__name__ != "positive_dat
 
 
 #: As the server gives it at /openapi.json; building it asks no desk.
-schema = schemathesis.openapi.from_dict(build_api(cast(Desk, None), "0")._app.openapi())
+schema = schemathesis.openapi.from_dict(build_api(cast(Desk, None), "0").openapi())
 
 
 @pytest.fixture(scope="module")

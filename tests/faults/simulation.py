@@ -37,6 +37,13 @@ DEATHS = (
 )  # fmt: skip
 
 
+STORED = store.Statement(
+    lambda _: sa.select(schema.positions.c.next_offset).where(
+        schema.positions.c.topic_id == sa.bindparam("of"), schema.positions.c.partition == sa.bindparam("at")
+    )
+)
+
+
 class Death(BaseException):
     """A power cut, as far as one dispatcher is concerned."""
 
@@ -319,12 +326,8 @@ class Schedule:
         return one
 
     def _stored(self, partition: int) -> int:
-        table = schema.positions
         with self.store.read() as connection:
-            found = connection.execute(
-                sa.select(table.c.next_offset).where(table.c.topic_id == self.topic_id, table.c.partition == partition)
-            ).scalars()
-            return min(map(int, found))
+            return min(offset for (offset,) in STORED.rows(connection, of=self.topic_id, at=partition))
 
     def _runs(self) -> list[Any]:
         with self.store.read() as connection:

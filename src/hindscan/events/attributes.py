@@ -147,4 +147,4 @@ def _before_leap(time: datetime, text: str) -> datetime:
 
 def format_time(time: datetime) -> str:
     """Write an aware time as RFC 3339 in UTC, with as many digits as it has."""
-    return f"{time.astimezone(UTC).replace(tzinfo=None).isoformat()}Z"
+    return f"{(time if time.tzinfo is UTC else time.astimezone(UTC)).isoformat()[:-6]}Z"

@@ -9,18 +9,16 @@ Times are microseconds since the epoch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import msgspec
 
 from hindscan import times
 from hindscan.errors import InvalidEvent
+from hindscan.events.event import Event
 from hindscan.events.wire import parse_kafka
 from hindscan.events.wrapping import RecordPlace
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from hindscan.events.event import Event
 
 __all__ = ["Received", "Unread", "Wrapped", "received_from_kafka", "received_over_http"]
 
@@ -28,8 +26,7 @@ __all__ = ["Received", "Unread", "Wrapped", "received_from_kafka", "received_ove
 Wrapped: TypeAlias = "Callable[[bytes | None, RecordPlace | None], list[Event]]"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One thing received: an event, or what is wrong with it.
 
     Parameters
@@ -88,8 +85,7 @@ class Received:
         return self.received_at if self.record_time is None else self.record_time
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unread:
+class Unread(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A record as it came, not looked at yet; fields as in `Received`."""
 
     way: str = "kafka"

@@ -67,7 +67,8 @@ def parse_json(body: bytes) -> object:
         # networked-transmitted JSON text."
         raise ValueError("it begins with a byte order mark")
     try:
-        return _READER.decode(text)
+        # A document that is shorter than the longest number has none that is longer.
+        return (_READER if len(text) > _MAX_DIGITS else _SHORT_READER).decode(text)
     except json.JSONDecodeError as fault:
         raise ValueError(f"it is not JSON: {fault.msg}, line {fault.lineno} column {fault.colno}") from fault
     except RecursionError as fault:
@@ -161,4 +162,5 @@ def _refused(name: str) -> NoReturn:
 _READER: Final = json.JSONDecoder(
     object_pairs_hook=_unique, parse_float=_finite, parse_int=_whole, parse_constant=_refused
 )
+_SHORT_READER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refused)
 _WRITER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

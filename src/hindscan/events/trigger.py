@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from hindscan.errors import EventError, MappingError
 from hindscan.events.filters import Filter
 from hindscan.events.path import Path
@@ -144,8 +146,7 @@ class Trigger:
         return source in self.sources
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one trigger makes of one event.
 
     Parameters
@@ -166,7 +167,7 @@ class Decision:
     outcome: Outcome
     reason: str = ""
     error: str = ""
-    parameters: Mapping[str, object] = field(default_factory=dict)
+    parameters: Mapping[str, object] = {}
 
 
 def decide(trigger: Trigger, event: Event, optional: Collection[str] = ()) -> Decision:

@@ -10,7 +10,7 @@ keeps the bundle; it is opened by workers (promise 12).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from hindscan.errors import NotFound
 from hindscan.jobs.job import Code, JobSpec
 from hindscan.runs import schema
-from hindscan.runs.store import insert_new
+from hindscan.runs.store import Statement, insert_new
 
 if TYPE_CHECKING:
     from hindscan.runs.store import Store
@@ -27,6 +27,11 @@ __all__ = ["load_code", "save_code"]
 
 _spec = msgspec.json.Decoder(JobSpec)
 _code = msgspec.msgpack.Decoder(Code)
+_STORED: Final = Statement(
+    lambda _: sa.select(schema.codes.c.spec, schema.codes.c.code).where(
+        schema.codes.c.digest == sa.bindparam("of"), schema.codes.c.job == sa.bindparam("named")
+    )
+)
 
 
 def save_code(store: Store, spec: JobSpec, code: Code) -> str:
@@ -60,10 +65,8 @@ def load_code(store: Store, digest: str, job: str) -> tuple[JobSpec, Code]:
     hindscan.errors.NotFound
         There is no such bundle.
     """
-    table = schema.codes
-    query = sa.select(table.c.spec, table.c.code).where(table.c.digest == digest, table.c.job == job)
     with store.read() as connection:
-        row = connection.execute(query).first()
+        row = _STORED.first(connection, of=digest, named=job)
     if row is None:
         raise NotFound(
             f"While loading the code of job {job!r}: a bundle with digest {digest} must be in the store; there is none. "

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from hindscan.errors import Conflict
 from hindscan.runs import register, schema
 from hindscan.runs.run import Run, RunRequest
-from hindscan.runs.store import keys_in_parts
+from hindscan.runs.store import Statement, keys_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,8 +61,7 @@ def forgotten_identity(source: str, identity: str) -> tuple[str, str]:
 def forgotten_among(connection: sa.Connection, identities: Iterable[_Identity]) -> dict[_Identity, _Identity]:
     """Give those of some identities that were forgotten, with what they are known by."""
     columns = (schema.events.c.source, schema.events.c.id)
-    of_any = sa.select(columns[0]).where(columns[0] == FORGOTTEN_SOURCE).limit(1)
-    if connection.execute(of_any).first() is None:
+    if _ANY.first(connection) is None:
         return {}
     digests = {forgotten_identity(*identity): identity for identity in identities}
     found: dict[_Identity, _Identity] = {}
@@ -70,6 +69,11 @@ def forgotten_among(connection: sa.Connection, identities: Iterable[_Identity]) 
         there = connection.execute(sa.select(*columns).where(sa.tuple_(*columns).in_(part)))
         found |= {digests[source, digest]: (source, digest) for source, digest in there}
     return found
+
+
+_ANY: Final = Statement(
+    lambda _: sa.select(schema.events.c.source).where(schema.events.c.source == FORGOTTEN_SOURCE).limit(1)
+)
 
 
 def concerned(store: Store, subject: str) -> Concerned:

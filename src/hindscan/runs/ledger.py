@@ -19,128 +19,35 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from hindscan import times
 from hindscan.errors import StoreError
-from hindscan.events.event import Event, data_bytes, data_digest
+from hindscan.events.event import data_bytes, data_digest
 from hindscan.faults import point
 from hindscan.runs import positions, schema
+from hindscan.runs.decisions import Stored, find, look_up, write_decisions
+from hindscan.runs.entries import Decision, Entry, Outcome, Recorded, Unreadable
 from hindscan.runs.forgotten import forgotten_among
-from hindscan.runs.opening import new_run_id, run_row
-from hindscan.runs.run import RunRequest
 from hindscan.runs.store import blames_a_row, insert_many, keys_in_parts
-from hindscan.runs.waiting import Coming, Quiet, enqueue
+from hindscan.runs.tries import settle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from hindscan.history.snapshot import Position
     from hindscan.runs.store import Store
 
 __all__ = ["Decision", "Entry", "Outcome", "Recorded", "Unreadable", "record"]
 
-Outcome = Literal["matched", "unmatched", "quarantined"]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """What one trigger made of one event.
-
-    Raises
-    ------
-    ValueError
-        A match without a request, or a request without a match.
-    """
-
-    trigger: str
-    outcome: Outcome
-    #: Why not, or what failed; empty for a match.
-    reason: str = ""
-    #: What to run; only for a match.
-    request: RunRequest | None = None
-    #: Code bundle the run is opened with.
-    code: str = ""
-    #: Runs with one key go one after another.
-    order_key: str | None = None
-    #: The run starts no earlier than this.
-    not_before: int = 0
-    #: Of a replay: the run of the original, and the digest of the snapshot it is to read; None: it pins its own.
-    parent: str | None = None
-    snapshot: str | None = None
-    #: While the run is failed no later run of its order key starts.
-    blocks: bool = False
-    #: What runs of the trigger are counted, replaced and gathered by.
-    key: str | None = None
-    #: The run takes the place of those of its key that wait.
-    supersede: bool = False
-    #: The event shares the run of its key that waits for quiet, or opens one that does.
-    quiet: Quiet | None = None
-
-    def __post_init__(self) -> None:
-        if (self.outcome == "matched") != (self.request is not None):
-            raise ValueError(f"a decision has a request if and only if it is matched; found {self.outcome}")
-        if (self.supersede or self.quiet is not None) and self.key is None:
-            raise ValueError("a run that takes the place of others, or is shared, needs the key it does so by")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """One event with all that was decided about it."""
-
-    event: Event
-    #: "kafka", "http", "schedule", "files".
-    way: str
-    decisions: tuple[Decision, ...] = ()
-    #: Where it stands in its topic, if it came from one.
-    position: Position | None = None
-    #: Time of its record in the topic.
-    record_time: int | None = None
-    #: When it was received; None: now.
-    received_at: int | None = None
-    #: Row of the quarantine that it was read from, which it takes the place of.
-    resolves: int | None = None
-    #: It comes out of the past: its triggers stand where they stand.
-    past: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unreadable:
-    """Something received that is no event: its bytes, and why not."""
-
-    reason: str
-    #: Name of the class in `hindscan.errors`.
-    error: str
-    way: str
-    body: bytes | None = None
-    headers: tuple[tuple[str, bytes | None], ...] = ()
-    key: bytes | None = None
-    position: Position | None = None
-    #: Time of its record in the topic.
-    record_time: int | None = None
-    received_at: int | None = None
-    #: The triggers that listen where it came from: they have now gone past it.
-    triggers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recorded:
-    """What became of one entry. The mappings go from the trigger's name to its run, or to the reason."""
-
-    identity: tuple[str, str] | None
-    opened: dict[str, str] = field(default_factory=dict)
-    existing: dict[str, str] = field(default_factory=dict)
-    #: The name is empty where the event as a whole is in quarantine.
-    quarantined: dict[str, str] = field(default_factory=dict)
-    #: Another body came under this identity before; that one counts.
-    conflict: bool = False
-
-
-def record(store: Store, batch: Sequence[Entry | Unreadable], *, redrive: bool = False) -> list[Recorded]:
+def record(
+    store: Store, batch: Sequence[Entry | Unreadable], *, redrive: bool = False, settled: Collection[str] = ()
+) -> list[Recorded]:
     """Record what was received, each once, in the order given; in one transaction unless a row is refused.
 
     Parameters
@@ -149,6 +56,8 @@ def record(store: Store, batch: Sequence[Entry | Unreadable], *, redrive: bool =
         The entries of one partition in the order of their offsets.
     redrive : bool
         The events are recorded; of their decisions those that are in quarantine give way to these, and nothing else is written.
+    settled : collection of str
+        Lanes whose marks (`runs.tries`) are taken back when all of it is recorded.
 
     Returns
     -------
@@ -163,19 +72,20 @@ def record(store: Store, batch: Sequence[Entry | Unreadable], *, redrive: bool =
     if not batch:
         return []
     try:
-        recorded = _write(store, batch, redrive)
+        recorded = _write(store, batch, redrive, settled)
     except Exception as fault:
         if not blames_a_row(fault):
             raise
         if len(batch) > 1:
             middle = len(batch) // 2
-            return record(store, batch[:middle], redrive=redrive) + record(store, batch[middle:], redrive=redrive)
-        recorded = [_set_apart(store, batch[0], fault)]
+            first = record(store, batch[:middle], redrive=redrive)
+            return first + record(store, batch[middle:], redrive=redrive, settled=settled)
+        recorded = [_set_apart(store, batch[0], fault, settled)]
     point("ledger.recorded")
     return recorded
 
 
-def _set_apart(store: Store, entry: Entry | Unreadable, fault: Exception) -> Recorded:
+def _set_apart(store: Store, entry: Entry | Unreadable, fault: Exception, settled: Collection[str]) -> Recorded:
     """Keep the entry that the database refuses: the event with its decisions in quarantine, else its bytes, else what can be said of it."""
     cause = getattr(fault, "orig", None) or fault
     reason = (
@@ -218,14 +128,16 @@ def _set_apart(store: Store, entry: Entry | Unreadable, fault: Exception) -> Rec
     ]
     for attempt in tries[:-1]:
         try:
-            return _write(store, [attempt], False)[0]
+            return _write(store, [attempt], False, settled)[0]
         except Exception as again:
             if not blames_a_row(again):
                 raise
-    return _write(store, tries[-1:], False)[0]
+    return _write(store, tries[-1:], False, settled)[0]
 
 
-def _write(store: Store, batch: Sequence[Entry | Unreadable], redrive: bool) -> list[Recorded]:
+def _write(
+    store: Store, batch: Sequence[Entry | Unreadable], redrive: bool, settled: Collection[str]
+) -> list[Recorded]:
     now = store.now()
     entries = [entry for entry in batch if isinstance(entry, Entry)]
     digests = {id(entry): data_digest(entry.event) for entry in entries}
@@ -237,12 +149,13 @@ def _write(store: Store, batch: Sequence[Entry | Unreadable], redrive: bool) -> 
         new = [entry for entry in known if entry.past or not redrive]  # what is driven again is recorded already
         in_conflict = _write_events(connection, new, digests, now) if new else set()
         kept = [entry for entry in known if id(entry) not in in_conflict]
-        stored = _write_decisions(connection, kept, now, redrive)
+        stored = write_decisions(connection, kept, now, redrive)
         _recall(connection, entries, forgotten, stored)
-        _look_up(connection, [entry for entry in entries if id(entry) in in_conflict], stored)
+        look_up(connection, [entry for entry in entries if id(entry) in in_conflict], stored)
         _write_quarantine(connection, batch, in_conflict, digests, now)
         if not redrive:
             positions.advance(connection, _passed(batch), now)
+        settle(connection, settled)
         point("ledger.writing")
     return [_recorded(entry, stored, in_conflict) for entry in batch]
 
@@ -258,17 +171,17 @@ def _recall(
     connection: sa.Connection,
     entries: Sequence[Entry],
     forgotten: dict[tuple[str, str], tuple[str, str]],
-    stored: _Stored,
+    stored: Stored,
 ) -> None:
     """Find the runs of forgotten events; a trigger that had not decided about one never will."""
-    wanted: _Stored = {
+    wanted: Stored = {
         (decision.trigger, *forgotten[entry.event.identity]): ("unmatched", "", None, False)
         for entry in entries
         if entry.event.identity in forgotten
         for decision in entry.decisions
     }
     if wanted:
-        _find(connection, wanted)
+        find(connection, wanted)
     for identity, (empty, digest) in forgotten.items():
         stored |= {
             (trigger, *identity): found
@@ -303,16 +216,13 @@ def _write_events(connection: sa.Connection, entries: Sequence[Entry], digests: 
 
 def _event_row(entry: Entry, digest: str, now: int) -> dict[str, object]:
     event = entry.event
-    attributes = event.to_json()
-    attributes.pop("data", None)
-    attributes.pop("data_base64", None)
     return {
         "source": event.source,
         "id": event.id,
         "type": event.type,
         "subject": event.subject,
         "time": None if event.time is None else times.from_datetime(event.time),
-        "attributes": msgspec.json.encode(attributes).decode(),
+        "attributes": msgspec.json.encode(event.context()).decode(),
         "data": data_bytes(event),
         "data_digest": digest,
         "received_at": now if entry.received_at is None else entry.received_at,
@@ -322,124 +232,19 @@ def _event_row(entry: Entry, digest: str, now: int) -> dict[str, object]:
     }
 
 
-def _place(position: Position | None) -> dict[str, object]:
-    names = ("cluster", "topic", "topic_id", "partition", "offset")
-    return {name: None if position is None else getattr(position, name) for name in names}
+_NOWHERE: Final[Mapping[str, object]] = dict.fromkeys(("cluster", "topic", "topic_id", "partition", "offset"))
 
 
-_Key = tuple[str, str, str]
-#: What the store has decided, by (trigger, source, id): outcome, reason, run, and whether this transaction wrote it.
-_Stored = dict[_Key, tuple[str, str, str | None, bool]]
-
-
-def _write_decisions(connection: sa.Connection, entries: Sequence[Entry], now: int, redrive: bool) -> _Stored:
-    decisions: dict[_Key, Decision] = {}
-    rows: list[dict[str, object]] = []
-    stored: _Stored = {}
-    for entry in entries:
-        source, identity = entry.event.identity
-        for decision in entry.decisions:
-            key = (decision.trigger, source, identity)
-            if key in decisions:
-                continue
-            decisions[key] = decision
-            run = None if decision.request is None else new_run_id(now)
-            rows.append(_decision_row(key, decision, run, now))
-            stored[key] = (decision.outcome, decision.reason, run, True)
-    if insert_many(connection, schema.decisions, rows) != len(rows):
-        proposed = dict(stored)
-        _find(connection, stored)
-        for key, (outcome, reason, run, _) in stored.items():
-            # A run's id was made here: whose it is, wrote the decision. Without a run nobody needs to know.
-            stored[key] = (outcome, reason, run, run is not None and run == proposed[key][2])
-            if redrive and outcome == "quarantined":
-                _replace_decision(connection, key, decisions[key], proposed[key][2], now)
-                stored[key] = proposed[key]
-    coming = [
-        _coming(key, decisions[key], run, now) for key, (_, _, run, mine) in stored.items() if mine and run is not None
-    ]
-    joined = enqueue(connection, coming, now)
-    if joined:
-        _share(connection, stored, joined)
-    return stored
-
-
-def _coming(key: _Key, decision: Decision, run: str, now: int) -> Coming:
-    row = run_row(
-        run=run,
-        request=decision.request,
-        now=now,
-        code=decision.code,
-        trigger=key[0],
-        event=key[1:],
-        order_key=decision.order_key,
-        not_before=decision.not_before,
-        parent=decision.parent,
-        requested_by=f"trigger:{key[0]}",
-        blocks=decision.blocks,
-        key=decision.key,
-    )
-    return Coming(row=row | {"snapshot": decision.snapshot}, supersede=decision.supersede, quiet=decision.quiet)
-
-
-def _share(connection: sa.Connection, stored: _Stored, joined: dict[str, str]) -> None:
-    """Let the decisions of events that share a run name that one."""
-    table = schema.decisions
-    for key, (outcome, reason, run, _) in stored.items():
-        if run in joined:
-            connection.execute(
-                sa.update(table)
-                .where(table.c.trigger == key[0], table.c.source == key[1], table.c.id == key[2])
-                .values(run=joined[run])
-            )
-            stored[key] = (outcome, reason, joined[run], False)
-
-
-def _decision_row(key: _Key, decision: Decision, run: str | None, now: int) -> dict[str, object]:
-    parameters = None if decision.request is None else msgspec.json.encode(decision.request.parameters).decode()
+def _place(at: Position | None) -> Mapping[str, object]:
+    if at is None:
+        return _NOWHERE
     return {
-        "trigger": key[0],
-        "source": key[1],
-        "id": key[2],
-        "outcome": decision.outcome,
-        "reason": decision.reason,
-        "parameters": parameters,
-        "run": run,
-        "snapshot": decision.snapshot,
-        "decided_at": now,
+        "cluster": at.cluster,
+        "topic": at.topic,
+        "topic_id": at.topic_id,
+        "partition": at.partition,
+        "offset": at.offset,
     }
-
-
-def _replace_decision(connection: sa.Connection, key: _Key, decision: Decision, run: str | None, now: int) -> None:
-    table = schema.decisions
-    connection.execute(
-        sa.update(table)
-        .where(table.c.trigger == key[0], table.c.source == key[1], table.c.id == key[2])
-        .values(_decision_row(key, decision, run, now))
-    )
-
-
-def _find(connection: sa.Connection, stored: _Stored) -> None:
-    """Put in what the store has decided about these keys."""
-    table = schema.decisions
-    columns = (table.c.source, table.c.id, table.c.trigger)
-    for part in keys_in_parts((source, identity, trigger) for trigger, source, identity in list(stored)):
-        query = sa.select(*columns, table.c.outcome, table.c.reason, table.c.run).where(sa.tuple_(*columns).in_(part))
-        for source, identity, trigger, outcome, reason, run in connection.execute(query):
-            stored[trigger, source, identity] = (outcome, reason, run, False)
-
-
-def _look_up(connection: sa.Connection, entries: Sequence[Entry], stored: _Stored) -> None:
-    """Find what was decided about events whose first body counts; this body decides nothing."""
-    wanted: _Stored = {}
-    for entry in entries:
-        for decision in entry.decisions:
-            key = (decision.trigger, *entry.event.identity)
-            if key not in stored:
-                wanted[key] = ("unmatched", "", None, False)
-    if wanted:
-        _find(connection, wanted)
-        stored |= wanted
 
 
 def _write_quarantine(
@@ -509,7 +314,7 @@ def _passed(batch: Sequence[Entry | Unreadable]) -> list[tuple[str, Position]]:
     return passed
 
 
-def _recorded(entry: Entry | Unreadable, stored: _Stored, in_conflict: set[int]) -> Recorded:
+def _recorded(entry: Entry | Unreadable, stored: Stored, in_conflict: set[int]) -> Recorded:
     if isinstance(entry, Unreadable):
         return Recorded(identity=None, quarantined={"": entry.reason})
     opened: dict[str, str] = {}

@@ -39,8 +39,8 @@ class Logged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def log_facts(store: Store, observed: Sequence[Fact]) -> None:
-    """Write facts in the order given, in one transaction."""
-    with store.write() as connection:
+    """Write facts in the order given, in one transaction; a loss of power may take the last ones."""
+    with store.write(durable=False) as connection:
         write_facts(connection, observed, store.now())
 
 

@@ -185,10 +185,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
+def _own_version() -> str:
+    # It is read from a file each time that it is asked for.
+    return metadata.version("hindscan")
+
+
 def with_versions(manifest: Manifest) -> Manifest:
     """Fill in the versions of hindscan, Python and libraries in this process."""
     python = ".".join(map(str, sys.version_info[:3]))
-    return msgspec.structs.replace(manifest, hindscan=metadata.version("hindscan"), python=python, versions=versions())
+    return msgspec.structs.replace(manifest, hindscan=_own_version(), python=python, versions=versions())
 
 
 def redacted(manifest: Manifest) -> Manifest:

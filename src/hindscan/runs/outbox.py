@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from hindscan import times
 from hindscan.events.chain import chain_of
 from hindscan.runs import schema
-from hindscan.runs.store import insert_many
+from hindscan.runs.store import Statement, insert_many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +97,9 @@ def declare(store: Store, sources: Mapping[str, str]) -> None:
         connection.execute(sa.delete(table).where(table.c.name.not_in(sorted(sources))))
 
 
+_OUTLETS: Final = Statement(lambda _: sa.select(schema.outlets.c.name, schema.outlets.c.source))
+
+
 def announce(connection: sa.Connection, run: Run, now: int, summary: Mapping[str, Any] | None = None) -> None:
     """Write the event of a run's move for every outlet, inside the transaction that makes the move.
 
@@ -109,7 +112,7 @@ def announce(connection: sa.Connection, run: Run, now: int, summary: Mapping[str
     """
     if run.state not in TYPES:
         return
-    outlets = connection.execute(sa.select(schema.outlets.c.name, schema.outlets.c.source)).all()
+    outlets = _OUTLETS.rows(connection)
     if not outlets:
         return
     body = _body(connection, run, now, summary) | {"id": secrets.token_hex(16)}

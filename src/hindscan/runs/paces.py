@@ -12,8 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import sqlalchemy as sa
+
 from hindscan.plans.pace import Pace, weight
-from hindscan.runs import register
+from hindscan.runs import schema
+from hindscan.runs.store import Statement
 
 if TYPE_CHECKING:
     from hindscan.runs.store import Store
@@ -38,11 +41,23 @@ def learnt_paces(store: Store, root: Path, job: str) -> dict[str, Pace]:
     dict
         By step; empty where no run computed anything lately.
     """
-    for run in register.list_runs(store, job=job, state="succeeded", limit=RUNS_MOST):
-        found = _paces_of(root / run.result / "snapshot.parquet") if run.result else {}
+    with store.read() as connection:
+        results = _LAST_RESULTS.rows(connection, of=job)
+    for (result,) in results:
+        found = _paces_of(root / result / "snapshot.parquet") if result else {}
         if found:
             return found
     return {}
+
+
+_LAST_RESULTS: Final = Statement(
+    lambda _: (
+        sa.select(schema.runs.c.result)
+        .where(schema.runs.c.job == sa.bindparam("of"), schema.runs.c.state == "succeeded")
+        .order_by(schema.runs.c.seq.desc())
+        .limit(RUNS_MOST)
+    )
+)
 
 
 def _paces_of(file: Path) -> dict[str, Pace]:

@@ -10,13 +10,13 @@ never ahead. A new trigger's start is resolved once and stored; whoever comes se
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from hindscan.runs import schema
-from hindscan.runs.store import insert_many, insert_of
+from hindscan.runs.store import Statement, insert_many, insert_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,7 +45,10 @@ def start_at(store: Store, starts: Sequence[Place]) -> list[Place]:
     now = store.now()
     with store.write(turn="record") as connection:
         insert_many(connection, table, [msgspec.structs.asdict(start) | {"updated_at": now} for start in starts])
-        found = {_key(place): place for place in _places(connection, {start.trigger for start in starts})}
+        found = {
+            _key(place): place
+            for place in _places(connection, {s.trigger for s in starts}, {s.topic_id for s in starts})
+        }
     return [found[_key(start)] for start in starts]
 
 
@@ -78,10 +81,12 @@ def places(store: Store, trigger: str) -> list[Place]:
         return _places(connection, {trigger})
 
 
-def _places(connection: sa.Connection, triggers: Iterable[str]) -> list[Place]:
+def _places(connection: sa.Connection, triggers: Iterable[str], topic_ids: Iterable[str] = ()) -> list[Place]:
     table = schema.positions
     columns = [table.c[name] for name in Place.__struct_fields__]
     query = sa.select(*columns).where(table.c.trigger.in_(sorted(triggers)))
+    if topic_ids:
+        query = query.where(table.c.topic_id.in_(sorted(topic_ids)))
     found = connection.execute(query.order_by(table.c.trigger, table.c.topic, table.c.topic_id, table.c.partition))
     return [Place(**row) for row in found.mappings()]
 
@@ -97,17 +102,23 @@ def advance(connection: sa.Connection, passed: Iterable[tuple[str, Position]], n
         key = (trigger, at.cluster, at.topic, at.topic_id, at.partition)
         low, high = spans.get(key, (at.offset, at.offset))
         spans[key] = (min(low, at.offset), max(high, at.offset))
-    table = schema.positions
-    make = insert_of(connection)
     # One order for all writers: on PostgreSQL two that meet in opposite orders would wait for each other.
     for key, (low, high) in sorted(spans.items()):
-        names = ("trigger", "cluster", "topic", "topic_id", "partition")
-        values: dict[str, Any] = dict(zip(names, key, strict=True))
-        insert = make(table).values(**values, start_offset=low, next_offset=high + 1, updated_at=now)
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=[table.c[name] for name in names],
-                set_={"next_offset": insert.excluded.next_offset, "updated_at": insert.excluded.updated_at},
-                where=table.c.next_offset < insert.excluded.next_offset,
-            )
-        )
+        values: dict[str, Any] = dict(zip(_KEY, key, strict=True))
+        _ADVANCE.run(connection, **values, start_offset=low, next_offset=high + 1, updated_at=now)
+
+
+_KEY: Final = ("trigger", "cluster", "topic", "topic_id", "partition")
+
+
+def _upsert(connection: sa.Connection) -> Any:
+    table = schema.positions
+    insert = insert_of(connection)(table)
+    return insert.on_conflict_do_update(
+        index_elements=[table.c[name] for name in _KEY],
+        set_={"next_offset": insert.excluded.next_offset, "updated_at": insert.excluded.updated_at},
+        where=table.c.next_offset < insert.excluded.next_offset,
+    )
+
+
+_ADVANCE: Final = Statement(_upsert)

@@ -12,6 +12,7 @@ Points of failure: `store.moved` (a run has moved).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ from hindscan.faults import point
 from hindscan.progress import StateChanged
 from hindscan.runs import log, outbox, schema
 from hindscan.runs.run import FINAL, Run, RunRequest, State, check_move
+from hindscan.runs.store import Statement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +48,7 @@ _FIELDS: Final = tuple(
 )
 
 
-def from_row(row: sa.RowMapping) -> Run:
+def from_row(row: Mapping[str, Any] | sa.RowMapping) -> Run:
     """Read a run from its row."""
     return Run(
         **{name: row[name] for name in _FIELDS},
@@ -72,14 +74,32 @@ def refuse_forgotten(run: Run, doing: str) -> None:
         )
 
 
-def _row(connection: sa.Connection, run: str) -> sa.RowMapping:
-    row = connection.execute(sa.select(schema.runs).where(schema.runs.c.id == run)).mappings().first()
-    if row is None:
+def _row(connection: sa.Connection, run: str) -> Mapping[str, Any]:
+    rows = _BY_ID.records(connection, of=run)
+    if not rows:
         raise NotFound(
             f"While looking up a run: its id must be one of the store's; there is no run {run!r}. `hindscan runs` lists them.",
             run=run,
         )
-    return row
+    return rows[0]
+
+
+_BY_ID: Final = Statement(lambda _: sa.select(schema.runs).where(schema.runs.c.id == sa.bindparam("of")))
+_END_LEASE: Final = Statement(lambda _: sa.delete(schema.leases).where(schema.leases.c.run == sa.bindparam("of")))
+
+
+@lru_cache(maxsize=64)
+def _change(columns: tuple[str, ...]) -> Statement:
+    """Write the move that sets these columns, of a run in one state under one claim."""
+    table = schema.runs
+    held = (
+        table.c.id == sa.bindparam("of"),
+        table.c.state == sa.bindparam("before"),
+        table.c.token == sa.bindparam("held"),
+    )
+    return Statement(
+        lambda _: sa.update(table).where(*held).values({name: sa.bindparam(f"new_{name}") for name in columns})
+    )
 
 
 def run_in(connection: sa.Connection, run: str) -> Run:
@@ -219,23 +239,27 @@ def move_in(
     elif state == "running":
         raise Conflict(f"Moving run {run} from {before} to running: only a claim does that. Use leases.claim.", run=run)
     check_move(run, before, state)
-    table = schema.runs
-    changed = connection.execute(
-        sa.update(table)
-        .where(table.c.id == run, table.c.state == before, table.c.token == row["token"])
-        .values(state=state, updated_at=now, **values)
-    )
-    if changed.rowcount != 1:
+    new = {"state": state, "updated_at": now, **values}
+    if (
+        _change(tuple(new)).run(
+            connection,
+            of=run,
+            before=before,
+            held=row["token"],
+            **{f"new_{name}": value for name, value in new.items()},
+        )
+        != 1
+    ):
         raise _fenced(row, state, token)
     if before == "running":
-        connection.execute(sa.delete(schema.leases).where(schema.leases.c.run == run))
+        _END_LEASE.run(connection, of=run)
     log.write_facts(connection, [StateChanged(run=run, state=state, at=now, reason=reason)], now)
     moved = run_in(connection, run)
     outbox.announce(connection, moved, now, summary)
     return moved
 
 
-def _fenced(row: sa.RowMapping, state: State, token: int | None) -> Fenced:
+def _fenced(row: Mapping[str, Any], state: State, token: int | None) -> Fenced:
     run = row["id"]
     return Fenced(
         f"While moving run {run} to {state}: that must be done under the claim that holds it; claim {token} does not, the run is "

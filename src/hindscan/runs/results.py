@@ -268,16 +268,16 @@ def _write(
 ) -> Manifest:
     result = attempt / "result.parquet"
     if isinstance(table, pa.Table):
-        files.write_parquet_atomic(result, table)
+        files.write_parquet_atomic(result, table, named=False)
         digest = table_digest(table)
     else:
-        files.write_parquet_stream(result, table.schema, table.tables())
+        files.write_parquet_stream(result, table.schema, table.tables(), named=False)
         digest = table_digest(files.ParquetColumns(result))
     point("results.table_written")
     pinned = msgspec.json.encode(snapshot, order="deterministic")
-    files.write_parquet_atomic(attempt / "snapshot.parquet", _slice_table(slices, pinned))
+    files.write_parquet_atomic(attempt / "snapshot.parquet", _slice_table(slices, pinned), named=False)
     for name, content in charts.items():
-        files.write_atomic(attempt / name, content)
+        files.write_atomic(attempt / name, content, named=False)
     point("results.snapshot_written")
     complete = msgspec.structs.replace(
         with_versions(manifest),
@@ -292,7 +292,9 @@ def _write(
             columns=tuple(f"{field.name}: {field.type}" for field in table.schema),
         ),
     )
-    files.write_atomic(attempt / "manifest.json", encode_manifest(complete))
+    files.write_atomic(attempt / "manifest.json", encode_manifest(complete), named=False)
+    # Nobody looks into the folder before it is renamed: one flush for the names of all files.
+    files.sync_folder(attempt)
     point("results.manifest_written")
     return complete
 

@@ -1,7 +1,8 @@
 """Snapshots as they were first pinned, for a run and for the trigger and event that opened it.
 
 Keeps promises 1 and 3: the first pin is stored before anything is read, and whoever asks again, a retry, a second owner of the run, a replay of the event,
-gets that one, whatever has arrived meanwhile.
+gets that one, whatever has arrived meanwhile. In a store on this machine a pin is flushed no earlier than the lease before a result is published: until then nobody has
+seen what was read by it.
 
 ::
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -24,7 +25,7 @@ from hindscan.faults import point
 from hindscan.history.snapshot import Snapshot
 from hindscan.runs import schema
 from hindscan.runs.run import FINAL
-from hindscan.runs.store import insert_many
+from hindscan.runs.store import Statement, insert_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,22 @@ if TYPE_CHECKING:
 __all__ = ["load_event_snapshot", "load_snapshot", "save_snapshot", "snapshots_in_use", "write_snapshot"]
 
 _snapshot = msgspec.json.Decoder(Snapshot)
+
+_runs, _decisions, _value = schema.runs.c, schema.decisions.c, sa.bindparam
+_OF_RUN: Final = Statement(
+    lambda _: sa.select(_runs.snapshot, _runs.trigger, _runs.event_source, _runs.event_id).where(
+        _runs.id == _value("of")
+    )
+)
+_FIRST_OF_RUN: Final = Statement(
+    lambda _: sa.update(schema.runs).where(_runs.id == _value("of")).values(snapshot=_value("counts"))
+)
+_same_event = (_decisions.trigger == _value("by"), _decisions.source == _value("of"), _decisions.id == _value("under"))
+_OF_EVENT: Final = Statement(lambda _: sa.select(_decisions.snapshot).where(*_same_event))
+_FIRST_OF_EVENT: Final = Statement(
+    lambda _: sa.update(schema.decisions).where(*_same_event).values(snapshot=_value("counts"))
+)
+_BODY: Final = Statement(lambda _: sa.select(schema.snapshots.c.body).where(schema.snapshots.c.digest == _value("of")))
 
 
 def save_snapshot(store: Store, run: str, snapshot: Snapshot) -> Snapshot:
@@ -46,10 +63,8 @@ def save_snapshot(store: Store, run: str, snapshot: Snapshot) -> Snapshot:
     hindscan.errors.NotFound
         There is no such run.
     """
-    runs, decisions = schema.runs, schema.decisions
-    with store.write(turn="pin") as connection:
-        columns = (runs.c.snapshot, runs.c.trigger, runs.c.event_source, runs.c.event_id)
-        row = connection.execute(sa.select(*columns).where(runs.c.id == run)).first()
+    with store.write(turn="pin", durable=store.shared) as connection:
+        row = _OF_RUN.first(connection, of=run)
         if row is None:
             raise NotFound(f"While storing a snapshot: its run must be in the store; there is no run {run!r}.", run=run)
         of_run, trigger, source, identity = row
@@ -59,10 +74,9 @@ def save_snapshot(store: Store, run: str, snapshot: Snapshot) -> Snapshot:
         if counts is None:
             counts = write_snapshot(connection, snapshot, store.now())
         if of_run is None:
-            connection.execute(sa.update(runs).where(runs.c.id == run).values(snapshot=counts))
+            _FIRST_OF_RUN.run(connection, of=run, counts=counts)
         if trigger is not None and of_event is None:
-            same = (decisions.c.trigger == trigger, decisions.c.source == source, decisions.c.id == identity)
-            connection.execute(sa.update(decisions).where(*same).values(snapshot=counts))
+            _FIRST_OF_EVENT.run(connection, by=trigger, of=source, under=identity, counts=counts)
         stored = snapshot if first else _load(connection, counts)
     point("store.pinned")
     return stored
@@ -78,10 +92,8 @@ def write_snapshot(connection: sa.Connection, snapshot: Snapshot, now: int) -> s
 
 def load_snapshot(store: Store, run: str) -> Snapshot | None:
     """Give the snapshot a run must read: its own, else the first of its trigger and event; None if nothing was pinned yet."""
-    runs = schema.runs
-    columns = (runs.c.snapshot, runs.c.trigger, runs.c.event_source, runs.c.event_id)
     with store.read() as connection:
-        row = connection.execute(sa.select(*columns).where(runs.c.id == run)).first()
+        row = _OF_RUN.first(connection, of=run)
         if row is None:
             return None
         digest = row[0] or _of_event(connection, *row[1:])
@@ -110,15 +122,10 @@ def snapshots_in_use(store: Store, since: int) -> Iterator[Snapshot]:
 def _of_event(connection: sa.Connection, trigger: str | None, source: str | None, identity: str | None) -> str | None:
     if trigger is None:
         return None
-    table = schema.decisions
-    query = sa.select(table.c.snapshot).where(
-        table.c.trigger == trigger, table.c.source == source, table.c.id == identity
-    )
-    return connection.execute(query).scalar_one_or_none()
+    found = _OF_EVENT.first(connection, by=trigger, of=source, under=identity)
+    return None if found is None else found[0]
 
 
 def _load(connection: sa.Connection, digest: str) -> Snapshot:
-    body = connection.execute(
-        sa.select(schema.snapshots.c.body).where(schema.snapshots.c.digest == digest)
-    ).scalar_one()
+    ((body,),) = _BODY.rows(connection, of=digest)
     return _snapshot.decode(zlib.decompress(body))

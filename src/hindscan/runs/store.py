@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import sqlalchemy as sa
 from sqlalchemy import exc
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from hindscan import times
 from hindscan.errors import ConfigError, StoreUnavailable
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
+    #: Puts values by name in the order of a statement.
+    _Order = Callable[[Mapping[str, object]], tuple[object, ...]]
+
 __all__ = [
     "DEFAULT_URL",
+    "Statement",
     "Store",
     "blames_a_row",
     "insert_many",
@@ -63,11 +68,13 @@ class Store:
     def __init__(self, engine: sa.Engine, clock: Callable[[], int]) -> None:
         self._engine = engine
         self._clock = clock
+        #: Where it is, without its password.
+        self.url = engine.url.render_as_string(hide_password=True)
 
     @property
-    def url(self) -> str:
-        """Where it is, without its password."""
-        return self._engine.url.render_as_string(hide_password=True)
+    def shared(self) -> bool:
+        """Whether it can lose its last transactions while those who work under them live on: it is on a machine of its own."""
+        return self._engine.dialect.name == "postgresql"
 
     def now(self) -> int:
         """Tell the time by the store's clock, microseconds since the epoch."""
@@ -95,7 +102,7 @@ class Store:
             Transactions of one turn go one after another in PostgreSQL too (in SQLite all do): where a decision looks at rows that another
             such transaction may be about to change, and where the order of `seq` must be the order of commits.
         durable : bool
-            False: it survives the death of this process, but perhaps not that of the machine; that costs a fiftieth.
+            False: it survives the death of this process, but perhaps not that of the machine; that costs a fiftieth. The next durable one makes it durable, too.
 
         Raises
         ------
@@ -234,7 +241,9 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 
 def _begin(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("hindscan_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+    with _as_sqlalchemy(connection, begin):
+        _driver(connection).execute(begin)
 
 
 @contextlib.contextmanager
@@ -243,8 +252,7 @@ def _durably(connection: sa.Connection, durable: bool) -> Iterator[None]:
     if durable or connection.dialect.name != "sqlite":
         yield
         return
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
+    driver = _driver(connection)
     (before,) = driver.execute("PRAGMA synchronous").fetchone()
     # 1 is NORMAL: no flush at a commit.
     driver.execute(f"PRAGMA synchronous={min(int(before), 1)}")
@@ -282,6 +290,91 @@ def blames_a_row(fault: Exception) -> bool:
     return isinstance(fault, exc.StatementError | ValueError | TypeError | OverflowError)
 
 
+class Statement:
+    """A statement that is asked again and again: built and compiled once for each database, then given to the driver as text with its values.
+
+    SQLAlchemy's building of a small statement, finding it among those it has compiled, and its results take ten times as long as SQLite does to answer it. For
+    columns of numbers, texts and bytes, which drivers take and give as they are.
+
+    Parameters
+    ----------
+    build : callable
+        Makes the statement for a connection; what changes from one execution to the next is a `bindparam`.
+    """
+
+    def __init__(self, build: Callable[[sa.Connection], sa.Select[Any] | sa.UpdateBase]) -> None:
+        self._build = build
+        self._compiled: dict[str, tuple[str, dict[str, Any], _Order | None]] = {}
+
+    def run(self, connection: sa.Connection, **values: object) -> int:
+        """Execute it; give the number of rows it wrote."""
+        return self._execute(connection, values)[2]
+
+    def rows(self, connection: sa.Connection, **values: object) -> list[tuple[Any, ...]]:
+        """Execute it; give the rows it finds or returns."""
+        return self._execute(connection, values)[1]
+
+    def first(self, connection: sa.Connection, **values: object) -> tuple[Any, ...] | None:
+        """Execute it; give the first row, or None."""
+        return next(iter(self._execute(connection, values)[1]), None)
+
+    def records(self, connection: sa.Connection, **values: object) -> list[dict[str, Any]]:
+        """Execute it; give the rows by the names of their columns."""
+        names, rows, _ = self._execute(connection, values)
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def many(self, connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> None:
+        """Execute it once for each of these rows of values; there must be one."""
+        text, constants, order = self._in(connection)
+        given: list[Any] = [constants | row if order is None else order(constants | row) for row in rows]
+        _execute_many(connection, text, given)
+
+    def _execute(
+        self, connection: sa.Connection, values: Mapping[str, object]
+    ) -> tuple[Sequence[str], list[tuple[Any, ...]], int]:
+        """Give names of columns, rows, and the number of rows written."""
+        text, constants, order = self._in(connection)
+        given = constants | dict(values)
+        if order is not None and connection.dialect.name == "sqlite":
+            if not connection.in_transaction():
+                connection.begin()
+            with _as_sqlalchemy(connection, text):
+                cursor = _driver(connection).execute(text, order(given))
+            rows = cursor.fetchall() if cursor.description else []
+            return [column[0] for column in cursor.description or ()], rows, cursor.rowcount
+        result = connection.exec_driver_sql(text, given if order is None else order(given))
+        return (list(result.keys()), [*map(tuple, result)], 0) if result.returns_rows else ((), [], result.rowcount)
+
+    def _in(self, connection: sa.Connection) -> tuple[str, dict[str, Any], _Order | None]:
+        name = connection.dialect.name
+        if name not in self._compiled:
+            compiled = self._build(connection).compile(dialect=connection.dialect)
+            self._compiled[name] = (str(compiled), dict(compiled.params), _order_of(compiled))
+        return self._compiled[name]
+
+
+def _execute_many(connection: sa.Connection, text: str, values: list[Any]) -> int:
+    if connection.dialect.name != "sqlite" or not connection.in_transaction():
+        return connection.exec_driver_sql(text, values).rowcount
+    with _as_sqlalchemy(connection, text):
+        return _driver(connection).executemany(text, values).rowcount
+
+
+@contextlib.contextmanager
+def _as_sqlalchemy(connection: sa.Connection, text: str) -> Iterator[None]:
+    """Turn what SQLite's driver raises into what SQLAlchemy makes of it: what is asked past it fails like all the rest."""
+    try:
+        yield
+    except sqlite3.Error as fault:
+        raise exc.DBAPIError.instance(text, None, fault, sqlite3.Error, dialect=connection.dialect) from fault
+
+
+def _driver(connection: sa.Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
 def insert_of(connection: sa.Connection) -> Any:
     """Give the database's own INSERT, which knows what to do where a key is there; the other database's dialect is not loaded, which takes a while."""
     if connection.dialect.name == "sqlite":
@@ -311,24 +404,29 @@ def insert_many(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappi
         return 0
     statement, order = _insert_statement(table, tuple(rows[0]), connection.dialect)
     values: list[Any] = [dict(row) for row in rows] if order is None else [order(row) for row in rows]
-    return connection.exec_driver_sql(statement, values).rowcount
+    return _execute_many(connection, statement, values)
 
 
 @functools.lru_cache(maxsize=64)
-def _insert_statement(
-    table: sa.Table, columns: tuple[str, ...], dialect: sa.Dialect
-) -> tuple[str, Callable[[Mapping[str, object]], tuple[object, ...]] | None]:
+def _insert_statement(table: sa.Table, columns: tuple[str, ...], dialect: sa.Dialect) -> tuple[str, _Order | None]:
     """Compile an INSERT that leaves out what is there; with what puts a row's values in its order, if it takes them by position."""
     if dialect.name == "sqlite":
         from sqlalchemy.dialects.sqlite import insert
     else:
         from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
     compiled = insert(table).on_conflict_do_nothing().compile(dialect=dialect, column_keys=list(columns))
-    names = compiled.positiontup or ()
+    return str(compiled), _order_of(compiled)
+
+
+def _order_of(compiled: sa.Compiled) -> _Order | None:
+    """Give what puts the values of a compiled statement in its order; None if the driver takes them by name."""
+    assert isinstance(compiled, SQLCompiler)
     if not compiled.positional:
-        return str(compiled), None
-    order = operator.itemgetter(*names)
-    return str(compiled), order if len(names) > 1 else lambda row: (order(row),)
+        return None
+    names = compiled.positiontup or ()
+    if len(names) > 1:
+        return operator.itemgetter(*names)
+    return lambda values: tuple(values[name] for name in names)
 
 
 def keys_in_parts(keys: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:

@@ -9,7 +9,7 @@ The rows need to outlive the process, not the machine: they are not flushed, whi
 
 ::
 
-    batch -> Tries.groups -> Group, Group, ... each marked -> intake decides and records -> Tries.settle
+    batch -> Tries.groups -> Group, Group, ... each marked -> intake decides and records -> settle
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from hindscan.runs import schema
-from hindscan.runs.store import insert_of
+from hindscan.runs.store import Statement, insert_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from hindscan.runs.store import Store
 
-__all__ = ["TRIES_MOST", "Group", "Place", "Tries"]
+__all__ = ["TRIES_MOST", "Group", "Place", "Tries", "settle"]
 
 #: A process may die for reasons of its own while it decides; three that die on one event are no accident.
 TRIES_MOST: Final = 3
@@ -100,31 +100,13 @@ class Tries:
             yield group
             at = end
 
-    def settle(self, places: Sequence[Place], groups: Sequence[Group]) -> None:
-        """Take back the marks of events that came without an order: there is no next one in their lane. Those that were set aside keep theirs."""
-        done = {
-            place[0]
-            for group in groups
-            if not group.poison
-            for place in places[group.first : group.last]
-            if place is not None
-        }
-        if done:
-            table = schema.tries
-            with self._store.write(turn="tries", durable=False) as connection:
-                connection.execute(sa.delete(table).where(table.c.lane.in_(sorted(done))))
-
     def _begin(self, places: Sequence[Place]) -> dict[str, _Mark]:
         """Give what other processes have left in these lanes and this batch meets; if there is nothing, mark the whole batch."""
         lanes = sorted({place[0] for place in places if place is not None})
         if not lanes:
             return {}
-        table = schema.tries
-        query = sa.select(table.c.lane, table.c.first, table.c.last, table.c.tries).where(
-            table.c.lane.in_(lanes), table.c.process != self._process
-        )
         with self._store.write(turn="tries", durable=False) as connection:
-            left = {lane: _Mark(first, last, tries) for lane, first, last, tries in connection.execute(query)}
+            left = {lane: mark for lane in lanes if (mark := self._left(connection, lane)) is not None}
             if not any(_died(place, left) for place in places):
                 self._mark(connection, places, 1)
                 return {}
@@ -137,15 +119,37 @@ class Tries:
                 spans[place[0]] = (spans.get(place[0], (place[1], 0))[0], place[1])
         if not spans:
             return
-        table = schema.tries
-        insert = insert_of(connection)(table)
         now = self._store.now()
         rows = [
             {"lane": lane, "first": first, "last": last, "tries": tries, "process": self._process, "at": now}
             for lane, (first, last) in sorted(spans.items())
         ]
-        changed = {name: insert.excluded[name] for name in ("first", "last", "tries", "process", "at")}
-        connection.execute(insert.on_conflict_do_update(index_elements=[table.c.lane], set_=changed), rows)
+        _MARK.many(connection, rows)
+
+    def _left(self, connection: sa.Connection, lane: str) -> _Mark | None:
+        found = _LEFT.first(connection, of=lane, living=self._process)
+        return None if found is None else _Mark(*found)
+
+
+def settle(connection: sa.Connection, lanes: Collection[str]) -> None:
+    """Take back the marks of events that came without an order, inside the transaction that records them: there is no next one in their lane."""
+    if lanes:
+        _SETTLE.many(connection, ({"done": lane} for lane in sorted(lanes)))
+
+
+def _upsert(connection: sa.Connection) -> Any:
+    insert = insert_of(connection)(schema.tries)
+    changed = {name: insert.excluded[name] for name in ("first", "last", "tries", "process", "at")}
+    return insert.on_conflict_do_update(index_elements=[schema.tries.c.lane], set_=changed)
+
+
+_MARK: Final = Statement(_upsert)
+_LEFT: Final = Statement(
+    lambda _: sa.select(schema.tries.c.first, schema.tries.c.last, schema.tries.c.tries).where(
+        schema.tries.c.lane == sa.bindparam("of"), schema.tries.c.process != sa.bindparam("living")
+    )
+)
+_SETTLE: Final = Statement(lambda _: sa.delete(schema.tries).where(schema.tries.c.lane == sa.bindparam("done")))
 
 
 def _died(place: Place, left: dict[str, _Mark]) -> int:

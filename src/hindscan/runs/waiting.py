@@ -16,15 +16,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from hindscan.progress import StateChanged
 from hindscan.runs import log, outbox, register, schema
-from hindscan.runs.store import insert_many
+from hindscan.runs.store import Statement, insert_many
 
 if TYPE_CHECKING:
     from hindscan.runs.run import Run
@@ -85,8 +85,8 @@ def set_limits(store: Store, limits: Mapping[str, Limit]) -> None:
 
 def next_to_start(
     connection: sa.Connection, now: int, run: str | None = None, held: Collection[str] = ()
-) -> sa.Select[Any]:
-    """Write the question which run starts next: its id and token.
+) -> tuple[str, int] | None:
+    """Find which run starts next: its id and token.
 
     What is running is counted first: it is little, while many may wait. So the look at each one that waits is a comparison with what is full, and only the runs of keys
     that are free are asked for what is before them.
@@ -100,22 +100,42 @@ def next_to_start(
     held : collection of str
         Triggers whose runs stay where they are.
     """
-    runs = schema.runs
     busy = _busy(connection)
-    # Said as a constant: an index of a part of the rows is used only where the database sees that the question is about that part.
-    query = sa.select(runs.c.id, runs.c.token).where(sa.text("runs.state = 'pending'"), runs.c.not_before <= now)
-    if run is not None:
-        query = query.where(runs.c.id == run)
-    for column, full in (
-        (runs.c.trigger, sorted({*busy.triggers, *held})),
-        (runs.c.job, busy.jobs),
-        (runs.c.order_key, busy.order_keys),
-    ):
-        if full:
-            query = query.where(sa.or_(column.is_(None), column.not_in(full)))
+    keys: dict[str, list[str]] = {}
     for trigger, key in busy.keys:
-        query = query.where(sa.or_(runs.c.trigger.is_(None), runs.c.trigger != trigger, runs.c.key != key))
-    return query.where(_first_of_its_key()).order_by(runs.c.rank, runs.c.seq).limit(1)
+        keys.setdefault(trigger, []).append(key)
+    full = {"trigger": sorted({*busy.triggers, *held}), "job": busy.jobs, "order_key": busy.order_keys}
+    values: dict[str, object] = {"now": now, "run": run}
+    for name, found in full.items():
+        values |= {f"{name}_{place}": one for place, one in enumerate(found)}
+    for number, (trigger, of_trigger) in enumerate(keys.items()):
+        values[f"of_{number}"] = trigger
+        values |= {f"key_{number}_{place}": one for place, one in enumerate(of_trigger)}
+    ask = _ask_next(run is not None, *(len(found) for found in full.values()), tuple(map(len, keys.values())))
+    row = ask.first(connection, **values)
+    return None if row is None else (row[0], row[1])
+
+
+@lru_cache(maxsize=256)
+def _ask_next(named: bool, triggers: int, jobs: int, order_keys: int, keys: tuple[int, ...]) -> Statement:
+    """Write the question for so many of each that are full, of keys for each of so many triggers: it is the same one most of the time."""
+    runs, value = schema.runs, sa.bindparam
+    # Said as a constant: an index of a part of the rows is used only where the database sees that the question is about that part.
+    query = sa.select(runs.c.id, runs.c.token).where(
+        sa.text("runs.state = 'pending'"), runs.c.not_before <= value("now")
+    )
+    if named:
+        query = query.where(runs.c.id == value("run"))
+    for column, count in ((runs.c.trigger, triggers), (runs.c.job, jobs), (runs.c.order_key, order_keys)):
+        if count:
+            names = [f"{column.name}_{place}" for place in range(count)]
+            query = query.where(sa.or_(column.is_(None), column.not_in([value(name) for name in names])))
+    for number, count in enumerate(keys):
+        names = [f"key_{number}_{place}" for place in range(count)]
+        free = sa.or_(runs.c.trigger.is_(None), runs.c.trigger != value(f"of_{number}"))
+        query = query.where(sa.or_(free, runs.c.key.is_(None), runs.c.key.not_in([value(name) for name in names])))
+    query = query.where(_first_of_its_key()).order_by(runs.c.rank, runs.c.seq).limit(1)
+    return Statement(lambda _: query)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,14 +148,20 @@ class _Busy:
     order_keys: Sequence[str]
 
 
+_RUNNING: Final = Statement(
+    lambda _: sa.select(schema.runs.c.trigger, schema.runs.c.job, schema.runs.c.key, schema.runs.c.order_key).where(
+        schema.runs.c.state == "running"
+    )
+)
+_LIMITS: Final = Statement(lambda _: sa.select(schema.limits))
+
+
 def _busy(connection: sa.Connection) -> _Busy:
-    runs, limits = schema.runs, schema.limits
-    columns = (runs.c.trigger, runs.c.job, runs.c.key, runs.c.order_key)
-    running = connection.execute(sa.select(*columns).where(runs.c.state == "running")).all()
-    most = {name: (total, per_key) for name, total, per_key in connection.execute(sa.select(limits))} if running else {}
-    triggers = Counter(row.trigger for row in running if row.trigger is not None)
-    jobs = Counter(row.job for row in running)
-    keys = Counter((row.trigger, row.key) for row in running if row.trigger is not None and row.key is not None)
+    running = _RUNNING.rows(connection)
+    most = {name: (total, per_key) for name, total, per_key in _LIMITS.rows(connection)} if running else {}
+    triggers = Counter(trigger for trigger, *_ in running if trigger is not None)
+    jobs = Counter(job for _, job, *_ in running)
+    keys = Counter((trigger, key) for trigger, _, key, _ in running if trigger is not None and key is not None)
 
     def full(name: str, count: int, which: int = 0) -> bool:
         limit = most.get(name, (None, None))[which]
@@ -145,14 +171,12 @@ def _busy(connection: sa.Connection) -> _Busy:
         triggers=sorted(name for name, count in triggers.items() if full(f"trigger:{name}", count)),
         jobs=sorted(name for name, count in jobs.items() if full(f"job:{name}", count)),
         keys=sorted(pair for pair, count in keys.items() if full(f"trigger:{pair[0]}", count, 1)),
-        order_keys=sorted({row.order_key for row in running if row.order_key is not None}),
+        order_keys=sorted({order_key for *_, order_key in running if order_key is not None}),
     )
 
 
-@cache
 def _first_of_its_key() -> sa.ColumnElement[bool]:
     """Hold back a run while an earlier one of its order key waits, or failed and blocks."""
-    # Made once: making it takes longer than asking it, and owners ask often.
     runs, other = schema.runs, schema.runs.alias("other")
     earlier = sa.and_(other.c.order_key == runs.c.order_key, other.c.seq < runs.c.seq)
     # Two questions, because each is one step in the index (order_key, state, seq).

@@ -22,12 +22,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from hindscan.errors import HindscanError
-from hindscan.events import wire
 from hindscan.runs.run import FINAL
 from hindscan.web import media, metrics
 from hindscan.web.body import ANYTHING, AUDIT, DOCUMENT, EVENTS, REPLAY, json_object
 from hindscan.web.desk import Desk
-from hindscan.web.guard import Guard
+from hindscan.web.front import refused_origin
 from hindscan.web.problem import SCHEMA, problem_bytes, problem_of
 from hindscan.web.webhook import Webhooks
 
@@ -61,8 +60,8 @@ class _Json(JSONResponse):
         return msgspec.json.encode(content)
 
 
-def build_api(desk: Desk, version: str, webhooks: Webhooks | None = None) -> Any:
-    """Build the ASGI application.
+def build_api(desk: Desk, version: str, webhooks: Webhooks | None = None) -> FastAPI:
+    """Build the API: what the front hands on.
 
     Parameters
     ----------
@@ -88,7 +87,7 @@ def build_api(desk: Desk, version: str, webhooks: Webhooks | None = None) -> Any
     _add_runs(app, desk)
     _add_results(app, desk)
     _add_health(app, desk)
-    return Guard(app)
+    return app
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -117,27 +116,19 @@ _Origin = Annotated[str | None, Header(alias="WebHook-Request-Origin")]
 
 
 def _add_events(app: FastAPI, desk: Desk, webhooks: Webhooks) -> None:
-    async def let_in(request: Request, origin: str | None, *, cloudevents: bool = True) -> bytes:
-        """Give the body of a sender that may send events."""
-        if origin is not None and not webhooks.allows(origin):
-            raise HTTPException(
-                403, f"Events of {origin!r} are not taken; [serve] webhook_origins names those that are."
-            )
-        body = await request.body()
-        webhooks.check(request.headers.raw, body, time.time(), cloudevents=cloudevents)
-        return body
-
     @app.post("/events", status_code=202, tags=["events"], openapi_extra=EVENTS)
-    async def receive(request: Request, origin: _Origin = None) -> Response:
+    async def receive(_origin: _Origin = None) -> Response:
         """Take CloudEvents: binary, structured or batched; signed, where webhook secrets are set."""
-        events = wire.parse_http(request.headers.raw, await let_in(request, origin))
-        # The store is synchronous: a thread waits for it, never the loop.
-        return _Json(await run_in_threadpool(desk.receive, events), 202)
+        raise AssertionError("the front has taken it; here it is described only")
 
     @app.post("/triggers/{trigger}/events", status_code=202, tags=["events"], openapi_extra=ANYTHING)
-    async def receive_body(trigger: str, request: Request, origin: _Origin = None) -> Response:
+    async def receive_body(trigger: str, request: Request, _origin: _Origin = None) -> Response:
         """Take a body that is no CloudEvent, as this trigger declares it; signed, where webhook secrets are set."""
-        body = await let_in(request, origin, cloudevents=False)
+        refusal = refused_origin(webhooks, request.headers.raw)
+        if refusal is not None:
+            raise HTTPException(403, refusal)
+        body = await request.body()
+        webhooks.check(request.headers.raw, body, time.time(), cloudevents=False)
         return _Json(await run_in_threadpool(desk.receive_body, trigger, body), 202)
 
     @app.options("/events", tags=["events"], response_class=Response)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from hindscan.events.event import Event, data_digest, event_from_json
 from hindscan.events.wire import encode_http, encode_http_batch, encode_kafka, parse_http, parse_kafka

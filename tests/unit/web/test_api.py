@@ -32,7 +32,8 @@ from hindscan.events.signature import read_secret
 from hindscan.runs.figures import BOUNDS, Figures, Histogram, Lag
 from hindscan.web import guard, protocol
 from hindscan.web.api import build_api
-from hindscan.web.guard import MAX_BODY_BYTES
+from hindscan.web.front import Front
+from hindscan.web.guard import MAX_BODY_BYTES, Guard
 from hindscan.web.protocol import Protocol
 from hindscan.web.webhook import Webhooks
 
@@ -157,7 +158,12 @@ class PaperDesk:
 @contextmanager
 def served(desk: PaperDesk, webhooks: Webhooks | None = None) -> Iterator[httpx.Client]:
     config = uvicorn.Config(
-        build_api(desk, "0", webhooks), http=Protocol, host="127.0.0.1", port=0, log_level="error", ws="none"
+        Guard(Front(desk, webhooks or Webhooks(), lambda: build_api(desk, "0", webhooks))),
+        http=Protocol,
+        host="127.0.0.1",
+        port=0,
+        log_level="error",
+        ws="none",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
