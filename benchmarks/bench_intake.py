@@ -121,7 +121,7 @@ def storm(events: int, type: str, *, profiled: bool) -> dict[str, float]:
     import cProfile
     import pstats
 
-    from hindscan.config import load_project
+    from hindscan.config_file import load_project
     from hindscan.intake import Intake
     from hindscan.workshop import open_workshop
 

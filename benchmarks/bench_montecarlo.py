@@ -99,7 +99,7 @@ def seconds(work: Callable[[], object]) -> float:
 @contextmanager
 def hindscan(folder: Path) -> Iterator[Callable[[str, int], None]]:
     """Give what runs a job, each time with another seed, in workers that are there."""
-    from hindscan.config import load_project
+    from hindscan.config_file import load_project
     from hindscan.driver import drive
     from hindscan.planning import ask
     from hindscan.runs import codes, opening

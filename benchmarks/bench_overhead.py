@@ -40,7 +40,7 @@ DRIVER = """
 import cProfile, json, pstats, resource, sys, time
 from pathlib import Path
 from hindscan import runner
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.driver import drive
 from hindscan.planning import ask
 from hindscan.runs import codes, opening

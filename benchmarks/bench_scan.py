@@ -179,7 +179,7 @@ def per_bidder(combined: hs.Data) -> pl.DataFrame:
 HINDSCAN = """
 import json, os, sys, time
 from pathlib import Path
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.driver import drive
 from hindscan.planning import ask
 from hindscan.runs import codes, opening

@@ -19,7 +19,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hindscan.config import Project, find_root, load_project
+from hindscan.config import Project
+from hindscan.config_file import find_root, load_project
 from hindscan.errors import ExecutionError, NotFound
 from hindscan.runs.run import FINAL, Run, State
 from hindscan.words import asker

@@ -389,6 +389,6 @@ def _refuse(name: str | None, there: Sequence[str], what: str) -> None:
 
 
 def _load(project: str | os.PathLike[str] | None) -> Project:
-    from hindscan.config import find_root, load_project
+    from hindscan.config_file import find_root, load_project
 
     return load_project(find_root() if project is None else Path(project))

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from hindscan import times
 from hindscan.cli.output import print_arrow
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.errors import HindscanError, ServiceUnavailable
 from hindscan.progress import Progressed, RunPlanned
 

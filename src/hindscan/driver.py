@@ -103,7 +103,7 @@ def hand_over(project: Project, run: str) -> None:
 
 
 def _main() -> None:
-    from hindscan.config import load_project
+    from hindscan.config_file import load_project
     from hindscan.workshop import open_workshop
 
     with open_workshop(load_project(Path(sys.argv[1]))) as workshop:

@@ -108,7 +108,7 @@ def leaktest(
     hindscan.errors.HindscanError
         The run over the histories as they are fails.
     """
-    from hindscan.config import find_root, load_project
+    from hindscan.config_file import find_root, load_project
     from hindscan.explore import window_values
     from hindscan.planning import ask
     from hindscan.workshop import open_workshop

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from hindscan.config import Project, load_project
+from hindscan.config import Project
+from hindscan.config_file import load_project
 from hindscan.jobs.registry import load_folder_in_child
 
 if TYPE_CHECKING:

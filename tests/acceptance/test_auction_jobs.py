@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from acceptance.command import hindscan, same_rows
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.generate import generate_auctions
 from hindscan.planning import ask, pin, prepare
 from hindscan.tasks.execution import execute

@@ -19,7 +19,7 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from acceptance.command import CHECKOUT, hindscan, same_rows
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.planning import ask, pin, prepare
 from hindscan.progress import Fact, SliceFinished
 from hindscan.runs.partials import Partials

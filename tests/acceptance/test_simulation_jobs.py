@@ -15,7 +15,8 @@ import pytest
 import hindscan as hs
 from hindscan import driver
 from hindscan.api import Result
-from hindscan.config import Project, load_project
+from hindscan.config import Project
+from hindscan.config_file import load_project
 from hindscan.workshop import open_workshop
 
 CHECKOUT = Path(__file__).parents[2]

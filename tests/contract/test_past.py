@@ -145,7 +145,7 @@ class TestReplay:
         mended = reload()
         toml = mended.project.file.read_text().replace('"data.category"', '"data.category || data.kind"')
         mended.project.file.write_text(toml)
-        from hindscan.config import load_project
+        from hindscan.config_file import load_project
 
         with open_workshop(load_project(mended.project.root, {"HINDSCAN_STORE__URL": mended.project.store.url})) as w:
             again = replayed(w)
@@ -155,7 +155,7 @@ class TestReplay:
         take(reload(), *(closing(str(number)) for number in range(5)), closing("x", type="opened"))
         changed = reload()
         changed.project.file.write_text(changed.project.file.read_text().replace('type = "closed"', 'type = "opened"'))
-        from hindscan.config import load_project
+        from hindscan.config_file import load_project
 
         before = counts(changed)
         with open_workshop(load_project(changed.project.root, {"HINDSCAN_STORE__URL": changed.project.store.url})) as w:
@@ -263,7 +263,7 @@ class TestAudit:
         take(workshop, closing("1"))
         execute(workshop, "DELETE FROM runs")
         workshop.project.file.write_text(workshop.project.file.read_text().replace('"closed"', '"never"'))
-        from hindscan.config import load_project
+        from hindscan.config_file import load_project
 
         env = {"HINDSCAN_STORE__URL": workshop.project.store.url}
         with open_workshop(load_project(workshop.project.root, env)) as changed:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from hindscan import times
 from hindscan.auditing import Audit, Audited
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.errors import UsageError
 from hindscan.events.event import event_from_json
 from hindscan.events.received import received_over_http

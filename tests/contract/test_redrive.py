@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from contract.conftest import Clock
-from hindscan.config import Project, load_project
+from hindscan.config import Project
+from hindscan.config_file import load_project
 from hindscan.errors import Conflict, Gone, NotFound, UsageError
 from hindscan.events.event import event_from_json
 from hindscan.events.received import Received, Unread, received_from_kafka, received_over_http

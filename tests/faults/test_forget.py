@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hindscan import forgetting, rerunning
-from hindscan.config import Project, load_project
+from hindscan.config import Project
+from hindscan.config_file import load_project
 from hindscan.driver import drive
 from hindscan.errors import Conflict, Gone, NotFound
 from hindscan.events.event import event_from_json

@@ -24,7 +24,7 @@ import hindscan.auditing, hindscan.replaying, hindscan.jobs.registry, hindscan.p
 from dataclasses import replace
 from pathlib import Path
 from hindscan import faults
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.events.event import event_from_json
 from hindscan.events.received import received_over_http
 from hindscan.runs import recall

@@ -36,7 +36,7 @@ from functools import partial
 from pathlib import Path
 import hindscan.intake
 from hindscan import faults
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.events.event import event_from_json
 from hindscan.events.received import Unread, received_from_kafka, received_over_http
 from hindscan.events.trigger import decide

@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from faults.simulation import Broken, Clock, Schedule, Trouble, points
-from hindscan.config import Project, load_project
+from hindscan.config import Project
+from hindscan.config_file import load_project
 from hindscan.jobs.job import JobSpec, Parameter, Step
 from hindscan.runs.store import Store, open_store
 

@@ -14,7 +14,7 @@ import pytest
 
 import hindscan as hs
 from hindscan.backtesting import forecast_of
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.errors import UsageError
 from hindscan.events.event import Event
 from hindscan.runs.ledger import Entry, record

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Producer
 
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.history.snapshot import Position
 from hindscan.lag import Lags
 from hindscan.runs import positions

@@ -140,7 +140,7 @@ def test_what_a_trigger_has_not_reached_yet_is_waited_for_and_not_submitted(work
     text = workshop.project.file.read_text()
     late = f'[triggers.late]\non = "kafka:{log.name}"\njob = "total"\nparameters = {{ category = "data.category" }}\n'
     workshop.project.file.write_text(text + late)
-    from hindscan.config import load_project
+    from hindscan.config_file import load_project
 
     with open_workshop(load_project(workshop.project.root, {})) as both:
         done = Audit(both, "late", since=None, until=None, repair=True).run()
@@ -175,7 +175,7 @@ def test_a_replay_from_the_topic_sees_what_the_ledger_never_had(workshop: Worksh
     log.send(closing("early"))
     text = workshop.project.file.read_text()
     workshop.project.file.write_text(text.replace('start = "earliest"', 'start = "now"'))
-    from hindscan.config import load_project
+    from hindscan.config_file import load_project
 
     with open_workshop(load_project(workshop.project.root, {})) as late:
         (listener,) = listeners(late.project, late.store, open_intake(late).take)
@@ -258,7 +258,7 @@ def test_a_notification_about_several_objects_is_audited_object_by_object(
     project = small_project(tmp_path, on=on, more=more)
     text = project.file.read_text().replace('type = "closed"', 'type = "com.amazonaws.s3.ObjectCreated:Put"')
     project.file.write_text(text.replace('"data.category"', '{ value = "cars" }'))
-    from hindscan.config import load_project
+    from hindscan.config_file import load_project
 
     records = [
         {

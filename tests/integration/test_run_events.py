@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.events.event import Event
 from hindscan.events.wire import parse_kafka
 from hindscan.kafka import find_offsets

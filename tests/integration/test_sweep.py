@@ -15,7 +15,8 @@ import hindscan as hs
 from hindscan import driver
 from hindscan.api import Result
 from hindscan.cli.app import run_app
-from hindscan.config import Project, load_project
+from hindscan.config import Project
+from hindscan.config_file import load_project
 from hindscan.desk import StoreDesk
 from hindscan.errors import ParameterError, UsageError
 from hindscan.runs import codes

@@ -11,7 +11,7 @@ import pytest
 
 from hindscan import times
 from hindscan.cli.options import WindowOptions
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.desk import option_values
 from hindscan.errors import UsageError
 from hindscan.explore import window_values

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.checking import _groups, check_job, compare
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.planning import ask
 from hindscan.template import write_project
 from hindscan.workshop import open_workshop

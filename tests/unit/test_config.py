@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hindscan.config import find_root, load_project
+from hindscan.config_file import find_root, load_project
 from hindscan.errors import ConfigError, NotFound
 
 GOOD = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.diagnosis import Finding, _sources, diagnose
 from registry_server import RegistryServer
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from hindscan import times
-from hindscan.config import Project, load_project
+from hindscan.config import Project
+from hindscan.config_file import load_project
 from hindscan.errors import NotFound
 from hindscan.events.event import event_from_json
 from hindscan.events.received import Received, received_from_kafka, received_over_http

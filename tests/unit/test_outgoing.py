@@ -16,7 +16,8 @@ import pytest
 
 from hindscan import times
 from hindscan.cli.app import run_app
-from hindscan.config import Project, load_project
+from hindscan.config import Project
+from hindscan.config_file import load_project
 from hindscan.errors import ConfigError, SignatureRefused
 from hindscan.outgoing import Sender
 from hindscan.runs import leases, opening, outbox, register

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.errors import ConfigError
 from hindscan.jobs.registry import load_folder
 from hindscan.reloading import Edition, Watch

@@ -9,7 +9,7 @@ import pytest
 
 from hindscan.cli.options import Options
 from hindscan.cli.service import doctor
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.rights import acl_commands, needed_rights
 
 TEXT = """

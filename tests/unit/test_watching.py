@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hindscan import times
-from hindscan.config import Project, load_project
+from hindscan.config import Project
+from hindscan.config_file import load_project
 from hindscan.events.received import Received
 from hindscan.events.watcher import Watcher
 from hindscan.intake import Intake

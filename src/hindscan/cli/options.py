@@ -29,7 +29,7 @@ class Options:
 
     def load(self) -> Project:
         """Read the project file."""
-        from hindscan.config import load_project
+        from hindscan.config_file import load_project
 
         return load_project(self.project)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from conftest import absent
-from hindscan.config import Project, load_project
+from hindscan.config import Project
+from hindscan.config_file import load_project
 from hindscan.rights import needed_rights
 from hindscan.testing import kafka_available
 from integration.security.broker import PASSWORDS, USERS, SecuredKafka, Settings, secured_kafka

@@ -129,7 +129,7 @@ def manifest_of(document: dict[str, Any]) -> dict[str, Any]:
 
 def test_an_error_that_is_logged_with_all_it_holds_shows_no_secret(secured: SecuredKafka, tmp_path: Path) -> None:
     """What a debugger or a crash reporter would show: the values themselves."""
-    from hindscan.config import load_project
+    from hindscan.config_file import load_project
 
     (tmp_path / "hindscan.toml").write_text(
         '[kafka.default]\n"bootstrap.servers" = "127.0.0.1:1"\n"sasl.password" = "${SECRET}"\n[history.log]\ntopic = "t"\n'

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.errors import ConfigError, InvalidEvent
 from hindscan.events.declared import trigger_from_toml
 from hindscan.events.event import Event

@@ -23,7 +23,7 @@ from pyiceberg.table import Table
 from pyiceberg.types import LongType
 from pyroaring import BitMap
 
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.data import Data
 from hindscan.errors import (
     ConfigError,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyiceberg.catalog import load_catalog
 
-from hindscan.config import load_project
+from hindscan.config_file import load_project
 from hindscan.data import Data
 from hindscan.errors import AccessRefused, ConfigError, ServiceUnavailable, SourceChanged, SourceMissing
 from hindscan.history.parquet import ParquetHistory
