@@ -101,8 +101,8 @@ def aggregate_objects(bids):
 RANGE_READER = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
-from hindscan.kafka_log import RangeReader
-from hindscan.kafka_topic import TopicInspector
+from hindscan.kafka.log import RangeReader
+from hindscan.kafka.topic import TopicInspector
 config = {"bootstrap.servers": sys.argv[1], "hindscan.reader": sys.argv[2]}
 clients = int(sys.argv[3])
 described = TopicInspector(config, "bids").describe()

@@ -137,7 +137,7 @@ class _Show:
 
     def _fill_topic(self, bootstrap: str, mock: bool) -> subprocess.Popen[str] | None:
         """Begin to put the same bids into a topic, in a process beside the show; None where they would not fit."""
-        from hindscan.kafka_writer import create_topic
+        from hindscan.kafka.writer import create_topic
 
         if not mock:
             create_topic({"bootstrap.servers": bootstrap}, _EVENTS, partitions=1, settings={})

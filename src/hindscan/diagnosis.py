@@ -161,14 +161,14 @@ def _sources(project: Project, trigger: Trigger) -> str:
 
 
 def _cluster(settings: ClusterSettings) -> str:
-    from hindscan import kafka
+    from hindscan.kafka.cluster import ping
 
-    kafka.ping(settings, timeout_seconds=BROKER_SECONDS)
+    ping(settings, timeout_seconds=BROKER_SECONDS)
     return str(settings["bootstrap.servers"])
 
 
 def _registry(name: str, settings: ClusterSettings) -> str:
-    from hindscan.kafka_registry import SchemaRegistry
+    from hindscan.kafka.registry import SchemaRegistry
 
     registry = SchemaRegistry(settings, name)
     # Any answer will do, also that there is no such subject.

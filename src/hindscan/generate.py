@@ -346,14 +346,15 @@ def _write_topic(
     registry: Mapping[str, str | int | float | bool] | None,
     report: Callable[[int], None],
 ) -> None:
-    from hindscan import kafka, kafka_writer
+    from hindscan.kafka.cluster import ping
+    from hindscan.kafka.writer import TopicWriter, create_topic
 
-    kafka.ping(config, BROKER_SECONDS)
+    ping(config, BROKER_SECONDS)
     values = encoder(form, registry, f"{topic}-value")
-    kafka_writer.create_topic(config, topic, partitions=partitions, settings=TOPIC_SETTINGS, tuning=TOPIC_TUNING)
+    create_topic(config, topic, partitions=partitions, settings=TOPIC_SETTINGS, tuning=TOPIC_TUNING)
     name = f"hindscan-generate-{topic}" if aborted else None
     # While one batch is sent, the next is encoded.
-    with kafka_writer.TopicWriter(config, topic, name) as writer, ThreadPoolExecutor(1) as drawer:
+    with TopicWriter(config, topic, name) as writer, ThreadPoolExecutor(1) as drawer:
         for batch in _ahead(_batches(tables, bids, aborted, values), drawer):
             if aborted:
                 writer.begin()

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from hindscan.errors import HindscanError
-from hindscan.kafka import describe_topics, find_offsets
+from hindscan.kafka.cluster import describe_topics, find_offsets
 from hindscan.runs.figures import Lag
 from hindscan.runs.positions import places
 

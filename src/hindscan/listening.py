@@ -19,7 +19,7 @@ from hindscan.errors import ConfigError, SourceMissing
 from hindscan.events.kafka import KafkaListener
 from hindscan.events.trigger import Source
 from hindscan.events.wrapping import IN_REGISTRY, wrap
-from hindscan.kafka import describe_topics, find_offsets
+from hindscan.kafka.cluster import describe_topics, find_offsets
 from hindscan.runs.positions import Place, places, start_at, take_over
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hindscan.config import Project
     from hindscan.events.event import Event
     from hindscan.events.outlet import Outlet
-    from hindscan.kafka_writer import TopicWriter
+    from hindscan.kafka.writer import TopicWriter
     from hindscan.runs.outbox import Waiting
     from hindscan.runs.store import Store
 
@@ -142,7 +142,7 @@ class Sender:
 
     def _to_topic(self, chosen: list[tuple[Waiting, Event]]) -> int:
         """Send all, wait for all acknowledgements, mark all; the key is the run, so that its events stay in order."""
-        from hindscan.kafka_writer import TopicWriter
+        from hindscan.kafka.writer import TopicWriter
 
         topic = self._outlet.topic
         assert topic is not None

@@ -29,8 +29,8 @@ from hindscan.events.received import Received, received_from_kafka
 from hindscan.events.schedule import instants, tick
 from hindscan.events.trigger import Source
 from hindscan.files import listing_root, place
-from hindscan.kafka_log import RangeReader
-from hindscan.kafka_topic import TopicInspector
+from hindscan.kafka.log import RangeReader
+from hindscan.kafka.topic import TopicInspector
 from hindscan.listening import wrapped_at
 from hindscan.runs import recall
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hindscan.config import ClusterSettings, Project
     from hindscan.events.received import Wrapped
     from hindscan.events.trigger import Trigger
-    from hindscan.kafka_fetch import RawBatch
+    from hindscan.kafka.fetch import RawBatch
     from hindscan.runs.store import Store
 
 __all__ = ["Span", "count_gone", "log_spans", "read_files", "read_ledger", "read_log"]

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from hindscan.catalogue import BIDS
 from hindscan.history.formats.confluent import head
 from hindscan.history.formats.decoder import missing_extra
-from hindscan.kafka_registry import RegisteredSchema, SchemaRegistry
+from hindscan.kafka.registry import RegisteredSchema, SchemaRegistry
 
 __all__ = ["SAMPLE_FORMATS", "Encoder", "cells", "encoder"]
 

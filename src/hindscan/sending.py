@@ -141,7 +141,7 @@ def topic_of(place: str, project: Project) -> tuple[str, str, ClusterSettings]:
 
 
 def _send_to_topic(event: Event, to: str, mode: Literal["structured", "binary"], project: Project) -> dict[str, Any]:
-    from hindscan.kafka_writer import send
+    from hindscan.kafka.writer import send
 
     _, topic, config = topic_of(to, project)
     message = wire.encode_kafka(event, mode)
@@ -176,8 +176,8 @@ def events_of_topic(
         Offsets that the topic does not have.
     """
     from hindscan.errors import SourceMissing
-    from hindscan.kafka import describe_topics, find_offsets
-    from hindscan.kafka_group import records_between
+    from hindscan.kafka.cluster import describe_topics, find_offsets
+    from hindscan.kafka.group import records_between
 
     _, topic, config = topic_of(place, project)
     described = describe_topics(config, [topic])

@@ -30,8 +30,8 @@ import uuid
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
-from hindscan import kafka
 from hindscan.errors import BrokerUnavailable, HindscanError, ServiceUnavailable, UsageError
+from hindscan.kafka.cluster import ping
 from hindscan.mock_kafka import MockKafka
 
 if TYPE_CHECKING:
@@ -390,7 +390,7 @@ class KafkaCluster:
             try:
                 if not keeper.lives():
                     raise BrokerUnavailable("its process has ended")
-                kafka.ping({"bootstrap.servers": f"127.0.0.1:{port}"}, max(deadline - time.monotonic(), 1.0))
+                ping({"bootstrap.servers": f"127.0.0.1:{port}"}, max(deadline - time.monotonic(), 1.0))
             except BrokerUnavailable as fault:
                 raise BrokerUnavailable(
                     f"While starting node {node} of a Kafka cluster: it must answer on 127.0.0.1:{port} within {START_SECONDS:g} s; "

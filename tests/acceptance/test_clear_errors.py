@@ -198,7 +198,7 @@ def test_a_missing_topic_is_an_error_within_ten_seconds(sample: Path, kafka_clus
 def test_an_undecodable_record_is_named_or_set_aside_as_the_history_says(
     sample: Path, kafka_cluster: KafkaCluster, topic: MakeTopic
 ) -> None:
-    from hindscan.kafka_writer import TopicWriter
+    from hindscan.kafka.writer import TopicWriter
 
     name = topic("bids", partitions=1)
     good = '{"auction": 1, "bidder": 7, "price": 5, "channel": "web", "category": "cars", "date_time": "2018-03-04T05:06:07Z"}'

@@ -14,7 +14,7 @@ from hindscan.errors import DataLost, Fenced, HindscanError, SourceMissing, Stor
 from hindscan.events.event import Event
 from hindscan.events.kafka import MAX_BATCH_RECORDS, KafkaListener
 from hindscan.events.wire import encode_kafka
-from hindscan.kafka import describe_topics, find_offsets
+from hindscan.kafka.cluster import describe_topics, find_offsets
 
 pytestmark = pytest.mark.kafka
 

@@ -40,7 +40,7 @@ job = "j"
 def test_lag_is_what_lies_between_what_is_recorded_and_the_end(
     kafka_cluster: KafkaCluster, topic: MakeTopic, tmp_path: Path
 ) -> None:
-    from hindscan.kafka import describe_topics
+    from hindscan.kafka.cluster import describe_topics
 
     name = topic("lag", partitions=2)
     producer = Producer({"bootstrap.servers": kafka_cluster.bootstrap})

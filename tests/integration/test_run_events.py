@@ -12,8 +12,8 @@ import pytest
 from hindscan.config_file import load_project
 from hindscan.events.event import Event
 from hindscan.events.wire import parse_kafka
-from hindscan.kafka import find_offsets
-from hindscan.kafka_group import Heard, records_between
+from hindscan.kafka.cluster import find_offsets
+from hindscan.kafka.group import Heard, records_between
 from hindscan.outgoing import Sender
 from hindscan.runs import leases, opening, outbox, register
 from hindscan.runs.run import RunRequest

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
 from hindscan.errors import BrokerUnavailable, HindscanError
-from hindscan.kafka import ping
+from hindscan.kafka.cluster import ping
 from hindscan.testing import KafkaCluster, MockKafka
 
 if TYPE_CHECKING:

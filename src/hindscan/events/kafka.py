@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from hindscan.errors import DataLost, HindscanError, SourceChanged, SourceMissing
 from hindscan.events.received import Received, Unread, Wrapped, received_from_kafka
-from hindscan.kafka import MOCK_TOPIC_ID, describe_topics, find_offsets
-from hindscan.kafka_group import GroupConsumer, Heard
+from hindscan.kafka.cluster import MOCK_TOPIC_ID, describe_topics, find_offsets
+from hindscan.kafka.group import GroupConsumer, Heard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

@@ -39,7 +39,7 @@ from hindscan.history.kafka_window import Seen
 from hindscan.history.parquet_reader import ParquetReader, ParquetSource
 from hindscan.history.record import KEPT, RECORD, place_array
 from hindscan.history.snapshot import ParquetSlice, RowGroup
-from hindscan.kafka_fetch import RawBatch
+from hindscan.kafka.fetch import RawBatch
 from hindscan.query import failed_while_running
 
 if TYPE_CHECKING:

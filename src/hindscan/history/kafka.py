@@ -42,9 +42,9 @@ from hindscan.history.kafka_window import (
 from hindscan.history.record import record_arrays, record_fields
 from hindscan.history.schemas import SchemaSource
 from hindscan.history.snapshot import Coding, KafkaPin, PartitionPin, Pin, Window
-from hindscan.kafka_fetch import Part, RawBatch
-from hindscan.kafka_log import RangeReader
-from hindscan.kafka_topic import Isolation, TopicDescription, TopicInspector
+from hindscan.kafka.fetch import Part, RawBatch
+from hindscan.kafka.log import RangeReader
+from hindscan.kafka.topic import Isolation, TopicDescription, TopicInspector
 
 __all__ = ["PIN_ATTEMPTS", "ArchivedLog", "KafkaHistory", "gone_caveats", "lasting_caveats"]
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from hindscan.history.bounds import micros_of
-from hindscan.kafka_fetch import RawBatch
+from hindscan.kafka.fetch import RawBatch
 
 __all__ = ["Digest", "Order"]
 

@@ -1,7 +1,7 @@
 """Reading pinned Kafka offsets: what a worker opens, and how it knows that it read what was pinned.
 
 Keeps promise 2 for Kafka. The topic's id is compared before the first fetch and again when the proofs are asked for; in between
-`kafka_log.RangeReader` decides when a range is complete. A proof counts what was delivered, what no reader sees, tombstones and records
+`kafka.log.RangeReader` decides when a range is complete. A proof counts what was delivered, what no reader sees, tombstones and records
 set aside, and carries a digest over offset, time and value of every record that does not depend on how they came in batches, so that two
 readings of the same offsets can be compared: a second reading in the same source must give the same, or the topic has changed underneath.
 
@@ -35,10 +35,10 @@ from hindscan.history.materialised import Kept, read_kept
 from hindscan.history.record import parts_of, record_fields
 from hindscan.history.schemas import known_schemas
 from hindscan.history.snapshot import Coding, KafkaSlice, Slice
-from hindscan.kafka_fast import uses_compiler
-from hindscan.kafka_fetch import Part, RawBatch
-from hindscan.kafka_log import RangeReader
-from hindscan.kafka_topic import Isolation
+from hindscan.kafka.fast import uses_compiler
+from hindscan.kafka.fetch import Part, RawBatch
+from hindscan.kafka.log import RangeReader
+from hindscan.kafka.topic import Isolation
 from hindscan.query import Where
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from hindscan.history.formats.decoder import BadValue, Decoder
 from hindscan.history.kafka_proof import Order
 from hindscan.history.record import record_arrays
 from hindscan.history.snapshot import KafkaSlice
-from hindscan.kafka_fetch import RawBatch
+from hindscan.kafka.fetch import RawBatch
 from hindscan.query import Where
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ import xxhash
 from hindscan import files
 from hindscan.errors import CorruptData
 from hindscan.history.snapshot import KafkaPin
-from hindscan.kafka_fetch import RawBatch
-from hindscan.kafka_log import RangeReader
+from hindscan.kafka.fetch import RawBatch
+from hindscan.kafka.log import RangeReader
 
 __all__ = ["Kept", "Size", "read_kept", "size_of", "sweep"]
 

@@ -13,7 +13,7 @@ offset         `_offset`                                        int64
 partition      `_partition`                                     int32
 =============  ===============================================  ======================================
 
-Stands between `kafka_fetch.RawBatch` and the columns of `kafka_reader`.
+Stands between `kafka.fetch.RawBatch` and the columns of `kafka_reader`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Final, cast
 import numpy as np
 import pyarrow as pa
 
-from hindscan.kafka_fetch import HEADERS, Part, RawBatch
+from hindscan.kafka.fetch import HEADERS, Part, RawBatch
 
 __all__ = ["KEPT", "RECORD", "parts_of", "place_array", "record_arrays", "record_fields"]
 

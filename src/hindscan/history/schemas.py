@@ -24,7 +24,7 @@ from hindscan.history.formats.choose import KINDS, Lookup, columns_of
 from hindscan.history.formats.confluent import UnknownSchema, split
 from hindscan.history.formats.decoder import Misfit
 from hindscan.history.snapshot import Coding
-from hindscan.kafka_registry import RegisteredSchema, SchemaRegistry
+from hindscan.kafka.registry import RegisteredSchema, SchemaRegistry
 
 __all__ = ["SchemaSource", "known_schemas"]
 

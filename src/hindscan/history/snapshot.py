@@ -21,7 +21,7 @@ import msgspec
 
 from hindscan.data import Source
 from hindscan.history.archived import ArchivePin
-from hindscan.kafka_registry import RegisteredSchema
+from hindscan.kafka.registry import RegisteredSchema
 
 __all__ = [
     "Coding",

@@ -23,7 +23,7 @@ from hindscan.events.strict import parse_json
 from hindscan.history.formats import confluent
 from hindscan.history.formats.choose import KINDS
 from hindscan.history.formats.decoder import Decoder, Misfit
-from hindscan.kafka_registry import RegisteredSchema, SchemaRegistry
+from hindscan.kafka.registry import RegisteredSchema, SchemaRegistry
 
 __all__ = ["registry_values"]
 

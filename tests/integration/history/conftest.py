@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hindscan.kafka_log import RangeReader
+from hindscan.kafka.log import RangeReader
 
 
 class PlainReader(RangeReader):
@@ -26,6 +26,6 @@ class FastReader(RangeReader):
 @pytest.fixture(params=[PlainReader, FastReader], ids=lambda reader: reader.__name__)
 def range_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[RangeReader]:
     """Return the class of a reader, with batches so small that ranges have many of them."""
-    monkeypatch.setattr("hindscan.kafka_fast._BATCH_RECORDS", 100)
+    monkeypatch.setattr("hindscan.kafka.fast._BATCH_RECORDS", 100)
     reader: type[RangeReader] = request.param
     return reader

@@ -28,7 +28,7 @@ from hindscan.history.formats.confluent import head
 from hindscan.history.formats.protobuf_schema import load_file
 from hindscan.history.kafka import KafkaHistory
 from hindscan.history.snapshot import KafkaPin, Window
-from hindscan.kafka_registry import RegisteredSchema, SchemaRegistry
+from hindscan.kafka.registry import RegisteredSchema, SchemaRegistry
 from hindscan.plans.cut import cut
 from hindscan.testing import KafkaCluster
 from registry_server import RegistryServer

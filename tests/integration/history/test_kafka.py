@@ -35,10 +35,10 @@ from hindscan.history.columns import schema_from_columns, schema_from_text
 from hindscan.history.declared import history_from_toml
 from hindscan.history.kafka import KafkaHistory
 from hindscan.history.snapshot import KafkaPin, Position, Window
-from hindscan.kafka_fetch import Client, Event, RawBatch, Taken
-from hindscan.kafka_log import RangeReader, make_client
-from hindscan.kafka_topic import Isolation, TopicInspector
-from hindscan.kafka_writer import create_topic
+from hindscan.kafka.fetch import Client, Event, RawBatch, Taken
+from hindscan.kafka.log import RangeReader, make_client
+from hindscan.kafka.topic import Isolation, TopicInspector
+from hindscan.kafka.writer import create_topic
 from hindscan.plans.cut import cut, cut_whole
 from hindscan.testing import KafkaCluster, MockKafka
 
@@ -73,8 +73,8 @@ def client(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def by_the_hundred(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small batches, so that something can happen between two of them."""
-    monkeypatch.setattr("hindscan.kafka_fast._BATCH_RECORDS", 100)
-    monkeypatch.setattr("hindscan.kafka_fetch.CONSUME_MESSAGES", 100)
+    monkeypatch.setattr("hindscan.kafka.fast._BATCH_RECORDS", 100)
+    monkeypatch.setattr("hindscan.kafka.fetch.CONSUME_MESSAGES", 100)
 
 
 def config_of(cluster: KafkaCluster) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from hindscan.errors import BrokerUnavailable
 from hindscan.history.snapshot import Window
-from hindscan.kafka_log import RangeReader
-from hindscan.kafka_topic import TopicInspector
+from hindscan.kafka.log import RangeReader
+from hindscan.kafka.topic import TopicInspector
 from hindscan.testing import KafkaCluster
 from integration.history.conftest import FastReader
 from integration.history.test_kafka import config_of, history, read, wait_until

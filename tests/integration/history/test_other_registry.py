@@ -13,7 +13,7 @@ from apicurio import Apicurio, application
 from hindscan.errors import HindscanError
 from hindscan.history.formats.confluent import head
 from hindscan.history.snapshot import Window
-from hindscan.kafka_registry import SchemaRegistry
+from hindscan.kafka.registry import SchemaRegistry
 from hindscan.testing import KafkaCluster
 from integration.history.test_formats import avro, history, read, set_aside, write
 

@@ -27,11 +27,11 @@ from conftest import MakeTopic
 from hindscan.data import Data
 from hindscan.errors import ConfigError, DataLost, SourceChanged, SourceMissing
 from hindscan.history.snapshot import Window
-from hindscan.kafka import find_offsets
-from hindscan.kafka_group import records_between
-from hindscan.kafka_log import RangeReader
-from hindscan.kafka_topic import Isolation, TopicInspector
-from hindscan.kafka_writer import create_topic
+from hindscan.kafka.cluster import find_offsets
+from hindscan.kafka.group import records_between
+from hindscan.kafka.log import RangeReader
+from hindscan.kafka.topic import Isolation, TopicInspector
+from hindscan.kafka.writer import create_topic
 from hindscan.plans.cut import cut_whole
 from hindscan.testing import KafkaCluster
 from integration.history.test_kafka import (

@@ -16,9 +16,9 @@ from hindscan.events.received import Received, Unread
 from hindscan.events.wire import encode_kafka
 from hindscan.generate import generate_auctions
 from hindscan.history.snapshot import KafkaPin, Window
-from hindscan.kafka import ping
-from hindscan.kafka_topic import TopicInspector
-from hindscan.kafka_writer import send
+from hindscan.kafka.cluster import ping
+from hindscan.kafka.topic import TopicInspector
+from hindscan.kafka.writer import send
 from hindscan.plans.cut import cut
 from integration.security.broker import CANARY, USERS, Authority, SecuredKafka, Settings, until
 from integration.security.conftest import Site

@@ -33,8 +33,8 @@ from hindscan.history.kafka import KafkaHistory
 from hindscan.history.parquet_reader import ParquetSource
 from hindscan.history.snapshot import KafkaSlice, Window
 from hindscan.history.stitched import StitchedHistory
-from hindscan.kafka_fetch import RawBatch
-from hindscan.kafka_topic import TopicDescription, TopicOffset
+from hindscan.kafka.fetch import RawBatch
+from hindscan.kafka.topic import TopicDescription, TopicOffset
 from hindscan.plans.cut import cut
 
 Log = list[tuple[int, int, bytes | None]]

@@ -22,8 +22,8 @@ from hindscan.errors import BadRecord, CorruptData, OutOfOrder, SourceChanged
 from hindscan.history.columns import schema_from_columns
 from hindscan.history.kafka_reader import KafkaReader
 from hindscan.history.snapshot import KafkaSlice
-from hindscan.kafka_fetch import RawBatch
-from hindscan.kafka_topic import TopicDescription
+from hindscan.kafka.fetch import RawBatch
+from hindscan.kafka.topic import TopicDescription
 
 Log = list[tuple[int, int, bytes | None]]
 

@@ -16,8 +16,8 @@ from hindscan.data import Data, Proof
 from hindscan.history.kafka_reader import KafkaReader
 from hindscan.history.record import RECORD, parts_of, record_fields
 from hindscan.history.snapshot import KafkaSlice
-from hindscan.kafka_fetch import HEADERS, RawBatch
-from hindscan.kafka_topic import TopicDescription
+from hindscan.kafka.fetch import HEADERS, RawBatch
+from hindscan.kafka.topic import TopicDescription
 
 Headers = list[tuple[str, bytes | None]] | None
 Record = tuple[bytes | None, bytes | None, Headers]  # value, key, headers

@@ -19,7 +19,7 @@ from hindscan.history.formats.confluent import UnknownSchema
 from hindscan.history.formats.decoder import Decoder
 from hindscan.history.formats.json import JsonDecoder, json_column_faults
 from hindscan.history.formats.raw import RawDecoder, raw_column_faults
-from hindscan.kafka_registry import RegisteredSchema
+from hindscan.kafka.registry import RegisteredSchema
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor

@@ -30,7 +30,7 @@ import pyarrow as pa
 from hindscan.history.formats import confluent
 from hindscan.history.formats.decoder import BadValue, Headers
 from hindscan.history.formats.json import JsonDecoder, is_field_name
-from hindscan.kafka_registry import RegisteredSchema
+from hindscan.kafka.registry import RegisteredSchema
 
 __all__ = ["JsonSchemaDecoder", "json_schema_columns"]
 

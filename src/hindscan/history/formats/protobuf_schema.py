@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from hindscan.history.formats.decoder import missing_extra
-from hindscan.kafka_registry import RegisteredSchema
+from hindscan.kafka.registry import RegisteredSchema
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor

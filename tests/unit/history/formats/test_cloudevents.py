@@ -21,7 +21,7 @@ from hindscan.history.formats.cloudevents import (
     valueless_events,
 )
 from hindscan.history.formats.decoder import BadValue
-from hindscan.kafka_fetch import HEADERS
+from hindscan.kafka.fetch import HEADERS
 
 Record = tuple[bytes | None, list[tuple[str, bytes | None]] | None]
 COLUMNS = {

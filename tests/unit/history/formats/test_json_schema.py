@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hindscan.history.formats.confluent import UnknownSchema, head
 from hindscan.history.formats.json_schema import JsonSchemaDecoder, json_schema_columns
-from hindscan.kafka_registry import RegisteredSchema
+from hindscan.kafka.registry import RegisteredSchema
 
 
 def registered(schema: Any, **others: Any) -> RegisteredSchema:

@@ -25,7 +25,7 @@ from hindscan.history.formats.protobuf_schema import (
     reading_of_message,
     schema_of_descriptor_set,
 )
-from hindscan.kafka_registry import RegisteredSchema
+from hindscan.kafka.registry import RegisteredSchema
 
 Type = descriptor_pb2.FieldDescriptorProto
 STRING, INT32, INT64, DOUBLE, BYTES, BOOL = (

@@ -1,7 +1,7 @@
 """What a broker says of a topic: id, settings, partitions, and where each begins and ends.
 
 Keeps promise 1 where it meets the broker: `TopicInspector` asks what a pin needs to know, first and last offsets with the isolation level said. A pin, the reader of
-a range (`kafka_log`) and whoever shows a topic ask here, so that a question that fails is told in the same words. Nothing is read or joined by it.
+a range (`kafka.log`) and whoever shows a topic ask here, so that a question that fails is told in the same words. Nothing is read or joined by it.
 
 The mock broker inside confluent_kafka knows no topic ids and no transactions: only a cluster whose settings say ``hindscan.mock = true`` is taken for one, and
 everything read there is marked unverified.
@@ -23,8 +23,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, t
 )
 
 from hindscan.errors import HindscanError, SourceMissing
-from hindscan.kafka import MOCK_TOPIC_ID, client_config, translated
-from hindscan.kafka_access import FORBIDDEN, Admin, answered
+from hindscan.kafka.access import FORBIDDEN, Admin, answered
+from hindscan.kafka.cluster import MOCK_TOPIC_ID, client_config, translated
 
 __all__ = ["MISSING", "Isolation", "TopicDescription", "TopicInspector", "TopicOffset"]
 

@@ -19,8 +19,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, t
 )
 
 from hindscan.errors import BrokerUnavailable, Conflict
-from hindscan.kafka import client_config, translated
-from hindscan.kafka_access import Admin, Refusals, opened
+from hindscan.kafka.access import Admin, Refusals, opened
+from hindscan.kafka.cluster import client_config, translated
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -2,7 +2,7 @@
 
 Keeps promise 2 at wire speed. It is the same librdkafka with the same settings as the plain client's, but a compiled loop takes messages from it in
 thousands, copies values into one buffer and notes offsets and times; Arrow arrays are laid over these buffers without another copy. The loop holds no
-interpreter lock. What it meets is handed to the same judge as the plain client's (`kafka_log`), and both pass one suite.
+interpreter lock. What it meets is handed to the same judge as the plain client's (`kafka.log`), and both pass one suite.
 
 Nothing is compiled at installation: numba (the extra ``hindscan[fast]``) makes the loop once per machine, about a second, and keeps it. The loop reads
 ``rd_kafka_message_t``, a public struct of rdkafka.h; that it is laid out so is checked with the first message of every assignment, and the library's version at
@@ -28,13 +28,13 @@ import pyarrow as pa
 from confluent_kafka import KafkaError
 
 from hindscan.errors import ConfigError, HindscanError
-from hindscan.kafka_access import Refusals
-from hindscan.kafka_fetch import Event, RawBatch, Taken, settings_of
+from hindscan.kafka.access import Refusals
+from hindscan.kafka.fetch import Event, RawBatch, Taken, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from hindscan.kafka_fetch import Config, Part
+    from hindscan.kafka.fetch import Config, Part
 
 __all__ = ["FastClient", "is_loaded", "unavailable", "uses_compiler"]
 
@@ -177,7 +177,7 @@ class FastClient:
 
     def __init__(self, config: Config, topic: str, isolation: str) -> None:
         # Now, not with the first message: whoever opens a client is prepared to wait.
-        from hindscan.kafka_drain import drain
+        from hindscan.kafka.drain import drain
 
         self._loop = drain
         self._topic_name = topic
@@ -196,7 +196,7 @@ class FastClient:
         self._topic = library.rd_kafka_topic_new(self._client, topic.encode(), None)
 
     def begin(self, partition: int, offset: int) -> None:
-        """Turn to a partition; see `kafka_fetch.Client.begin`."""
+        """Turn to a partition; see `kafka.fetch.Client.begin`."""
         library = _library()
         self._stop()
         # A queue of its own for every assignment: nothing of the one before can be in it.
@@ -210,7 +210,7 @@ class FastClient:
         self._partition, self._is_checked = partition, False
 
     def take(self, end: int, parts: Collection[Part] = ()) -> Taken:
-        """Give what has come; see `kafka_fetch.Client.take`."""
+        """Give what has come; see `kafka.fetch.Client.take`."""
         self._check_layout()
         values = np.empty(self._batch_bytes, np.uint8)
         places = np.empty(_BATCH_RECORDS + 1, np.int64)

@@ -9,8 +9,8 @@ import pytest
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Producer
 
 from hindscan.errors import AccessRefused, ConfigError, ServiceUnavailable
-from hindscan.kafka import translated
-from hindscan.kafka_access import FORBIDDEN, Refusals, answered, opened
+from hindscan.kafka.access import FORBIDDEN, Refusals, answered, opened
+from hindscan.kafka.cluster import translated
 
 SETTINGS = {"bootstrap.servers": "b:1"}
 

@@ -1,4 +1,4 @@
-"""The compiled loop of `kafka_fast`: messages of a queue of librdkafka into buffers.
+"""The compiled loop of `kafka.fast`: messages of a queue of librdkafka into buffers.
 
 Keeps promise 2 by taking nothing but the next message, in order: it stops before a record that is at or beyond the end, before an event, and before a record
 for which there is no room; what it stopped at stays among the messages that are held. Offsets that do not rise are not its business; the reader judges them.
@@ -21,7 +21,7 @@ __all__ = ["drain"]
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
-#: Places of the fields of `rd_kafka_message_t` that are read: `kafka_fast._Message` has the whole.
+#: Places of the fields of `rd_kafka_message_t` that are read: `kafka.fast._Message` has the whole.
 _ERR, _PAYLOAD, _LEN, _KEY, _KEY_LEN, _OFFSET = 0, 24, 32, 40, 48, 56
 
 

@@ -1,9 +1,7 @@
-"""Kafka as hindscan sees it: settings, errors, and what can be asked of a cluster.
+"""A cluster: its settings, its errors, and what can be asked of it as a whole.
 
-The rest of the package speaks of clusters by a mapping of librdkafka properties and gets back hindscan's own values and errors, so that
-nothing else depends on the client's classes, codes or habits. Only this module and those beside it import confluent_kafka: `kafka_topic`
-asks about a topic, `kafka_log` reads exact ranges, `kafka_group` listens as a member of a group,
-`kafka_writer` writes, `kafka_registry` asks for schemas; `kafka_access` is about being let in.
+Those beside it stand on this: `topic` asks about one topic, `log` reads exact ranges, `group` listens as a member of a group, `writer` writes, `registry` asks for
+schemas; `access` is about being let in.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, t
 )
 
 from hindscan.errors import BrokerUnavailable, HindscanError
-from hindscan.kafka_access import FORBIDDEN, Admin, answered, refused
+from hindscan.kafka.access import FORBIDDEN, Admin, answered, refused
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

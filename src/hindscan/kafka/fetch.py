@@ -1,14 +1,14 @@
 """What a client hands over of one partition: batches of records, and the events between them.
 
-Keeps the carrying half of promise 2; what events mean is judged in `kafka_log`, for every client alike. A client is told where to begin and then asked again and
+Keeps the carrying half of promise 2; what events mean is judged in `kafka.log`, for every client alike. A client is told where to begin and then asked again and
 again for what comes before an offset; it gives records in the order of the log, and says when it met an event (the end of the log as the broker had it, or an error)
 or a record that lies beyond. It leaves nothing out, adds nothing, and waits for a moment only.
 
-`PlainClient` is confluent_kafka's own consumer; `kafka_fast.FastClient` is the same library without a Python object per record.
+`PlainClient` is confluent_kafka's own consumer; `kafka.fast.FastClient` is the same library without a Python object per record.
 
 ::
 
-    begin(partition, offset) -> take(end) -> Taken(batch, event | beyond) -> kafka_log.RangeReader
+    begin(partition, offset) -> take(end) -> Taken(batch, event | beyond) -> kafka.log.RangeReader
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from hindscan.kafka import client_config
-from hindscan.kafka_access import Refusals, opened
+from hindscan.kafka.access import Refusals, opened
+from hindscan.kafka.cluster import client_config
 
 __all__ = ["HEADERS", "Client", "Event", "Part", "PlainClient", "RawBatch", "Taken", "settings_of"]
 

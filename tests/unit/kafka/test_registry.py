@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from hindscan.errors import HindscanError, RegistryUnavailable, UsageError
-from hindscan.kafka_registry import RegisteredSchema, SchemaRegistry
+from hindscan.kafka.registry import RegisteredSchema, SchemaRegistry
 from registry_server import RegistryServer
 
 

@@ -15,8 +15,8 @@ import msgspec
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from hindscan.errors import DataLost, Fenced, ReadIncomplete, SourceMissing
-from hindscan.kafka import NO_TOPIC, client_config, translated
-from hindscan.kafka_access import FORBIDDEN, opened
+from hindscan.kafka.access import FORBIDDEN, opened
+from hindscan.kafka.cluster import NO_TOPIC, client_config, translated
 
 __all__ = ["GroupConsumer", "Heard", "records_between"]
 

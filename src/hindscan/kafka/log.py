@@ -28,9 +28,9 @@ from hindscan.errors import (
     SourceMissing,
     UsageError,
 )
-from hindscan.kafka import translated
-from hindscan.kafka_fetch import Client, Event, Part, PlainClient, RawBatch
-from hindscan.kafka_topic import MISSING, Isolation, TopicDescription, TopicInspector
+from hindscan.kafka.cluster import translated
+from hindscan.kafka.fetch import Client, Event, Part, PlainClient, RawBatch
+from hindscan.kafka.topic import MISSING, Isolation, TopicDescription, TopicInspector
 
 __all__ = ["RangeReader", "make_client"]
 
@@ -70,20 +70,20 @@ def make_client(config: Config, topic: str, isolation: Isolation, *, records: in
     UsageError
         ``fast`` is asked for and cannot be had; the message says why.
     """
-    from hindscan import kafka_fast
+    from hindscan.kafka import fast
 
     wanted = str(config.get("hindscan.reader", "auto"))
-    is_small = records is not None and records < FAST_RECORDS and not kafka_fast.is_loaded()
+    is_small = records is not None and records < FAST_RECORDS and not fast.is_loaded()
     if wanted == "plain" or (wanted == "auto" and is_small):
         return PlainClient(config, topic, isolation)
-    reason = kafka_fast.unavailable(config)
+    reason = fast.unavailable(config)
     if wanted == "fast" and reason is not None:
         raise UsageError(
             f'While opening topic {topic!r}: with "hindscan.reader" = "fast" the fast client must be there; {reason}. Set it to "auto" to do without.'
         )
     if reason is not None:
         return PlainClient(config, topic, isolation)
-    return kafka_fast.FastClient(config, topic, isolation)
+    return fast.FastClient(config, topic, isolation)
 
 
 class RangeReader:
