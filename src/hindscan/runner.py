@@ -197,7 +197,8 @@ def _work(workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observ
 def _carried_out(
     workshop: Workshop, run: Run, spec: JobSpec, code: Code, snapshot: Snapshot, keeper: _Keeper, observe: Observer
 ) -> tuple[Prepared, Executed]:
-    """Plan and execute; where a scheduler that did work is lost, wait for it to come back and go on from what is stored."""
+    """Plan and execute; go on from what is stored where threads hinder each other, or a scheduler that did work is lost and comes back."""
+    from hindscan.tasks.contention import Contended, Contention
     from hindscan.tasks.execution import execute
 
     project, partials = workshop.project, workshop.partials
@@ -221,8 +222,10 @@ def _carried_out(
             )
         )
         faults.point("runner.planned")
+        kind = kind_of_executor(project.compute, prepared, contended=code.digest in workshop.contended)
+        watched = kind == "threads" and workers > 1 and not prepared.plan.fresh
         try:
-            with workshop.executor(kind_of_executor(project.compute, prepared), workers) as executor:
+            with workshop.executor(kind, workers) as executor:
                 lent = True
                 return prepared, execute(
                     prepared.plan,
@@ -231,12 +234,15 @@ def _carried_out(
                     readers=prepared.readers,
                     partials=partials,
                     executor=executor,
-                    observe=observe,
+                    observe=Contention(prepared.plan, workers, observe).hear if watched else observe,
                     stop=keeper.stop,
                     slices_per_task=project.compute.slices_per_task,
                     allow_failed=tolerance_of(project, spec, run.request),
                     paces=prepared.paces,
                 )
+        except Contended:
+            workshop.contended.add(code.digest)
+            _logger.info("run %s: its threads wait for each other; going on in processes", run.id)
         except SchedulerUnavailable:
             losses += 1
             # One that never answered is an address that is wrong: its user hears so at once.

@@ -42,10 +42,18 @@ SMALL_RECORDS: Final = 400_000
 PACE_SECONDS: Final = 10.0
 
 
-def kind_of_executor(compute: ComputeSettings, prepared: Prepared) -> str:
-    """Decide what works on a plan: "threads", "processes" or the address of a scheduler. Never shows in a result."""
+def kind_of_executor(compute: ComputeSettings, prepared: Prepared, *, contended: bool = False) -> str:
+    """Decide what works on a plan: "threads", "processes" or the address of a scheduler. Never shows in a result.
+
+    Parameters
+    ----------
+    contended : bool
+        Threads were seen to hinder each other over this job's steps.
+    """
     if compute.dask != "local":
         return compute.dask
+    if contended:
+        return "processes"
     from hindscan.history.snapshot import KafkaSlice
 
     records = sum(
@@ -70,6 +78,8 @@ class Workshop:
         self._lock = threading.Lock()
         self._idle: dict[tuple[str, int], list[Executor]] = {}
         self._paces: dict[str, tuple[float, dict[str, Pace]]] = {}
+        #: Digests of the code of jobs whose steps hold the interpreter's lock, as was seen.
+        self.contended: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
