@@ -82,6 +82,8 @@ class Dispatcher:
         self._intake = self._intake_of(self._edition)
         self._shutdown = threading.Event()
         self._wake = threading.Condition()
+        #: How often there was something new to look for.
+        self._news = 0
         self._threads: list[threading.Thread] = []
         self._faults: dict[str, str] = {}
         self._notes: dict[str, str] = {}
@@ -123,6 +125,7 @@ class Dispatcher:
         self._shutdown.set()
         self._unsent.set()
         with self._wake:
+            self._news += 1
             self._wake.notify_all()
         for thread in self._threads:
             thread.join()
@@ -138,11 +141,13 @@ class Dispatcher:
         name = f"{self._owner}:{threading.current_thread().name}"
         while not self._shutdown.is_set():
             try:
+                seen = self._news
                 held = [trigger.name for trigger in self._project.triggers.values() if trigger.paused]
                 claimed = leases.claim(self._store, name, LEASE_SECONDS, held=held)
                 if claimed is None:
                     with self._wake:
-                        self._wake.wait(IDLE_SECONDS)
+                        # What came while the store was asked is not slept over.
+                        self._wake.wait_for(partial(self._is_news_since, seen), IDLE_SECONDS)
                     continue
                 about = logs.about_run(claimed.run)
                 _logger.info("run %s of %s begins", claimed.run.id, claimed.run.job, extra=about)
@@ -180,8 +185,12 @@ class Dispatcher:
             except ServiceUnavailable as error:
                 self._faults["store"] = str(error)
 
+    def _is_news_since(self, seen: int) -> bool:
+        return self._news != seen
+
     def _notify(self) -> None:
         with self._wake:
+            self._news += 1
             self._wake.notify()
 
     def _listen(self) -> None:
