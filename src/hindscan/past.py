@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -209,10 +208,10 @@ def read_files(
             try:
                 event = arrival(root, source.text, file)
             except ValueError as fault:
-                yield replace(received, reason=f"{file.path}: {fault}")
+                yield msgspec.structs.replace(received, reason=f"{file.path}: {fault}")
                 continue
             if event is not None:
-                yield replace(received, event=event, reason="")
+                yield msgspec.structs.replace(received, event=event, reason="")
 
     yield from _in_parts(found())
 

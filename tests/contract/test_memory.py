@@ -43,7 +43,7 @@ def test_a_slice_that_takes_too_much_fails_with_figures_and_its_neighbours_are_k
     assert (site.root / "marks" / "eaten-3").read_text() == "xx"  # among others, and alone
     assert site.plan("hungry", folder=folder).stages[0].reused == set(range(SLICES)) - {3}
     lost = [fact for fact in facts if isinstance(fact, TaskLost)]
-    assert [len(fact.slices) for fact in lost] == [4, 1]
+    assert [fact.slices for fact in lost] == [(3,), (3,)]  # what was stored before it is not made again
     assert all("may take 400 MB" in fact.reason for fact in lost)
 
 
@@ -51,7 +51,7 @@ def test_a_task_that_took_too_much_is_done_slice_by_slice(site: Site):
     with ThreadsExecutor(1, LIMIT) as executor:
         done = site.run(executor, "hungry", folder=str(site.root / "marks"), appetite="once", slices_per_task=6)
     assert site.partials.read(done.finished)["n"].to_pylist() == list(range(SLICES))
-    assert done.retried == 6
+    assert done.retried == 3  # those that were stored before it are not made again
 
 
 def test_alone_on_the_machine_a_worker_may_take_what_all_might(site: Site):

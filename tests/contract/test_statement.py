@@ -7,7 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from hindscan.runs import leases, schema, waiting
-from hindscan.runs.register import get_run, open_run
+from hindscan.runs.opening import open_run
+from hindscan.runs.register import get_run
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import Statement, Store, insert_many
 

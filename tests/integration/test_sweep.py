@@ -21,7 +21,7 @@ from hindscan.desk import StoreDesk
 from hindscan.errors import ParameterError, UsageError
 from hindscan.runs import codes
 from hindscan.sweeping import given_points, typed_points
-from hindscan.tasks import execution
+from hindscan.tasks import stage
 from hindscan.tasks.attempts import make_pieces
 from hindscan.workshop import open_workshop
 
@@ -156,7 +156,7 @@ def test_slices_of_all_points_are_made_beside_each_other(folder: Path, monkeypat
         handed.append([piece.name for line in taken for pieces in line for piece in pieces])
         return make_pieces(taken, *given, **named)
 
-    monkeypatch.setattr(execution, "make_pieces", spied)
+    monkeypatch.setattr(stage, "make_pieces", spied)
     done(folder, "revenue", {"category": "b"}, sweep={"reserve": [0.11, 0.12, 0.13]})
     drawn = ["slice 0", "slice 1"] * 3
     # No worker waits for the last slice of a point, or for what is combined and finished of it.
@@ -174,7 +174,16 @@ def test_a_sweep_that_is_posted_is_the_one_that_is_called(folder: Path, sweep: A
         spec, code = workshop.job("revenue")
         codes.save_code(workshop.store, spec, code)
         nobody: Any = None  # takes events, and there are none
-        desk = StoreDesk(project, workshop.store, {"revenue": spec}, nobody, notify=lambda: None, faults={}, notes={})
+        desk = StoreDesk(
+            project,
+            workshop.store,
+            {"revenue": spec},
+            nobody,
+            workshop=workshop,
+            notify=lambda: None,
+            faults={},
+            notes={},
+        )
         body = {"parameters": {"category": "b"}, "sweep": sweep}
         run, _ = desk.submit("revenue", body, f"key of {sweep}", "http:test")
         assert desk.submit("revenue", body, f"key of {sweep}", "http:test")[0]["id"] == run["id"]

@@ -91,7 +91,7 @@ class DeltaTarget:
                     if tried + 1 == _TRIES:
                         raise
                     continue
-                point("tables.committed")
+                point("delta.committed")
                 return True
         except (DeltaError, OSError) as fault:
             raise ServiceUnavailable(

@@ -80,7 +80,7 @@ class IcebergTarget:
                     if tried + 1 == _TRIES:
                         raise
                     continue
-                point("tables.committed")
+                point("iceberg.committed")
                 return True
         except SchemaMismatch:
             raise

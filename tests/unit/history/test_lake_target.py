@@ -139,6 +139,7 @@ def test_owners_of_one_run_and_other_runs_at_once_lose_and_double_nothing(target
     assert told(to, tmp_path) == [("r0", 0), ("r1", 1), ("r2", 1), ("r3", 1)]
 
 
+COMMITTED = {"IcebergTarget": "iceberg.committed", "DeltaTarget": "delta.committed"}
 DIES = """
 import pickle, sys
 to, rows = pickle.load(sys.stdin.buffer)
@@ -153,7 +154,7 @@ def test_a_run_that_died_after_its_commit_is_found_in_the_table(target: Made, tm
     died = subprocess.run(
         [sys.executable, "-c", DIES],
         input=pickle.dumps((to, rows("r1", 1))),
-        env={**os.environ, "HINDSCAN_FAULT": "tables.committed"},
+        env={**os.environ, "HINDSCAN_FAULT": COMMITTED[type(to).__name__]},
         capture_output=True,
         check=False,
     )
