@@ -16,7 +16,7 @@ from hindscan.jobs.job import JobSpec, Parameter, Step
 from hindscan.runs.store import Store, open_store
 
 #: More by HINDSCAN_SCHEDULES (10,000 take two cores about a minute, by `pytest -n 2`); one again by HINDSCAN_SEED.
-SCHEDULES = int(os.environ.get("HINDSCAN_SCHEDULES", "2000"))
+SCHEDULES = int(os.environ.get("HINDSCAN_SCHEDULES", "1000"))
 #: So that processes can share the work.
 PARTS = 4
 MOVES = 24
