@@ -21,7 +21,6 @@ EVENTS = 9
 PROGRAM = """
 import os, sys, traceback
 import hindscan.auditing, hindscan.replaying, hindscan.jobs.registry, hindscan.planning
-from dataclasses import replace
 from pathlib import Path
 from hindscan import faults
 from hindscan.config_file import load_project
