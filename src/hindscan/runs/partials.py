@@ -17,10 +17,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -39,6 +39,7 @@ _FEW_KEYS: Final = 256
 #: More batches than this are put together where they are smaller than that on average: thousands of partials may be concatenated.
 _FEW_BATCHES: Final = 16
 _BATCH_BYTES: Final = 65_536
+_Said = TypeVar("_Said")
 _KEY: Final = re.compile(r"[0-9a-z]{8,128}")
 _META: Final = b"hindscan"
 _CHECK: Final = b"hindscan.check"
@@ -279,13 +280,7 @@ class Partials:
         hindscan.errors.CorruptPartial
             It is not there, or this part of it is damaged.
         """
-        path = self.path(key)
-        with _Opened(path, key) as handle:
-            try:
-                with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-                    return _meta_of(reader.schema)
-            except _DAMAGE as fault:
-                raise _damaged(path, key, handle, fault) from fault
+        return self._of_schema(key, _meta_of)
 
     def read_schema(self, key: str) -> pa.Schema:
         """Read what columns a partial has, without its content.
@@ -295,11 +290,14 @@ class Partials:
         hindscan.errors.CorruptPartial
             It is not there, or this part of it is damaged.
         """
+        return self._of_schema(key, pa.Schema.remove_metadata)
+
+    def _of_schema(self, key: str, what: Callable[[pa.Schema], _Said]) -> _Said:
         path = self.path(key)
         with _Opened(path, key) as handle:
             try:
                 with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-                    return reader.schema.remove_metadata()
+                    return what(reader.schema)
             except _DAMAGE as fault:
                 raise _damaged(path, key, handle, fault) from fault
 

@@ -131,6 +131,7 @@ class StageWork:
             itertools.chain.from_iterable(groups),
             lambda pieces: owners[pieces[0].key].slices_task(pieces),
             read=lambda done: owners[done.key].note(done),
+            kept=lambda piece: owners[piece.key].kept(piece),
             owners=owners,
         )
         self._seconds += time.monotonic() - began
@@ -209,7 +210,7 @@ class StageWork:
             (self.pieces(slices) for slices in self.groups(self.missing_slices())),
             self.slices_task,
             read=self.note,
-            kept=self._kept,
+            kept=self.kept,
             tolerated=self._tolerated - len(self._failed),
         )
         for done in self._done.values():
@@ -294,7 +295,7 @@ class StageWork:
             self.slices_task,
             read=self._rows_read,
             ordered=True,
-            kept=self._kept,
+            kept=self.kept,
         )
         for chain in whole:
             self._name_without_idle_bounds(chain)
@@ -326,7 +327,7 @@ class StageWork:
         done = self._done.get(position)
         return done.proof if done is not None else self._partials.read_meta(self._stage.keys[position]).proof
 
-    def _kept(self, piece: Piece) -> Done | None:
+    def kept(self, piece: Piece) -> Done | None:
         """Give what a lost task had stored of a slice: it was missing when the task was made. Of an ordered job the partial comes after the checkpoint."""
         stored = {piece.key, self._states.get(piece.key, piece.key)}
         if self._plan.fresh or stored & self._forgotten or not all(map(self._partials.has, stored)):
