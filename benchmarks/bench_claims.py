@@ -34,7 +34,7 @@ BARE = (
 def fill(store: Any, runs: int, *, key: str | None = None) -> None:
     """Write runs that wait; all of one order key, where one is given."""
     from hindscan.runs import schema
-    from hindscan.runs.register import run_row
+    from hindscan.runs.opening import run_row
     from hindscan.runs.run import RunRequest
     from hindscan.runs.store import insert_many
 

@@ -47,7 +47,7 @@ from hindscan.runs import codes, opening
 from hindscan.workshop import open_workshop
 
 folder, executor, profiled = sys.argv[1:]
-runner.kind_of_executor = lambda *_: executor
+runner.kind_of_executor = lambda *_, **__: executor
 cpu = lambda who: (lambda used: used.ru_utime + used.ru_stime)(resource.getrusage(who))
 project = load_project(Path(folder))
 with open_workshop(project) as workshop:
