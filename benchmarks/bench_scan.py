@@ -270,7 +270,7 @@ def write_project(root: Path, data: Path) -> None:
         bids.sql("SELECT bidder, auction, price FROM bids WHERE year = $year AND category = $category", year=year, category=category))"""
     (jobs / "polars_bids.py").write_text(POLARS_JOB.format(name="polars_bids", tables="{}", auctions="", rows=plain))
     joined = """pl.from_arrow(bids.sql("SELECT bidder, auction, price FROM bids WHERE year = $year", year=year)).join(
-        auctions.polars(["id", "category"]).filter(pl.col("category") == category), left_on="auction", right_on="id", how="semi")"""
+        pl.from_arrow(auctions.sql("SELECT id FROM auctions WHERE category = $category", category=category)), left_on="auction", right_on="id", how="semi")"""
     (jobs / "polars_joined.py").write_text(
         POLARS_JOB.format(
             name="polars_joined", tables='{"auctions": "auctions"}', auctions=", auctions: hs.Data", rows=joined

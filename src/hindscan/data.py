@@ -12,6 +12,7 @@ Foundation: knows nothing of Kafka, Parquet or jobs; `history` implements `Sourc
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -21,7 +22,7 @@ import msgspec
 import pyarrow as pa
 
 from hindscan.errors import UsageError
-from hindscan.query import Where, database, failed_while_running, plain, reads_of
+from hindscan.query import Read, Values, Where, database, failed_while_running, plain, reads_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,14 +264,16 @@ class Data:
         """
         bound = {name: plain(value) for name, value in values.items()}
         reads = reads_of(query, bound, {name: source.schema for name, source in self._sources.items()})
-        opened = [name for name, read in reads.items() if read.columns]
-        with self._reading(opened), closing(database(os.getpid()).cursor()) as cursor:
-            for index, (name, read) in enumerate(reads.items()):
-                if read.columns:
-                    cursor.register(f"__table_{index}", _scanned(self._sources[name].dataset(read.columns, read.where)))
-                cursor.execute(read.view(name, f"__table_{index}"))
-            result: pa.Table = cursor.sql(query, params=bound or None).to_arrow_table()
-            return result
+        opened = {name: read for name, read in reads.items() if read.columns}
+        with self._reading(list(opened)):
+            rows = {
+                name: _scanned(self._sources[name].dataset(read.columns, read.where)) for name, read in opened.items()
+            }
+            if rows and all(_is_left_nothing(table, opened[name].where) for name, table in rows.items()):
+                # A condition that leaves a slice nothing leaves most slices nothing, and the engine would take longer over each than the reader.
+                schemas = {name: source.schema.remove_metadata() for name, source in self._sources.items()}
+                return _over_no_rows(query, Values(bound), tuple(schemas.items()))
+            return _asked(query, bound, reads, rows)
 
     def _columns(self, columns: Sequence[str] | None) -> list[str]:
         return list(self.schema.names if columns is None else columns)
@@ -295,6 +298,31 @@ class Data:
                 for name in names:
                     self._sources[name].diagnose()
             raise
+
+
+def _asked(
+    query: str, values: Mapping[str, object], reads: Mapping[str, Read], rows: Mapping[str, ds.Dataset | pa.Table]
+) -> pa.Table:
+    """Run a statement over tables of which only what it reads is there."""
+    with closing(database(os.getpid()).cursor()) as cursor:
+        for index, (name, read) in enumerate(reads.items()):
+            if name in rows:
+                cursor.register(f"__table_{index}", rows[name])
+            cursor.execute(read.view(name, f"__table_{index}"))
+        result: pa.Table = cursor.sql(query, params=dict(values) or None).to_arrow_table()
+        return result
+
+
+@functools.lru_cache(maxsize=256)
+def _over_no_rows(query: str, values: Values, schemas: tuple[tuple[str, pa.Schema], ...]) -> pa.Table:
+    """Run a statement over tables without rows: it gives the same whenever it is asked."""
+    reads = reads_of(query, values, dict(schemas))
+    empty = {name: schema.empty_table().select(reads[name].columns) for name, schema in schemas if reads[name].columns}
+    return _asked(query, values, reads, empty)
+
+
+def _is_left_nothing(rows: ds.Dataset | pa.Table, where: Where | None) -> bool:
+    return where is not None and isinstance(rows, pa.Table) and not rows.num_rows
 
 
 def _scanned(dataset: ds.Dataset) -> ds.Dataset | pa.Table:

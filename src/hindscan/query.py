@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
-__all__ = ["Read", "Where", "database", "failed_while_running", "mappings_in", "plain", "quoted", "reads_of"]
+__all__ = ["Read", "Values", "Where", "database", "failed_while_running", "mappings_in", "plain", "quoted", "reads_of"]
 
 
 Comparison = Literal["=", "<", "<=", ">", ">="]
@@ -113,7 +113,7 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         """The condition as a text: the same only if the same rows pass."""
-        return f"{self.query} {_Values(self.values)}"
+        return f"{self.query} {Values(self.values)}"
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -140,7 +140,7 @@ class Read(msgspec.Struct, frozen=True):
         return f"CREATE TEMP VIEW {quoted(name)} AS SELECT {', '.join(chosen)} FROM {quoted(registered)}"
 
 
-class _Values(dict[str, object]):
+class Values(dict[str, object]):
     """Bound values as part of a key: the same if they are of the same types and read the same."""
 
     def __str__(self) -> str:
@@ -150,7 +150,7 @@ class _Values(dict[str, object]):
         return hash(str(self))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Values) and str(self) == str(other)
+        return isinstance(other, Values) and str(self) == str(other)
 
 
 def reads_of(query: str, values: Mapping[str, object], schemas: Mapping[str, pa.Schema]) -> dict[str, Read]:
@@ -172,13 +172,11 @@ def reads_of(query: str, values: Mapping[str, object], schemas: Mapping[str, pa.
     duckdb.Error
         The statement is wrong.
     """
-    return _reads_of(
-        query, _Values(values), tuple((name, schema.remove_metadata()) for name, schema in schemas.items())
-    )
+    return _reads_of(query, Values(values), tuple((name, schema.remove_metadata()) for name, schema in schemas.items()))
 
 
 @functools.lru_cache(maxsize=256)
-def _reads_of(query: str, values: _Values, schemas: tuple[tuple[str, pa.Schema], ...]) -> dict[str, Read]:
+def _reads_of(query: str, values: Values, schemas: tuple[tuple[str, pa.Schema], ...]) -> dict[str, Read]:
     # A job runs the same statement over every slice, so plans are kept.
     with closing(database(os.getpid(), planning=True).cursor()) as cursor:
         statements = cursor.extract_statements(query)

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Workshop", "kind_of_executor", "open_workshop"]
 
-#: Below this many uncompressed bytes to read, threads of one child process are done before worker processes have started.
+#: Below this many uncompressed bytes to read, threads of one child process are done before worker processes have started. Statements hold no interpreter's lock, so
+#: that processes do them no faster however much there is.
 SMALL_BYTES: Final = 512 * 2**20
 #: The same for records of a topic: decoding holds the interpreter's lock, so threads do not help it.
 SMALL_RECORDS: Final = 400_000
@@ -62,8 +63,8 @@ def kind_of_executor(compute: ComputeSettings, prepared: Prepared, *, contended:
         for s in stage.slices
         if isinstance(s, KafkaSlice) and s.position not in stage.reused
     )
-    small = prepared.cost.bytes_to_read <= SMALL_BYTES and records <= SMALL_RECORDS
-    return "threads" if small else "processes"
+    small = prepared.plan.job.is_sql or prepared.cost.bytes_to_read <= SMALL_BYTES
+    return "threads" if small and records <= SMALL_RECORDS else "processes"
 
 
 class Workshop:

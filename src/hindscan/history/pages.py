@@ -97,13 +97,15 @@ class _Compact:
         raise ValueError(f"a field of the unknown kind {kind}")
 
 
-def check_headers(file: OpenFile, first: int, last: int, columns: Collection[str]) -> None:
-    """Walk over the page headers of columns in row groups `[first, last)`.
+def check_headers(file: OpenFile, row_groups: Collection[int], columns: Collection[str]) -> None:
+    """Walk over the page headers of columns in some row groups.
 
     Parameters
     ----------
     file : OpenFile
         A file on disk.
+    row_groups : collection of int
+        Their numbers.
     columns : collection of str
         Names as the file has them; of nested columns all leaves.
 
@@ -114,7 +116,7 @@ def check_headers(file: OpenFile, first: int, last: int, columns: Collection[str
     """
     metadata = file.metadata
     with file.place.filesystem.open_input_file(file.place.path) as stream:
-        for group in range(first, last):
+        for group in sorted(row_groups):
             for at in range(metadata.num_columns):
                 chunk = metadata.row_group(group).column(at)
                 path = chunk.path_in_schema

@@ -13,9 +13,10 @@ so no engine can lose them.
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +27,7 @@ from hindscan.data import Proof
 from hindscan.errors import CorruptData, SchemaMismatch, SourceChanged
 from hindscan.history.bounds import Bounds, keeps
 from hindscan.history.columns import described
+from hindscan.history.decoded import decoded
 from hindscan.history.drifted import is_read_as_pinned, rows_as_pinned
 from hindscan.history.expansion import check_expansion
 from hindscan.history.footer import greatest_times
@@ -71,6 +73,17 @@ class ParquetReader:
         return whole | ({"rename": dict(self.rename)} if self.rename else {})
 
 
+class _Chosen(NamedTuple):
+    """What is left of one slice."""
+
+    slice: ParquetSlice
+    fragment: ds.ParquetFileFragment
+
+    @property
+    def row_groups(self) -> list[int]:
+        return [group.id for group in self.fragment.row_groups]
+
+
 class ParquetSource:
     """Slices of a Parquet pin as one table."""
 
@@ -78,8 +91,8 @@ class ParquetSource:
         self._reader = reader
         self._slices = list(slices)
         self._asked: list[str] = []
-        #: All columns that were ever asked for.
-        self._read: set[str] = set()
+        #: Of each slice, by position: the columns that were ever asked for, and the row groups of each that were left.
+        self._decodes: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
         self._check_identity()
 
     def __enter__(self) -> ParquetSource:
@@ -102,19 +115,18 @@ class ParquetSource:
         """Give the rows, lazily; where a condition prunes them, those that are left are read at once, and so are those of files that drifted."""
         wanted = list(self.schema.names if columns is None else columns)
         self._asked = wanted
-        self._read.update(wanted)
-        may_pass = None if where is None or self._may_drift else where.may_pass(self.schema)
-        slices = [s for s in self._slices if may_pass is None or self._pruned(s, may_pass).row_groups]
+        chosen = self._chosen(self._slices, None if where is None or self._may_drift else where.may_pass(self.schema))
+        for one in chosen:
+            self._decodes[one.slice.position] |= {(name, group) for name in wanted for group in one.row_groups}
         if any(pa.types.is_string(kind) or pa.types.is_binary(kind) for kind in map(self._type, wanted)):
-            for s in slices:
-                self._check_expansion(s, wanted)
-        dataset = self._dataset(slices, wanted, where=where, may_pass=may_pass)
+            for one in chosen:
+                self._check_expansion(one.slice, wanted)
         if where is None:
-            return dataset
-        import pyarrow.dataset as ds
-
+            return self._dataset(chosen, wanted)
         # What is left is decoded at once: an engine filters a table faster than Arrow filters while it scans.
-        return ds.dataset(dataset.to_table(columns=wanted, use_threads=False))
+        return self._decoded(chosen, wanted) or _in_memory(
+            self._dataset(chosen, wanted, where=where).to_table(columns=wanted, use_threads=False)
+        )
 
     def diagnose(self) -> None:
         """Read again what was asked for, file by file, to find the one that is at fault.
@@ -131,7 +143,7 @@ class ParquetSource:
         self._check_identity()
         for s in self._slices:
             try:
-                for _ in self._dataset([s], self._asked, bounded=False).to_batches():
+                for _ in self._dataset(self._chosen([s]), self._asked, bounded=False).to_batches():
                     pass
             except (pa.ArrowException, OSError, ValueError) as fault:
                 if isinstance(fault, pa.ArrowInvalid) and "would lose data" in str(fault):
@@ -181,11 +193,14 @@ class ParquetSource:
         """Look at the page headers of the columns that were read: checksums do not cover them, and what they hide is missing without a word."""
         if not self._reader.verify or not self._reader.root.is_local:
             return
-        needed = self._read | ({self._reader.time} if self._reader.time is not None and self._read else set())
-        stored = needed | {old for old, new in self._reader.rename.items() if new in needed}
         for s in self._slices:
+            read = self._decodes[s.position]
+            needed = {name for name, _ in read} | (
+                {self._reader.time} if self._reader.time is not None and read else set()
+            )
+            stored = needed | {old for old, new in self._reader.rename.items() if new in needed}
             try:
-                check_headers(self._file(s), s.first, s.last, stored)
+                check_headers(self._file(s), {group for _, group in read}, stored)
             except (pa.ArrowException, OSError, ValueError) as fault:
                 raise _corrupt(s, fault) from fault
 
@@ -219,7 +234,7 @@ class ParquetSource:
     def _check_null_times(self, s: ParquetSlice) -> None:
         # A bound compares to unknown and drops such a row; the statistics could not say that there is none.
         time = str(self._reader.time)
-        nulls = self._dataset([s], [time], bounded=False).count_rows(filter=pc.field(time).is_null())
+        nulls = self._dataset(self._chosen([s]), [time], bounded=False).count_rows(filter=pc.field(time).is_null())
         if nulls:
             raise SchemaMismatch(
                 f"While reading {s.path} up to a time: every row must have a {time!r}; {nulls} have none. "
@@ -228,28 +243,54 @@ class ParquetSource:
             )
 
     def _dataset(
-        self,
-        slices: Sequence[ParquetSlice],
-        wanted: Sequence[str],
-        *,
-        bounded: bool = True,
-        where: Where | None = None,
-        may_pass: pc.Expression | None = None,
+        self, chosen: Sequence[_Chosen], wanted: Sequence[str], *, bounded: bool = True, where: Where | None = None
     ) -> ds.Dataset:
+        """Give the rows of what was chosen, lazily where their files are as pinned."""
         # Imported here: it brings pandas with it where that is installed, and whoever only pins reads no rows.
         import pyarrow.dataset as ds
 
-        time = self._reader.time
-        bounds = _common_bounds(slices) if bounded else Bounds()
-        needs_time = bounds.since is not None or bounds.before is not None
-        chosen = [*wanted, *([time] if needs_time and time is not None and time not in wanted else [])]
-        schema = pa.schema([self.schema.field(name) for name in chosen])
-        if not slices:
+        bounds = self._bounds(chosen) if bounded else None
+        schema = self._columns(wanted, bounds)
+        if not chosen:
             return ds.dataset(schema.empty_table())
-        parts = [self._part(list(run), schema, where) for run in self._alike(slices, schema, may_pass)]
+        parts = [self._part(list(run), schema, where) for run in self._alike(chosen, schema)]
         dataset = parts[0] if len(parts) == 1 else ds.dataset(parts, schema=schema)
-        kept = keeps(time, self.schema.field(time).type, bounds) if needs_time and time is not None else None
-        return dataset if kept is None else dataset.filter(kept)
+        return dataset if bounds is None else dataset.filter(bounds)
+
+    def _decoded(self, chosen: Sequence[_Chosen], wanted: Sequence[str]) -> ds.Dataset | None:
+        """Give the rows of what was chosen as they lie; None where something of them must be converted first."""
+        bounds = self._bounds(chosen)
+        schema = self._columns(wanted, bounds)
+        tables = []
+        for one in chosen:
+            constants = self._constants(one.slice)
+            if one.slice.deleted or self._may_drift or (bounds is not None and self._reader.time in constants):
+                return None
+            file = self._file(one.slice)
+            table = decoded(file, one.row_groups, schema, constants=constants, verify=self._reader.verify)
+            if table is None:
+                return None
+            tables.append(table)
+        alike = len({table.schema for table in tables}) == 1
+        whole = (
+            pa.concat_tables(tables if alike else [table.cast(schema) for table in tables])
+            if tables
+            else schema.empty_table()
+        )
+        return _in_memory(whole if bounds is None else whole.filter(bounds))
+
+    def _bounds(self, chosen: Sequence[_Chosen]) -> pc.Expression | None:
+        """Give the condition of the window; None where all rows are inside."""
+        bounds, time = _common_bounds([one.slice for one in chosen]), self._reader.time
+        if time is None or (bounds.since is None and bounds.before is None):
+            return None
+        return keeps(time, self._type(time), bounds)
+
+    def _columns(self, wanted: Sequence[str], bounds: pc.Expression | None) -> pa.Schema:
+        """Give the columns that are read: those wanted, and the time where rows are chosen by it."""
+        time = self._reader.time
+        more = [time] if bounds is not None and time is not None and time not in wanted else []
+        return pa.schema([self.schema.field(name) for name in (*wanted, *more)])
 
     @functools.cached_property
     def _parquet(self) -> ds.ParquetFileFormat:
@@ -262,39 +303,42 @@ class ParquetSource:
     def _may_drift(self) -> bool:
         return self._reader.widens or bool(self._reader.rename)
 
-    def _pruned(self, s: ParquetSlice, may_pass: pc.Expression | None) -> ds.ParquetFileFragment:
-        """Give the row groups of a slice, without those of which the footer or the folder's name shows that no row passes."""
-        whole: Any = self._file(s).fragment.subset(row_group_ids=list(range(s.first, s.last)))
-        pruned: ds.ParquetFileFragment = whole if may_pass is None else whole.subset(may_pass, schema=self.schema)
-        return pruned
-
-    def _alike(
-        self, slices: Sequence[ParquetSlice], schema: pa.Schema, may_pass: pc.Expression | None
-    ) -> list[list[tuple[ds.ParquetFileFragment, ParquetSlice, bool]]]:
-        """Make a fragment of each slice, and put those together that one scan reads: all, unless files drifted."""
-        runs: list[list[tuple[ds.ParquetFileFragment, ParquetSlice, bool]]] = []
+    def _chosen(self, slices: Sequence[ParquetSlice], may_pass: pc.Expression | None = None) -> list[_Chosen]:
+        """Choose the row groups of slices, without those of which the footer or the folder's name shows that no row passes."""
+        chosen = []
         for s in slices:
-            # What is deleted goes by position: a row group that is left out would move the others.
-            fragment = self._pruned(s, None if s.deleted else may_pass)
-            as_pinned = not s.deleted and (
-                not self._may_drift or is_read_as_pinned(fragment.physical_schema, schema, self._reader.rename)
+            whole: Any = self._file(s).fragment.subset(row_group_ids=list(range(s.first, s.last)))
+            left = whole if may_pass is None else whole.subset(may_pass, schema=self.schema)
+            if may_pass is None or left.num_row_groups:
+                # What is deleted goes by position: a row group that is left out would move the others.
+                chosen.append(_Chosen(s, whole if s.deleted else left))
+        return chosen
+
+    def _alike(self, chosen: Sequence[_Chosen], schema: pa.Schema) -> list[list[tuple[_Chosen, bool]]]:
+        """Put those together that one scan reads: all, unless files drifted."""
+        runs: list[list[tuple[_Chosen, bool]]] = []
+        for one in chosen:
+            as_pinned = not one.slice.deleted and (
+                not self._may_drift or is_read_as_pinned(one.fragment.physical_schema, schema, self._reader.rename)
             )
-            if not (runs and as_pinned and runs[-1][0][2]):
+            if not (runs and as_pinned and runs[-1][0][1]):
                 runs.append([])
-            runs[-1].append((fragment, s, as_pinned))
+            runs[-1].append((one, as_pinned))
         return runs
 
     def _part(
         self,
-        run: list[tuple[ds.ParquetFileFragment, ParquetSlice, bool]],
+        run: list[tuple[_Chosen, bool]],
         schema: pa.Schema,
         where: Where | None,
     ) -> ds.Dataset:
         import pyarrow.dataset as ds
 
-        fragment, s, as_pinned = run[0]
+        (s, fragment), as_pinned = run[0]
         if as_pinned:
-            return ds.FileSystemDataset([one for one, _, _ in run], schema, self._parquet, self._reader.root.filesystem)
+            return ds.FileSystemDataset(
+                [one.fragment for one, _ in run], schema, self._parquet, self._reader.root.filesystem
+            )
         table = rows_as_pinned(
             fragment,
             schema,
@@ -346,6 +390,12 @@ def _corrupt(s: ParquetSlice, fault: Exception) -> CorruptData:
         "Restore the file from its source, or take it out of the history.",
         path=s.path,
     )
+
+
+def _in_memory(table: pa.Table) -> ds.Dataset:
+    import pyarrow.dataset as ds
+
+    return ds.dataset(table)
 
 
 def _common_bounds(slices: Sequence[ParquetSlice]) -> Bounds:

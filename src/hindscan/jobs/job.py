@@ -127,6 +127,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     @property
+    def is_sql(self) -> bool:
+        """Whether its own steps are statements, which the engine carries out without the interpreter's lock."""
+        return self.file.endswith(".sql")
+
+    @property
     def broadcast(self) -> tuple[str, ...]:
         """Names under which the broadcast tables are pinned, those of joined jobs included."""
         joined = (pinned_as(name, table) for name, job in self.joins.items() for table in job.tables)

@@ -8,8 +8,10 @@ import tempfile
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,11 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hindscan import files
-from hindscan.data import Data
+from hindscan.data import Data, TableSource
 from hindscan.errors import CorruptData
+from hindscan.history import decoded
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.snapshot import Window
 from hindscan.plans.cut import cut
+from hindscan.query import reads_of
 
 LONG = "a" * 80
 VALUES: dict[str, list[Any]] = {
@@ -47,6 +51,7 @@ TYPES: dict[str, pa.DataType] = {
 }
 #: Values of another kind that the engine compares with a column all the same.
 EQUAL: dict[str, list[Any]] = {"i": [True, "7", 0.5, 2.0**40], "x": [1], "s": [], "moment": [dt.datetime(2018, 1, 1)]}
+CODED = pa.dictionary(pa.int8(), pa.string())
 #: What an older file may have had instead.
 NARROW: dict[str, pa.DataType] = {
     "x": pa.float32(),
@@ -71,6 +76,9 @@ def literal(column: str, value: object) -> str:
         case str():
             return f"'{value}'"
     return str(value)
+
+
+WRITERS = ["arrow", "dictionary", "no statistics", "page index", "duckdb", "polars"]
 
 
 @st.composite
@@ -109,6 +117,8 @@ def write(path: Path, rows: pa.Table, writer: str, row_group_rows: int) -> None:
             assert isinstance(frame, pl.DataFrame)
             frame.write_parquet(path, row_group_size=row_group_rows)
         case _:
+            if writer == "dictionary":
+                rows = rows.set_column(rows.schema.get_field_index("s"), "s", rows["s"].cast(CODED))
             pq.write_table(
                 rows,
                 path,
@@ -143,7 +153,7 @@ def test_conditions_over_files_give_what_they_give_over_the_rows(tmp_path: Path,
         tables.append(rows.append_column("kind", pa.array([None if kind is None else int(kind)] * size, pa.int64())))
         for name in data.draw(st.sets(st.sampled_from(sorted(NARROW)))) if drifts else ():
             rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(NARROW[name]))
-        writer = data.draw(st.sampled_from(["arrow", "no statistics", "page index", "duckdb", "polars"]))
+        writer = data.draw(st.sampled_from(WRITERS))
         where = f"kind={'__HIVE_DEFAULT_PARTITION__' if kind is None else kind}"
         write(folder / where / f"{number}.parquet", rows, writer, data.draw(st.integers(1, 4)))
     columns = pa.schema([("n", pa.int64()), *TYPES.items()])
@@ -166,12 +176,61 @@ def test_conditions_over_files_give_what_they_give_over_the_rows(tmp_path: Path,
         expected = [str(row) for row in oracle.sql(query, params=bound or None).to_arrow_table().to_pylist()]
     slices = cut(pin, data.draw(st.integers(1, 20)))
     found = []
-    for piece in slices:
-        with of.reader(pin).open([piece]) as source:
-            found += Data("t", {"t": source}).sql(query, **bound).to_pylist()
+    # Files of a few rows are small, but for their headers: only so are their texts few enough to stay dictionaries.
+    with mock.patch.object(decoded, "_CODED_BYTES", data.draw(st.sampled_from([decoded._CODED_BYTES, 10_000]))):
+        for piece in slices:
+            with of.reader(pin).open([piece]) as source:
+                found += Data("t", {"t": source}).sql(query, **bound).to_pylist()
+        with of.reader(pin).open(slices) as source:
+            whole = Data("t", {"t": source}).sql(query, **bound).to_pylist()
     assert [str(row) for row in sorted(found, key=lambda row: row["n"])] == expected, condition
-    with of.reader(pin).open(slices) as source:
-        assert [str(row) for row in Data("t", {"t": source}).sql(query, **bound).to_pylist()] == expected, condition
+    assert [str(row) for row in whole] == expected, condition
+
+
+@pytest.mark.parametrize("stored", ["texts", "dictionary"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT s, sum(x) AS total, count(*) AS n FROM t WHERE x >= 0.1 GROUP BY ALL",
+        "SELECT s, b, sum(x) AS total FROM t WHERE x >= 0.1 AND kind = 1 GROUP BY ALL",
+        "SELECT DISTINCT s, kind FROM t WHERE s >= 'v3'",
+        "SELECT s, x, row_number() OVER (PARTITION BY s ORDER BY b) AS r FROM t WHERE x > 0.5",
+    ],
+)
+def test_a_dictionary_gives_the_rows_of_its_texts_in_their_order(tmp_path: Path, stored: str, query: str) -> None:
+    rng = np.random.default_rng(3)
+    count = 20_000
+    texts = pa.array([None if n == 9 else f"v{n}" for n in rng.integers(0, 10, count)])
+    rows = pa.table({"s": texts, "b": rng.integers(0, 50, count), "x": rng.random(count)})
+    file = rows.set_column(0, "s", texts.cast(CODED)) if stored == "dictionary" else rows
+    write(tmp_path / "b/kind=1/a.parquet", file, "arrow", 7_000)
+    of = ParquetHistory(name="t", location=str(tmp_path / "b"), place=files.place(tmp_path / "b"))
+    pin = of.pin(Window())
+    with of.reader(pin).open(cut(pin, 100_000)) as source:
+        where = reads_of(query, {}, {"t": source.schema})["t"].where
+        assert pa.types.is_dictionary(source.dataset(["s"], where).schema.field("s").type)
+        found = Data("t", {"t": source}).sql(query)
+    plain = Data("t", {"t": TableSource(rows.append_column("kind", pa.repeat(pa.scalar(1), count)))}).sql(query)
+    assert found.equals(plain)
+
+
+def test_slices_that_a_condition_leaves_nothing_give_what_no_rows_give(tmp_path: Path) -> None:
+    write(tmp_path / "b/a.parquet", pa.table({"n": pa.array(range(100), pa.int64())}), "arrow", 10)
+    of = ParquetHistory(name="t", location=str(tmp_path / "b"), place=files.place(tmp_path / "b"))
+    pin = of.pin(Window())
+    for piece in cut(pin, 10):
+        with of.reader(pin).open([piece]) as source:
+            t = Data("t", {"t": source})
+            grouped = t.sql("SELECT n % 2 AS odd, count(*) AS c FROM t WHERE n >= $least GROUP BY ALL", least=1000)
+            assert (grouped.num_rows, grouped.schema.names) == (0, ["odd", "c"])
+            assert t.sql("SELECT count(*) AS c, $least AS v FROM t WHERE n >= $least", least=1000).to_pylist() == [
+                {"c": 0, "v": 1000}
+            ]
+            assert t.sql("SELECT count(*) AS c, $least AS v FROM t WHERE n >= $least", least=1001).to_pylist() == [
+                {"c": 0, "v": 1001}
+            ]
+            (proof,) = source.proofs()
+            assert proof.records == 10
 
 
 def test_row_groups_that_statistics_exclude_are_not_decoded(tmp_path: Path) -> None:
