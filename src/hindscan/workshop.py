@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hindscan.jobs.registry import Registered
     from hindscan.planning import Prepared
     from hindscan.plans.pace import Pace
+    from hindscan.plans.plan import Stage
     from hindscan.tasks.executor import Executor
 
 __all__ = ["Workshop", "kind_of_executor", "open_workshop"]
@@ -38,6 +39,8 @@ __all__ = ["Workshop", "kind_of_executor", "open_workshop"]
 SMALL_BYTES: Final = 512 * 2**20
 #: The same for records of a topic: decoding holds the interpreter's lock, so threads do not help it.
 SMALL_RECORDS: Final = 400_000
+#: Up to so many threads read a topic beside each other without its interpreter's lock being felt: each holds it for a tenth of its time.
+LOCK_FREE_WORKERS: Final = 4
 #: How long it is believed what slices of a job took: they are looked up in results, which takes longer than the plan of a small run.
 PACE_SECONDS: Final = 10.0
 
@@ -63,7 +66,26 @@ def kind_of_executor(compute: ComputeSettings, prepared: Prepared, *, contended:
         if isinstance(s, KafkaSlice) and s.position not in stage.reused
     )
     small = prepared.cost.bytes_to_read <= SMALL_BYTES and records <= SMALL_RECORDS
-    return "threads" if small else "processes"
+    lock_free = compute.workers <= LOCK_FREE_WORKERS and all(
+        _is_lock_free(prepared, each) for each in prepared.plan.stages
+    )
+    return "threads" if small or lock_free else "processes"
+
+
+def _is_lock_free(prepared: Prepared, stage: Stage) -> bool:
+    """Tell whether threads get on with a stage beside each other: topics that compiled loops read, asked by nothing but statements of SQL."""
+    from hindscan.history.kafka_reader import KafkaReader
+    from hindscan.history.snapshot import KafkaSlice
+
+    job = prepared.plan.job_of(stage)
+    reader = prepared.readers.get(stage.table or "")
+    slices = [s for s in stage.slices if isinstance(s, KafkaSlice)]
+    return (
+        isinstance(reader, KafkaReader)
+        and not job.tables
+        and all(step.is_sql for step in job.steps.values())
+        and reader.is_lock_free(slices)
+    )
 
 
 class Workshop:

@@ -56,6 +56,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     tables: tuple[str, ...] = ()
     #: Names of the joined jobs whose tables it takes; of "finish" only.
     joins: tuple[str, ...] = ()
+    #: All it does is to give what one statement of SQL gives, so that it works without the interpreter's lock.
+    is_sql: bool = False
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
