@@ -68,8 +68,8 @@ class Layout(NamedTuple):
     members: _Array
 
 
-#: No record is like this one.
-_UNKNOWN: Final = Layout(np.zeros(1, np.uint8), np.zeros(1, np.int64), np.zeros(0, np.int64))
+#: No record is like this one. Read-only as any other: the loop is compiled for arrays that are.
+_UNKNOWN: Final = Layout(np.frombuffer(b" ", np.uint8), np.zeros(1, np.int64), np.zeros(0, np.int64))
 
 
 def layout_of(record: bytes, schema: pa.Schema) -> Layout | None:
@@ -170,7 +170,7 @@ class FastJson:
             *layout, taken, there, begins, ends,
         )  # fmt: skip
         if not taken.all():
-            there, begins, ends = there[:, taken], begins[:, taken], ends[:, taken]
+            there, begins, ends = (each.compress(taken, axis=1) for each in (there, begins, ends))
         columns = []
         for at, kind in enumerate(self._kinds):
             valid = there[at] == 1

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import KafkaError
 
-from hindscan.errors import ConfigError, HindscanError
+from hindscan.errors import ConfigError, HindscanError, UsageError
 from hindscan.kafka.access import Refusals
 from hindscan.kafka.fetch import Event, RawBatch, Taken, settings_of
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from hindscan.kafka.fetch import Config, Part
 
-__all__ = ["FastClient", "is_for", "is_loaded", "unavailable", "uses_compiler"]
+__all__ = ["FastClient", "compile_loop", "is_for", "is_loaded", "unavailable", "uses_compiler"]
 
 #: The first version whose struct and functions were tried.
 _LEAST_VERSION: Final = 0x02_00_00_00
@@ -314,8 +314,7 @@ class FastClient:
         return found
 
     def _drain(self, end: int, into: _Buffers) -> int:
-        given = (_addresses(), self._queue, self._messages, self._state, end, _WAIT_MILLISECONDS)
-        return int(self._loop(*given, *into.values, *into.keys, into.offsets, into.times))
+        return int(self._loop(*_arguments(self._queue, self._messages, self._state, end, into)))
 
     def _check_layout(self) -> None:
         """Make sure, with the first record of an assignment, that its fields lie where the loop reads them."""
@@ -349,6 +348,29 @@ class FastClient:
         library.rd_kafka_message_destroy(int(self._messages[self._state[_AT]]))
         self._state[_AT] += 1
         return event
+
+
+def _arguments(queue: int, messages: _Array, state: _Array, end: int, into: _Buffers) -> tuple[Any, ...]:
+    """Give the arguments of the loop."""
+    given = (_addresses(), queue, messages, state, end, _WAIT_MILLISECONDS)
+    return (*given, *into.values, *into.keys, into.offsets, into.times)
+
+
+def compile_loop() -> None:
+    """Compile the loop, or load it where it is compiled.
+
+    Raises
+    ------
+    UsageError
+        The fast client cannot be had.
+    """
+    reason = _unavailable()
+    if reason is not None:
+        raise UsageError(f"While compiling the loop that reads topics: the fast client must be there; {reason}.")
+    from hindscan.kafka.drain import compile_for
+
+    none = np.zeros(0, np.int64)
+    compile_for(*_arguments(1, none, none, 1, _Buffers(0, 0, keyed=False)))
 
 
 def _let_go_of_compiler() -> None:
