@@ -61,7 +61,7 @@ def diagnose(project: Project) -> Iterator[Finding]:
         if any(source.kind in ("cron", "files") for source in trigger.sources):
             todo = f"Check `on` of [triggers.{name}]."
             yield _tried(f"trigger {name}", partial(_sources, project, trigger), todo)
-    yield _tried("compiled loops", _loops, "Let this user write to NUMBA_CACHE_DIR or to ~/.cache.")
+    yield _tried("compiled loops", _loops, "Set NUMBA_CACHE_DIR to a folder that this user may write to.")
     yield _tried("workers", lambda: _workers(project), "Run again; if it stays, reinstall the environment.")
 
 

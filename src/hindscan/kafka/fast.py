@@ -35,6 +35,7 @@ from hindscan.kafka.fetch import Event, RawBatch, Taken, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from types import ModuleType
 
     from hindscan.kafka.fetch import Config, Part
 
@@ -207,9 +208,7 @@ class FastClient:
 
     def __init__(self, config: Config, topic: str, isolation: str) -> None:
         # Now, not with the first message: whoever opens a client is prepared to wait.
-        from hindscan.kafka.drain import drain
-
-        self._loop = drain
+        self._loop = _compiled().drain
         self._topic_name = topic
         self._lock = threading.Lock()
         self._partition: int | None = None
@@ -350,6 +349,18 @@ class FastClient:
         return event
 
 
+def _compiled() -> ModuleType:
+    """Load the compiled loop."""
+    try:
+        from hindscan.kafka import drain
+    except RuntimeError as fault:
+        raise UsageError(
+            f"While loading the loop that reads topics: numba must be able to keep what it compiles; {fault}. Set NUMBA_CACHE_DIR to a folder that "
+            'this user may write to, or "hindscan.reader" = "plain" for the cluster.'
+        ) from fault
+    return drain
+
+
 def _arguments(queue: int, messages: _Array, state: _Array, end: int, into: _Buffers) -> tuple[Any, ...]:
     """Give the arguments of the loop."""
     given = (_addresses(), queue, messages, state, end, _WAIT_MILLISECONDS)
@@ -362,15 +373,13 @@ def compile_loop() -> None:
     Raises
     ------
     UsageError
-        The fast client cannot be had.
+        The fast client cannot be had, or what is compiled cannot be kept.
     """
     reason = _unavailable()
     if reason is not None:
         raise UsageError(f"While compiling the loop that reads topics: the fast client must be there; {reason}.")
-    from hindscan.kafka.drain import compile_for
-
     none = np.zeros(0, np.int64)
-    compile_for(*_arguments(1, none, none, 1, _Buffers(0, 0, keyed=False)))
+    _compiled().compile_for(*_arguments(1, none, none, 1, _Buffers(0, 0, keyed=False)))
 
 
 def _let_go_of_compiler() -> None:
