@@ -45,11 +45,13 @@ LOCK_FREE_WORKERS: Final = 4
 PACE_SECONDS: Final = 10.0
 
 
-def kind_of_executor(compute: ComputeSettings, prepared: Prepared, *, contended: bool = False) -> str:
+def kind_of_executor(compute: ComputeSettings, prepared: Prepared, workers: int, *, contended: bool = False) -> str:
     """Decide what works on a plan: "threads", "processes" or the address of a scheduler. Never shows in a result.
 
     Parameters
     ----------
+    workers : int
+        How many tasks are to be worked on at the same time.
     contended : bool
         Threads were seen to hinder each other over this job's steps.
     """
@@ -66,26 +68,24 @@ def kind_of_executor(compute: ComputeSettings, prepared: Prepared, *, contended:
         if isinstance(s, KafkaSlice) and s.position not in stage.reused
     )
     small = prepared.cost.bytes_to_read <= SMALL_BYTES and records <= SMALL_RECORDS
-    lock_free = compute.workers <= LOCK_FREE_WORKERS and all(
-        _is_lock_free(prepared, each) for each in prepared.plan.stages
-    )
-    return "threads" if small or lock_free else "processes"
+    if small:
+        return "threads"
+    lock_free = workers <= LOCK_FREE_WORKERS and all(_is_lock_free(prepared, each) for each in prepared.plan.stages)
+    return "threads" if lock_free else "processes"
 
 
 def _is_lock_free(prepared: Prepared, stage: Stage) -> bool:
     """Tell whether threads get on with a stage beside each other: topics that compiled loops read, asked by nothing but statements of SQL."""
-    from hindscan.history.kafka_reader import KafkaReader
     from hindscan.history.snapshot import KafkaSlice
 
     job = prepared.plan.job_of(stage)
-    reader = prepared.readers.get(stage.table or "")
     slices = [s for s in stage.slices if isinstance(s, KafkaSlice)]
-    return (
-        isinstance(reader, KafkaReader)
-        and not job.tables
-        and all(step.is_sql for step in job.steps.values())
-        and reader.is_lock_free(slices)
-    )
+    if not slices or job.tables or not all(step.is_sql for step in job.steps.values()):
+        return False
+    from hindscan.history.kafka_reader import KafkaReader
+
+    reader = prepared.readers[stage.table or ""]
+    return isinstance(reader, KafkaReader) and reader.is_lock_free(slices)
 
 
 class Workshop:

@@ -45,7 +45,7 @@ def kind(
     )
     cost = SimpleNamespace(bytes_to_read=2000 * rows)
     prepared: Any = SimpleNamespace(plan=plan, cost=cost, readers={"bids": reader})
-    return kind_of_executor(ComputeSettings(workers=workers), prepared)
+    return kind_of_executor(ComputeSettings(), prepared, workers)
 
 
 @pytest.fixture(autouse=True)
