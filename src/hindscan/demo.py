@@ -100,6 +100,7 @@ class _Show:
         from hindscan.testing import kafka_available
 
         self._head("A project, a broker, a history")
+        self._compile_loops()
         reason = kafka_available()
         started: dict[str, Any] = {}
         starting = threading.Thread(target=self._start_broker, args=(reason, started))
@@ -119,6 +120,15 @@ class _Show:
         )
         self._say(f"{started['what']} on {started['bootstrap']}")
         return started["bootstrap"], started["mock"]
+
+    def _compile_loops(self) -> None:
+        """Have what reads topics fast compiled, where it can be, while the stage is set: it takes some seconds the first time on a machine."""
+        from hindscan.kafka.fast import unavailable
+
+        if unavailable({}) is None:
+            loops = [sys.executable, "-m", "hindscan.history.loops"]
+            compiling = subprocess.Popen(loops, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+            self._stack.callback(_stop, compiling)
 
     def _start_broker(self, reason: str | None, started: dict[str, Any]) -> None:
         from hindscan.mock_kafka import MockKafka

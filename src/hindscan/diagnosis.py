@@ -61,6 +61,7 @@ def diagnose(project: Project) -> Iterator[Finding]:
         if any(source.kind in ("cron", "files") for source in trigger.sources):
             todo = f"Check `on` of [triggers.{name}]."
             yield _tried(f"trigger {name}", partial(_sources, project, trigger), todo)
+    yield _tried("compiled loops", _loops, "Set NUMBA_CACHE_DIR to a folder that this user may write to.")
     yield _tried("workers", lambda: _workers(project), "Run again; if it stays, reinstall the environment.")
 
 
@@ -174,6 +175,15 @@ def _registry(name: str, settings: ClusterSettings) -> str:
     # Any answer will do, also that there is no such subject.
     registry.latest("hindscan-doctor", "AVRO")
     return registry.place
+
+
+def _loops() -> str:
+    """Compile what reads topics fast, so that no run does."""
+    from hindscan.history.loops import compile_loops
+    from hindscan.kafka.fast import unavailable
+
+    reason = unavailable({})
+    return f"none, topics are read plainly: {reason}" if reason else f"compiled or loaded in {compile_loops():.1f} s"
 
 
 def _workers(project: Project) -> str:

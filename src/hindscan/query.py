@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import functools
 import json
-import operator
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -54,8 +53,10 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, object]
     #: The columns it looks at.
     columns: list[str]
-    #: Comparisons of a column with a value that all rows that pass fulfil: not all that the condition says, but what statistics can be asked.
+    #: Comparisons of a column with a value that all rows that pass fulfil: perhaps not all that the condition says, but what statistics can be asked.
     implied: tuple[tuple[str, Comparison, object], ...] = ()
+    #: They say all of it.
+    is_implied: bool = False
     #: A statement that gives the rows of the table that pass; None where the condition may fail on a value, so that it must be asked of every row.
     rows: str | None = None
 
@@ -69,13 +70,10 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
         """
         import pyarrow.compute as pc
 
-        found: pc.Expression | None = None
-        for name, comparison, value in self.implied:
-            scalar = _as_stored(value, schema.field(name).type)
-            if scalar is not None:
-                one = _COMPARED[comparison](pc.field(name), pc.scalar(cast(Any, scalar)))
-                found = one if found is None else found & one
-        return found
+        kinds = {name: schema.field(name).type for name, _, _ in self.implied}
+        stored = [(name, how, _as_stored(value, kinds[name])) for name, how, value in self.implied]
+        known = [(pc.field(name), how, scalar) for name, how, scalar in stored if scalar is not None]
+        return cast("pc.Expression | None", _all_hold(known))
 
     def keeps(self, rows: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Tell which rows pass.
@@ -90,10 +88,26 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
         numpy.ndarray
             One truth value a row; of unknown ones (null) it is false, as in SQL.
         """
+        kept = self._kept_plainly(rows) if self.is_implied else None
+        if kept is None:
+            kept = self._kept_by_engine(rows)
+        return np.asarray(kept.fill_null(False).combine_chunks().to_numpy(zero_copy_only=False), bool)
+
+    def _kept_plainly(self, rows: pa.Table) -> Any | None:
+        """Compare columns with values, which takes a tenth of the time of planning a statement; None where the engine may see it otherwise."""
+        stored = []
+        for name, how, value in self.implied:
+            kind = rows.schema.field(name).type
+            scalar = None if _comparable(kind) is None else _as_stored(value, kind)
+            if scalar is None:
+                return None
+            stored.append((rows.column(name), how, scalar))
+        return _all_hold(stored)
+
+    def _kept_by_engine(self, rows: pa.Table) -> Any:
         with closing(database(os.getpid()).cursor()) as cursor:
             cursor.register(self.table, rows)
-            kept = cursor.sql(self.query, params=self.values or None).to_arrow_table().column(0)
-        return np.asarray(kept.fill_null(False).combine_chunks().to_numpy(zero_copy_only=False), bool)
+            return cursor.sql(self.query, params=self.values or None).to_arrow_table().column(0)
 
     def passing(self, rows: ds.Dataset, column: str) -> np.ndarray[Any, Any]:
         """Give one column of the rows that pass, as statistics let the data set skip the others.
@@ -293,12 +307,25 @@ def _where_of(
         return None  # it speaks of something beside the table: a name that the SELECT list gives
     if not looked_at[table]:
         return None
-    implied = [found for term in terms for found in _implied(term, names, bound)]
+    implied_by = [list(_implied(term, names, bound)) for term in terms]
+    is_implied = all(
+        len(found) == (2 if term["type"] == "COMPARE_BETWEEN" else 1)
+        for term, found in zip(terms, implied_by, strict=True)
+    )
     rows = None
     if _cannot_fail(condition, kinds, bound):
         star = {"class": "STAR", "type": "STAR"}
         rows = _written(cursor, select_list=[star], from_table=node["from_table"], where_clause=condition)
-    return Where(table=table, query=text, values=bound, columns=looked_at[table], implied=tuple(implied), rows=rows)
+    implied = tuple(found for each in implied_by for found in each)
+    return Where(
+        table=table,
+        query=text,
+        values=bound,
+        columns=looked_at[table],
+        implied=implied,
+        is_implied=is_implied,
+        rows=rows,
+    )
 
 
 def _written(cursor: duckdb.DuckDBPyConnection, **parts: object) -> str:
@@ -328,13 +355,25 @@ _COMPARISONS: Final[Mapping[str, Comparison]] = {
     "COMPARE_GREATERTHAN": ">",
     "COMPARE_GREATERTHANOREQUALTO": ">=",
 }
-_COMPARED: Final[Mapping[Comparison, Callable[[Any, Any], Any]]] = {
-    "=": operator.eq,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
+#: Functions of `pyarrow.compute`.
+_COMPARED: Final[Mapping[Comparison, str]] = {
+    "=": "equal",
+    "<": "less",
+    "<=": "less_equal",
+    ">": "greater",
+    ">=": "greater_equal",
 }
+
+
+def _all_hold(compared: Sequence[tuple[Any, Comparison, pa.Scalar[Any]]]) -> Any:
+    """Tell of columns, or of expressions, where all comparisons with values hold; None: there is none."""
+    import pyarrow.compute as pc
+
+    found = None
+    for column, how, scalar in compared:
+        one = getattr(pc, _COMPARED[how])(column, scalar)
+        found = one if found is None else pc.and_(found, one)
+    return found
 
 
 def _implied(

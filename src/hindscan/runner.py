@@ -222,7 +222,7 @@ def _carried_out(
             )
         )
         faults.point("runner.planned")
-        kind = kind_of_executor(project.compute, prepared, contended=code.digest in workshop.contended)
+        kind = kind_of_executor(project.compute, prepared, workers, contended=code.digest in workshop.contended)
         watched = kind == "threads" and workers > 1 and not prepared.plan.fresh
         try:
             with workshop.executor(kind, workers) as executor:

@@ -7,8 +7,10 @@ early waits instead of failing. SIGTERM and SIGINT stop listeners, give unfinish
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import ipaddress
+import os
 import socket
 import sys
 import threading
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_server"]
 
+#: Of malloc.h.
+_M_ARENA_MAX = -8
 #: How long requests that are under way may take to end when the server is told to stop: a client may wait for a run for a minute.
 SHUTDOWN_SECONDS = 5
 
@@ -57,6 +61,7 @@ def run_server(
     hindscan.errors.PortInUse
         Another process listens there.
     """
+    _share_one_arena()
     from hindscan.workshop import open_workshop
 
     start_logging(log_format or project.serve.log, project.serve.log_level)
@@ -69,6 +74,12 @@ def run_server(
         _serve(workshop, listening, as_json=as_json)
 
 
+def _share_one_arena() -> None:
+    """Have the C library, where it is glibc, keep the memory of all threads together, so that what one frees another uses; it must hear so before there are others."""
+    if "CS_GNU_LIBC_VERSION" in os.confstr_names:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
 def _load_jobs(workshop: Workshop) -> None:
     # If it fails, whoever asks for the jobs next tries it again and hears why.
     with contextlib.suppress(HindscanError):
@@ -76,6 +87,7 @@ def _load_jobs(workshop: Workshop) -> None:
 
 
 def _serve(workshop: Workshop, listening: socket.socket, *, as_json: bool) -> None:
+    import pyarrow as pa
     import uvicorn
 
     from hindscan.dispatcher import Dispatcher
@@ -83,6 +95,8 @@ def _serve(workshop: Workshop, listening: socket.socket, *, as_json: bool) -> No
     from hindscan.web.guard import Guard
     from hindscan.web.protocol import HEAD_BYTES, Protocol
 
+    # Results pass through here now and then: Arrow's own pool would keep what the largest took.
+    pa.set_memory_pool(pa.system_memory_pool())
     webhooks = workshop.project.serve.webhooks
     with Dispatcher(workshop) as dispatcher:
         front = Front(dispatcher.desk, webhooks, lambda: _api(dispatcher.desk, webhooks))

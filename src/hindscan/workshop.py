@@ -30,24 +30,28 @@ if TYPE_CHECKING:
     from hindscan.jobs.registry import Registered
     from hindscan.planning import Prepared
     from hindscan.plans.pace import Pace
+    from hindscan.plans.plan import Stage
     from hindscan.tasks.executor import Executor
 
 __all__ = ["Workshop", "kind_of_executor", "open_workshop"]
 
-#: Below this many uncompressed bytes to read, threads of one child process are done before worker processes have started. Statements hold no interpreter's lock, so
-#: that processes do them no faster however much there is.
+#: Below this many uncompressed bytes to read, threads of one child process are done before worker processes have started.
 SMALL_BYTES: Final = 512 * 2**20
 #: The same for records of a topic: decoding holds the interpreter's lock, so threads do not help it.
 SMALL_RECORDS: Final = 400_000
+#: Up to so many threads ask statements of SQL beside each other without the interpreter's lock being felt: each holds it for a tenth of its time.
+LOCK_FREE_WORKERS: Final = 4
 #: How long it is believed what slices of a job took: they are looked up in results, which takes longer than the plan of a small run.
 PACE_SECONDS: Final = 10.0
 
 
-def kind_of_executor(compute: ComputeSettings, prepared: Prepared, *, contended: bool = False) -> str:
+def kind_of_executor(compute: ComputeSettings, prepared: Prepared, workers: int, *, contended: bool = False) -> str:
     """Decide what works on a plan: "threads", "processes" or the address of a scheduler. Never shows in a result.
 
     Parameters
     ----------
+    workers : int
+        How many tasks are to be worked on at the same time.
     contended : bool
         Threads were seen to hinder each other over this job's steps.
     """
@@ -63,8 +67,26 @@ def kind_of_executor(compute: ComputeSettings, prepared: Prepared, *, contended:
         for s in stage.slices
         if isinstance(s, KafkaSlice) and s.position not in stage.reused
     )
-    small = prepared.plan.job.is_sql or prepared.cost.bytes_to_read <= SMALL_BYTES
-    return "threads" if small and records <= SMALL_RECORDS else "processes"
+    if prepared.cost.bytes_to_read <= SMALL_BYTES and records <= SMALL_RECORDS:
+        return "threads"
+    lock_free = workers <= LOCK_FREE_WORKERS and all(_is_lock_free(prepared, each) for each in prepared.plan.stages)
+    return "threads" if lock_free else "processes"
+
+
+def _is_lock_free(prepared: Prepared, stage: Stage) -> bool:
+    """Tell whether threads get on with a stage beside each other: nothing but statements of SQL, over files or over topics that compiled loops read."""
+    from hindscan.history.snapshot import KafkaSlice, ParquetSlice
+
+    job = prepared.plan.job_of(stage)
+    if not all(step.is_sql for step in job.steps.values()):
+        return False
+    slices = [s for s in stage.slices if isinstance(s, KafkaSlice)]
+    if not slices:
+        return all(isinstance(s, ParquetSlice) for s in stage.slices)
+    from hindscan.history.kafka_reader import KafkaReader
+
+    reader = prepared.readers[stage.table or ""]
+    return not job.tables and isinstance(reader, KafkaReader) and reader.is_lock_free(slices)
 
 
 class Workshop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
@@ -64,7 +65,11 @@ CONDITIONS = [
     "coalesce(n, 0) % 2 = 0",
     "n",
     "s > $s AND n <> 0",
+    "n BETWEEN 1 AND $n",
+    "s >= $s AND 'b''c' > s AND n <= 3",
+    "day >= $begin AND day < $end",
 ]
+VALUES = {"s": "a", "begin": datetime(2018, 1, 1, tzinfo=UTC), "end": datetime(2018, 3, 2, 14, 13, 20, tzinfo=UTC)}
 ROWS = st.lists(
     st.tuples(
         st.sampled_from([None, 0, 1, 2, 3, 4]),
@@ -83,7 +88,7 @@ ROWS = st.lists(
 def test_a_source_that_leaves_out_what_it_may_gives_the_same_result(condition: str, rows: Any, least: int) -> None:
     table = table_of(rows)
     source = Filtering(table)
-    values = {name: value for name, value in {"n": least, "s": "a"}.items() if f"${name}" in condition}
+    values = {name: value for name, value in {"n": least, **VALUES}.items() if f"${name}" in condition}
     query = f"SELECT s, count(*) AS c, max(n) AS top FROM t WHERE {condition} GROUP BY ALL ORDER BY ALL"
     expected = Data("t", {"t": TableSource(table)}).sql(query, **values)
     assert Data("t", {"t": source}).sql(query, **values).equals(expected)
@@ -141,6 +146,43 @@ def test_conditions_are_the_same_only_if_the_same_rows_pass() -> None:
     assert number is not None
     assert one.key == same.key
     assert len({one.key, other.key, number.key}) == 3
+
+
+@pytest.mark.parametrize(
+    ("condition", "is_said"),
+    [
+        ("n = 3 AND s > 'a'", True),
+        ("2 < n AND day BETWEEN $begin AND $end", True),
+        ("n BETWEEN 1 AND x", False),
+        ("n BETWEEN 1 AND 2.5", False),
+        ("n = 1 AND s LIKE 'a%'", False),
+        ("n = 1 OR n = 2", False),
+        ("n <> 1", False),
+        ("lower(s) = 'a'", False),
+    ],
+)
+def test_a_condition_of_plain_comparisons_is_known_to_be_no_more(condition: str, is_said: bool) -> None:
+    values = {name: value for name, value in VALUES.items() if f"${name}" in condition}
+    found = where_of(f"SELECT n FROM t WHERE {condition}", **values)
+    assert found is not None
+    assert found.is_implied == is_said
+
+
+@pytest.mark.parametrize(
+    ("kind", "condition", "expected"),
+    [
+        (pa.timestamp("ns", "UTC"), "day = $begin", [True, False, False]),
+        (pa.timestamp("us", "UTC"), "day = $begin", [True, False, False]),
+        (pa.timestamp("us", "UTC"), "day > $begin", [False, True, False]),
+    ],
+)
+def test_rows_pass_as_the_engine_sees_them(kind: pa.DataType, condition: str, expected: list[bool]) -> None:
+    schema = pa.schema([("day", kind)])
+    first = int(VALUES["begin"].timestamp()) * (10**9 if kind.unit == "ns" else 10**6)
+    where = reads_of(f"SELECT count(*) FROM t WHERE {condition}", {"begin": VALUES["begin"]}, {"t": schema})["t"].where
+    assert where is not None
+    rows = pa.table({"day": pa.array([first, first + 1, None]).cast(kind)}, schema=schema)
+    assert where.keeps(rows).tolist() == expected
 
 
 def test_a_condition_that_fails_on_a_row_fails_the_query() -> None:

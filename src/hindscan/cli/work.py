@@ -111,7 +111,8 @@ def plan(
     document = {
         "job": job, "parameters": request.parameters, "slices": cost.slices, "tasks": cost.tasks, "rows": cost.rows, "bytes": cost.bytes,
         "reused": cost.reused, "rows_to_read": cost.rows_to_read, "bytes_to_read": cost.bytes_to_read,
-        "seconds": cost.seconds, "table_bytes": cost.table_bytes, "memory_bytes": cost.worker_bytes, "executor": kind_of_executor(project.compute, prepared),
+        "seconds": cost.seconds, "table_bytes": cost.table_bytes, "memory_bytes": cost.worker_bytes,
+        "executor": kind_of_executor(project.compute, prepared, workers or project.compute.workers),
         "chains": cost.chains, "longest_slices": cost.longest_slices, "longest_bytes": cost.longest_bytes,
         "seed": prepared.plan.seed, "draws": prepared.plan.draws, "stages": stages,
         "caveats": caveats, "not_reused": totals(why), "each": slice_documents(prepared.plan, why) if slices else None,

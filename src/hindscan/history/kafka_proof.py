@@ -53,7 +53,10 @@ class Order:
         if len(known) < len(rows):
             self.disorder = None
         elif self.disorder is not None and len(known):
-            behind, ahead = peaks[rows] * 1000 - known, known - batch.times[rows] * 1000
+            record_times = batch.times
+            if len(rows) < len(batch):
+                peaks, record_times = peaks[rows], record_times[rows]
+            behind, ahead = peaks * 1000 - known, known - record_times * 1000
             self.disorder = max(self.disorder, int(behind.max()), int(ahead.max()))
 
 
@@ -90,11 +93,12 @@ class Digest:
         self.last = int(batch.offsets[-1])
 
     def _numbers(self, name: str, numbers: np.ndarray[Any, Any]) -> None:
-        self._streams.setdefault(name, xxhash.xxh3_128()).update(numbers.astype("<i8", copy=False).tobytes())
+        self._streams.setdefault(name, xxhash.xxh3_128()).update(np.ascontiguousarray(numbers, "<i8").data)
 
     def _binary(self, name: str, array: pa.LargeBinaryArray) -> int:
         """Add values and their lengths; give the bytes of the values."""
-        self._numbers(f"{name}: lengths", pc.binary_length(array).fill_null(_NO_VALUE).to_numpy())
+        lengths = pc.binary_length(array)
+        self._numbers(f"{name}: lengths", (lengths.fill_null(_NO_VALUE) if array.null_count else lengths).to_numpy())
         stream = self._streams.setdefault(name, xxhash.xxh3_128())
         present = array.drop_null()
         _, places, content = cast(list[Any], present.buffers())

@@ -35,9 +35,9 @@ from hindscan.history.materialised import Kept, read_kept
 from hindscan.history.record import parts_of, record_fields
 from hindscan.history.schemas import known_schemas
 from hindscan.history.snapshot import Coding, KafkaSlice, Slice
-from hindscan.kafka.fast import uses_compiler
+from hindscan.kafka.fast import is_for, uses_compiler
 from hindscan.kafka.fetch import Part, RawBatch
-from hindscan.kafka.log import RangeReader
+from hindscan.kafka.log import FAST_RECORDS, RangeReader
 from hindscan.kafka.topic import Isolation
 from hindscan.query import Where
 
@@ -93,6 +93,18 @@ class KafkaReader:
     def open(self, slices: Sequence[Slice]) -> KafkaSource:
         """Open slices as one table, rows in the order of the slices. Connects when rows are asked for."""
         return KafkaSource(self, [s for s in slices if isinstance(s, KafkaSlice)])
+
+    def is_lock_free(self, slices: Sequence[KafkaSlice]) -> bool:
+        """Tell whether slices are read and decoded by compiled loops, which hold no interpreter's lock."""
+        decoded = [column for column in self.schema if column.name not in self.record_schema.names]
+        return (
+            self.format == "json"
+            and self.kept is None
+            and "headers" not in self.parts
+            and can_scan(pa.schema(decoded))
+            and max((s.rows for s in slices), default=0) >= FAST_RECORDS
+            and is_for(self.config)
+        )
 
     @property
     def parts(self) -> frozenset[Part]:
@@ -252,6 +264,7 @@ class _Reading:
         for batch in in_fewer(self._batches(client)):
             seen.add(batch)
             tables.append(passing.decode(batch, self._take_bad))
+            del batch  # else it is held while the client fills the next, and cannot use its memory again
         seen.tombstones -= passing.valueless
         self._check_same(seen)
         whole = pa.concat_tables(tables)

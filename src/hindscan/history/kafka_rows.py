@@ -169,6 +169,7 @@ def in_fewer(batches: Iterator[RawBatch]) -> Iterator[RawBatch]:
         held.append(batch)
         rows += len(batch)
         size += batch.values.nbytes
+        del batch  # else it is held while the client fills the next, and cannot use its memory again
         if rows >= BATCH_RECORDS or size >= BATCH_BYTES:
             yield RawBatch.joined(held)
             held, rows, size = [], 0, 0

@@ -38,6 +38,7 @@ from hindscan.jobs.job import Code, JobSpec, StepName
 from hindscan.jobs.modules import Module, Modules, closure
 from hindscan.jobs.program import Importlib, Program, imports_by_call
 from hindscan.jobs.sampling import Halton, Sobol, Stratified
+from hindscan.jobs.source import is_one_statement
 from hindscan.jobs.statement import FORM, unpack
 from hindscan.jobs.world import CACHED, World, own_folders, resolve, version_of
 
@@ -104,7 +105,10 @@ def bundle(job: Job, root: Path, *, file: str = "") -> tuple[JobSpec, Code]:
     program = Program(sources, depends.files, libraries)
     digest = digest_of([digests, program.digest, _FORM, *([sorted(of_joins.items())] if of_joins else [])])
     steps = {
-        name: msgspec.structs.replace(step, digest=digests[cast("StepName", name)]) for name, step in spec.steps.items()
+        name: msgspec.structs.replace(
+            step, digest=digests[cast("StepName", name)], is_sql=is_one_statement(job.steps[cast("StepName", name)])
+        )
+        for name, step in spec.steps.items()
     }
     code = Code(
         digest=digest,

@@ -56,6 +56,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     tables: tuple[str, ...] = ()
     #: Names of the joined jobs whose tables it takes; of "finish" only.
     joins: tuple[str, ...] = ()
+    #: All it does is to give what one statement of SQL gives, so that it works without the interpreter's lock.
+    is_sql: bool = False
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,11 +127,6 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
             found[name] = job.history
             found |= {pinned_as(name, table): history for table, history in job.tables.items()}
         return found
-
-    @property
-    def is_sql(self) -> bool:
-        """Whether its own steps are statements, which the engine carries out without the interpreter's lock."""
-        return self.file.endswith(".sql")
 
     @property
     def broadcast(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from hindscan.jobs.outline import without_steps
 
-__all__ = ["global_names", "imports_of_code", "names_of", "source_node"]
+__all__ = ["global_names", "imports_of_code", "is_one_statement", "names_of", "source_node"]
 
 
 def codes_of(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -77,6 +77,17 @@ def source_node(function: types.FunctionType) -> ast.AST | None:
         assert isinstance(node, ast.FunctionDef)
         node = ast.FunctionDef(**{**dict(ast.iter_fields(node)), "decorator_list": []})
     return node
+
+
+def is_one_statement(function: object) -> bool:
+    """Tell whether all that a function does is to return what one statement of SQL gives, asked of its first argument."""
+    node = source_node(function) if isinstance(function, types.FunctionType) else None
+    if not isinstance(node, ast.FunctionDef) or not node.args.args:
+        return False
+    match node.body[-1:], node.body[:-1]:
+        case [ast.Return(ast.Call(ast.Attribute(ast.Name(asked), "sql")))], [] | [ast.Expr(ast.Constant(str()))]:
+            return asked == node.args.args[0].arg
+    return False
 
 
 def _may_be(node: ast.AST, code: types.CodeType) -> bool:

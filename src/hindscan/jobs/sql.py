@@ -201,7 +201,7 @@ class _File:
             digest = digest_of([*meaning, [[name, bound[name]] for name in sorted(bound)]])
             tables = tuple(name for name in made.tables if name not in joins)
             taken = tuple(name for name in made.tables if name in joins)
-            steps[step] = Step(digest=digest, parameters=made.parameters, tables=tables, joins=taken)
+            steps[step] = Step(digest=digest, parameters=made.parameters, tables=tables, joins=taken, is_sql=True)
         of_joins = [[name, joins[name].digest] for name in sorted(joins)]
         digests = [
             [[step, steps[step].digest] for step in sorted(steps)],

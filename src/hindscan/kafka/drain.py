@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import njit, typeof, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["drain"]
+__all__ = ["compile_for", "drain"]
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
@@ -148,3 +148,8 @@ def drain(
             state[0] = at + 1
     state[2] = count
     return why
+
+
+def compile_for(*arguments: Any) -> None:
+    """Compile the loop for arguments of these types, or load it where it is compiled."""
+    drain.compile(tuple(map(typeof, arguments)))

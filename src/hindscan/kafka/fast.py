@@ -19,35 +19,42 @@ import ctypes
 import functools
 import importlib.metadata
 import importlib.util
+import mmap
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 from confluent_kafka import KafkaError
 
-from hindscan.errors import ConfigError, HindscanError
+from hindscan.errors import ConfigError, HindscanError, UsageError
 from hindscan.kafka.access import Refusals
 from hindscan.kafka.fetch import Event, RawBatch, Taken, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from types import ModuleType
 
     from hindscan.kafka.fetch import Config, Part
 
-__all__ = ["FastClient", "is_loaded", "unavailable", "uses_compiler"]
+__all__ = ["FastClient", "compile_loop", "is_for", "is_loaded", "unavailable", "uses_compiler"]
 
 #: The first version whose struct and functions were tried.
 _LEAST_VERSION: Final = 0x02_00_00_00
-#: Messages of one call of the library; it waits until it has so many, or for the time below.
-_QUEUE_MESSAGES: Final = 10_000
+#: Messages of one call of the library; it waits until it has so many, or for the time below. What it notes of so many is in the processor's cache still when the
+#: loop looks at it (of 10,000, each was seen to cost a tenth more).
+_QUEUE_MESSAGES: Final = 500
 _WAIT_MILLISECONDS: Final = 10
 #: Records and bytes of one batch. A larger record gets a buffer of its own.
 _BATCH_RECORDS: Final = 65_536
 _BATCH_BYTES: Final = 12 * 2**20
 #: `RD_KAFKA_CONSUMER`
 _RD_KAFKA_CONSUMER: Final = 1
+
+#: References to a buffer that is free, as `_Buffers.are_free` sees it: its own, two while it looks, and that of the call.
+_REFERENCES: Final = 4
 
 #: Why the loop stopped.
 _IDLE, _FULL, _BEYOND, _EVENT = range(4)
@@ -75,6 +82,25 @@ class _Message(ctypes.Structure):
     )
 
 
+class _Buffers:
+    """What a batch is written to, and laid over. Used again when nothing of the batch is left: pages that are new to the process cost a tenth of all reading."""
+
+    def __init__(self, records: int, size: int, *, keyed: bool) -> None:
+        self.kind = size, keyed
+        self.values = _texts(records, size)
+        self.keys = _texts(records, size) if keyed else _texts(0, 0)
+        self.offsets, self.times = np.empty(records, np.int64), np.empty(records, np.int64)
+
+    def are_free(self) -> bool:
+        """Tell whether nobody has one of them, or anything that is laid over it."""
+        buffers = (*self.values, *self.keys, self.offsets, self.times)
+        return all(sys.getrefcount(buffer) <= _REFERENCES for buffer in buffers)
+
+
+def _texts(count: int, size: int) -> _Texts:
+    return np.empty(size, np.uint8), np.empty(count + 1, np.int64), np.empty(count, np.uint8)
+
+
 #: A function that hears errors of a client's connections: client, code, reason, nothing.
 _ON_ERROR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -87,6 +113,11 @@ def is_loaded() -> bool:
 def uses_compiler(config: Config) -> bool:
     """Tell whether what is read of a cluster is decoded by compiled loops too: where the compiler is here already, unless the cluster is to be read plainly."""
     return is_loaded() and config.get("hindscan.reader", "auto") != "plain"
+
+
+def is_for(config: Config) -> bool:
+    """Tell whether what is much of a cluster is read by the fast client."""
+    return config.get("hindscan.reader", "auto") != "plain" and unavailable(config) is None
 
 
 @functools.cache
@@ -177,9 +208,7 @@ class FastClient:
 
     def __init__(self, config: Config, topic: str, isolation: str) -> None:
         # Now, not with the first message: whoever opens a client is prepared to wait.
-        from hindscan.kafka.drain import drain
-
-        self._loop = drain
+        self._loop = _compiled().drain
         self._topic_name = topic
         self._lock = threading.Lock()
         self._partition: int | None = None
@@ -188,6 +217,7 @@ class FastClient:
         self._messages = np.zeros(_QUEUE_MESSAGES, np.int64)
         self._state = np.zeros(3, np.int64)
         self._batch_bytes = _BATCH_BYTES
+        self._buffers: _Buffers | None = None
         self.refusals = Refusals()
         self._hears = _ON_ERROR(self._hear)  # kept: the library has only its address
         self._client = self._opened(settings_of(config, isolation))
@@ -212,14 +242,8 @@ class FastClient:
     def take(self, end: int, parts: Collection[Part] = ()) -> Taken:
         """Give what has come; see `kafka.fetch.Client.take`."""
         self._check_layout()
-        values = np.empty(self._batch_bytes, np.uint8)
-        places = np.empty(_BATCH_RECORDS + 1, np.int64)
-        there = np.empty(_BATCH_RECORDS, np.uint8)
-        offsets, times = np.empty(_BATCH_RECORDS, np.int64), np.empty(_BATCH_RECORDS, np.int64)
-        keyed = _BATCH_RECORDS if "keys" in parts else 0
-        keys = np.empty(self._batch_bytes if keyed else 0, np.uint8)
-        key_places, key_there = np.empty(keyed + 1, np.int64), np.empty(keyed, np.uint8)
-        why = self._drain(end, (values, places, there), (keys, key_places, key_there), offsets, times)
+        into = self._free_buffers(keyed="keys" in parts)
+        why = self._drain(end, into)
         count = int(self._state[_RECORDS])
         if why == _IDLE:
             _library().rd_kafka_poll(self._client, 0)  # lets `_hear` be called, in this thread
@@ -230,10 +254,10 @@ class FastClient:
             self._batch_bytes = _BATCH_BYTES
             return taken
         batch = RawBatch(
-            offsets=_filled(offsets, count),
-            times=_filled(times, count),
-            values=_array(values, places, there, count),
-            keys=_array(keys, key_places, key_there, count) if keyed else None,
+            offsets=_filled(into.offsets, count),
+            times=_filled(into.times, count),
+            values=_array(*into.values, count),
+            keys=_array(*into.keys, count) if "keys" in parts else None,
         )
         return Taken(batch=batch, event=self._event() if why == _EVENT else None, beyond=why == _BEYOND)
 
@@ -247,7 +271,8 @@ class FastClient:
             library.rd_kafka_topic_destroy(self._topic)
             library.rd_kafka_queue_destroy(self._queue)
             library.rd_kafka_destroy(self._client)
-            self._client = None
+            _let_go_of_compiler()
+            self._client = self._buffers = None  # `_hears` and this know each other, so that it may be there for long
 
     def _hear(self, _client: int, code: int, reason: bytes, _nothing: int) -> None:
         """Hear an error of the connections, as the plain client's ``error_cb`` does."""
@@ -280,17 +305,21 @@ class FastClient:
             library.rd_kafka_consume_stop(self._topic, self._partition)
             self._partition = None
 
-    def _drain(self, end: int, values: _Texts, keys: _Texts, offsets: _Array, times: _Array) -> int:
-        given = (_addresses(), self._queue, self._messages, self._state, end, _WAIT_MILLISECONDS)
-        return int(self._loop(*given, *values, *keys, offsets, times))
+    def _free_buffers(self, *, keyed: bool) -> _Buffers:
+        """Give buffers for a batch: those of the one before, if it is gone."""
+        found = self._buffers
+        if found is None or found.kind != (self._batch_bytes, keyed) or not found.are_free():
+            found = self._buffers = _Buffers(_BATCH_RECORDS, self._batch_bytes, keyed=keyed)
+        return found
+
+    def _drain(self, end: int, into: _Buffers) -> int:
+        return int(self._loop(*_arguments(self._queue, self._messages, self._state, end, into)))
 
     def _check_layout(self) -> None:
         """Make sure, with the first record of an assignment, that its fields lie where the loop reads them."""
         if self._is_checked:
             return
-        none, byte = np.empty(0, np.int64), np.empty(0, np.uint8)
-        no_texts = byte, np.empty(1, np.int64), byte
-        if self._drain(1 << 62, no_texts, no_texts, none, none) != _FULL:
+        if self._drain(1 << 62, _Buffers(0, 0, keyed=False)) != _FULL:
             return
         first = self._front()
         if (first.topic, first.partition) != (self._topic, self._partition) or first.offset < 0:
@@ -318,6 +347,58 @@ class FastClient:
         library.rd_kafka_message_destroy(int(self._messages[self._state[_AT]]))
         self._state[_AT] += 1
         return event
+
+
+def _compiled() -> ModuleType:
+    """Load the compiled loop."""
+    try:
+        from hindscan.kafka import drain
+    except RuntimeError as fault:
+        raise UsageError(
+            f"While loading the loop that reads topics: numba must be able to keep what it compiles; {fault}. Set NUMBA_CACHE_DIR to a folder that "
+            'this user may write to, or "hindscan.reader" = "plain" for the cluster.'
+        ) from fault
+    return drain
+
+
+def _arguments(queue: int, messages: _Array, state: _Array, end: int, into: _Buffers) -> tuple[Any, ...]:
+    """Give the arguments of the loop."""
+    given = (_addresses(), queue, messages, state, end, _WAIT_MILLISECONDS)
+    return (*given, *into.values, *into.keys, into.offsets, into.times)
+
+
+def compile_loop() -> None:
+    """Compile the loop, or load it where it is compiled.
+
+    Raises
+    ------
+    UsageError
+        The fast client cannot be had, or what is compiled cannot be kept.
+    """
+    reason = _unavailable()
+    if reason is not None:
+        raise UsageError(f"While compiling the loop that reads topics: the fast client must be there; {reason}.")
+    none = np.zeros(0, np.int64)
+    _compiled().compile_for(*_arguments(1, none, none, 1, _Buffers(0, 0, keyed=False)))
+
+
+def _let_go_of_compiler() -> None:
+    """Give the pages of the compiler's library, which has done its work, back to the system: fifty megabytes. It reads them again should it be needed."""
+    if sys.platform == "linux":
+        for first, size in _compiler_pages():
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+
+
+@functools.cache
+def _compiler_pages() -> list[tuple[int, int]]:
+    """Find where the compiler's code lies, which nothing has written to."""
+    found = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, rights, *_, name = line.split()
+        if "libllvmlite" in name and rights == "r-xp":
+            first, end = (int(bound, 16) for bound in place.split("-"))
+            found.append((first, end - first))
+    return found
 
 
 def _not_valid(settings: Config, said: bytes) -> ConfigError:

@@ -101,7 +101,7 @@ class RawBatch:
         return cls(
             offsets=np.concatenate([batch.offsets for batch in batches]),
             times=np.concatenate([batch.times for batch in batches]),
-            values=pa.concat_arrays([batch.values for batch in batches]),
+            values=_joined([batch.values for batch in batches]),
             keys=_joined([batch.keys for batch in batches]),
             headers=_joined([batch.headers for batch in batches]),
         )
@@ -112,7 +112,8 @@ class RawBatch:
 
 def _joined(arrays: Sequence[Any]) -> Any:
     """Put arrays together that are either all there or all not."""
-    return None if arrays[0] is None else pa.concat_arrays(arrays)
+    # Arrow's own pool keeps what was freed, of which megabytes would come together for every batch.
+    return None if arrays[0] is None else pa.concat_arrays(arrays, pa.system_memory_pool())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -198,16 +198,17 @@ class RangeReader:
         position, quiet_since, probe_at = start, time.monotonic(), time.monotonic() + self._idle_seconds
         while True:
             taken = self._client.take(end, parts)
-            batch = taken.batch
-            if len(batch):
-                _check_rising(batch.offsets, position, where)
-                position = int(batch.offsets[-1]) + 1
-                yield batch
-            if taken.beyond or (taken.event is not None and self._is_end(taken.event, where)):
+            count, event, beyond = len(taken.batch), taken.event, taken.beyond
+            if count:
+                _check_rising(taken.batch.offsets, position, where)
+                position = int(taken.batch.offsets[-1]) + 1
+                yield taken.batch
+            del taken  # its memory is used for the next, if the caller has let go of it too
+            if beyond or (event is not None and self._is_end(event, where)):
                 # The end of the log is told once: whoever went on from here would wait for it in vain, where no reader sees what is between.
-                self._next = (partition, end) if taken.beyond else None
+                self._next = (partition, end) if beyond else None
                 return
-            if len(batch) or taken.event is not None:
+            if count or event is not None:
                 # After the yield: what the caller does with a batch is no silence of the broker.
                 quiet_since, probe_at = time.monotonic(), time.monotonic() + self._idle_seconds
                 continue

@@ -58,6 +58,9 @@ MEMORY: Final[Mapping[str, str]] = {
     "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),
 }
 
+#: Where several threads work: for one and for its clients.
+ARENAS_PER_THREAD: Final = 2
+
 #: Bytes of a dead worker's standard error that its reason shows.
 _LAST_WORDS: Final = 2_000
 
@@ -173,6 +176,7 @@ def start(
     python: str = sys.executable,
     paths: Sequence[str] = (),
     folder: str | os.PathLike[str] | None = None,
+    threads: int = 1,
 ) -> Process:
     """Start a worker; returns at once, while the worker imports.
 
@@ -190,6 +194,8 @@ def start(
         Folders of packages that it searches after its own.
     folder : path, optional
         Its working directory. Default: this process's.
+    threads : int
+        How many of its threads work at a time.
     """
     reading, writing = os.pipe()
     errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
@@ -206,7 +212,13 @@ def start(
             stdout=subprocess.PIPE,
             stderr=errors,
             pass_fds=(reading,),
-            env={**MEMORY, **os.environ, **ENGINE_THREADS},
+            # Of one arena several threads would wait for each other with every record that their clients make and they let go.
+            env={
+                **MEMORY,
+                "MALLOC_ARENA_MAX": str(ARENAS_PER_THREAD * threads if threads > 1 else 1),
+                **os.environ,
+                **ENGINE_THREADS,
+            },
             cwd=folder,
             start_new_session=True,
         )

@@ -124,7 +124,11 @@ class ThreadsExecutor:
             self._end()
             self._inbox = queue.SimpleQueue()
             self._child = start(
-                self._inbox, "hindscan.tasks.threads:child_main", str(self._workers), folder=self._folder
+                self._inbox,
+                "hindscan.tasks.threads:child_main",
+                str(self._workers),
+                folder=self._folder,
+                threads=self._workers,
             )
         return self._child
 

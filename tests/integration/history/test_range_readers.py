@@ -442,6 +442,21 @@ def test_a_topic_whose_times_are_the_brokers_gives_those(
     assert TopicInspector(config_of(kafka_cluster), name).describe().timestamp_type == "LogAppendTime"
 
 
+def test_batches_that_are_kept_stay_what_they_were_and_those_that_are_let_go_of_come_the_same(
+    range_reader: Reader, kafka_cluster: KafkaCluster
+) -> None:
+    topic = fresh(kafka_cluster, "kept")
+    sent = wide(2000)
+    write(kafka_cluster, topic, sent)
+    with opened(range_reader, kafka_cluster, topic) as reader:
+        kept = list(reader.read(0, 0, 2000, {"keys"}))
+        let_go = [value for batch in reader.read(0, 0, 2000) for value in batch.values.to_pylist()]
+    assert [value for batch in kept for value in batch.values.to_pylist()] == [value for _, value, _ in sent]
+    assert [int(time) for batch in kept for time in batch.times] == [time for _, _, time in sent]
+    assert {key for batch in kept for key in batch.keys.to_pylist()} == {b"k"}
+    assert let_go == [value for _, value, _ in sent]
+
+
 @pytest.fixture(scope="module")
 def large(kafka_cluster: KafkaCluster) -> str:
     """A topic with a record of 14 MB between two small ones."""

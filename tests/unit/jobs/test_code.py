@@ -115,6 +115,38 @@ def test_a_job_arrives_with_its_neighbours_packages_and_late_imports(tmp_path: P
     assert (spec.code, spec.file) == (code.digest, "jobs/scan.py")
 
 
+STEPS = """
+    import hindscan as hs
+    ONE = "SELECT 1"
+
+    @hs.job(history="bids")
+    def scan(bids, least: int = 1):
+        "What it is."
+        return bids.sql(ONE + "", least=int(least))
+
+    @scan.combine
+    def merge(partials):
+        BODY
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "is_sql"),
+    [
+        ("return partials.sql('FROM partials')", True),
+        ("return partials.arrow()", False),
+        ("return sorted(partials.sql('FROM partials'))", False),
+        ("made = partials.sql('FROM partials'); return made", False),
+        ("return other.sql('FROM partials')", False),
+        ("pass", False),
+    ],
+)
+def test_a_step_that_is_one_statement_is_known_to_be_no_more(tmp_path: Path, body: str, is_sql: bool) -> None:
+    write(tmp_path, {"jobs/scan.py": STEPS.replace("BODY", body)})
+    spec, _ = bundle(loaded(tmp_path), tmp_path)
+    assert {name: step.is_sql for name, step in spec.steps.items()} == {"slice": True, "combine": is_sql}
+
+
 def test_a_changed_module_is_another_program_in_the_same_worker(tmp_path: Path, worker: Any) -> None:
     write(tmp_path, PROJECT)
     _, before = bundle(loaded(tmp_path), tmp_path)

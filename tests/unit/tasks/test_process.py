@@ -43,11 +43,14 @@ def told(frames):
 
 
 @pytest.mark.skipif(not hasattr(os, "confstr") or "CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="for glibc")
-def test_the_threads_of_a_worker_share_one_arena_of_memory(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("threads", "arenas"), [(1, 1), (2, 4)])
+def test_the_threads_of_a_worker_share_one_arena_of_memory_and_where_several_work_two_each(
+    tmp_path, monkeypatch, threads, arenas
+):
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     (tmp_path / "allocating.py").write_text(textwrap.dedent(PROGRAM))
     inbox: SimpleQueue = SimpleQueue()
-    process = start(inbox, "allocating:told", python=sys.executable, paths=[str(tmp_path)])
+    process = start(inbox, "allocating:told", python=sys.executable, paths=[str(tmp_path)], threads=threads)
     with contextlib.closing(process):
         _, said = inbox.get(timeout=60)
-    assert list(said) == ["arenas", 1]
+    assert list(said) == ["arenas", arenas]

@@ -1,0 +1,50 @@
+"""Compiling the loops that read topics fast, before somebody waits for it.
+
+Serves promise 2 at wire speed. numba compiles a loop when it is called for the first time on a machine, some seconds for all of them, and keeps it: beside the
+installed package or, where that may not be written, in the user's cache (`NUMBA_CACHE_DIR` says where else). `hindscan doctor` and the demo compile
+them beforehand, and ``python -m hindscan.history.loops`` does while an image is built.
+
+::
+
+    doctor, demo, the build of an image -> compile_loops -> numba's cache -> the first scan of a topic
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from hindscan.errors import UsageError
+from hindscan.history.json_fast import FastJson
+from hindscan.kafka.fast import compile_loop
+
+if TYPE_CHECKING:
+    from hindscan.history.formats.decoder import BadValue
+
+__all__ = ["compile_loops"]
+
+
+def compile_loops() -> float:
+    """Compile what is not compiled yet, load what is; give the seconds it took.
+
+    Raises
+    ------
+    UsageError
+        The fast client cannot be had here.
+    """
+    began = time.perf_counter()
+    compile_loop()
+    columns: dict[str, pa.DataType] = {"number": pa.int64(), "text": pa.string()}
+    FastJson(pa.schema(columns), _refuse).decode(pa.array([b'{"number": 1, "text": "a"}'], pa.large_binary()))
+    return time.perf_counter() - began
+
+
+def _refuse(values: pa.LargeBinaryArray) -> tuple[pa.Table, list[BadValue]]:
+    raise UsageError(f"While compiling the loops that decode JSON: a plain record must be taken; {values[0]} was not.")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"compiled or loaded in {compile_loops():.1f} s\n")
