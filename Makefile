@@ -23,10 +23,11 @@ setup: $(READY) ## make .venv as locked; ends with .venv/bin/hindscan working
 demo: setup ## the main job, end to end, on a throw-away project with a real Kafka
 	$(BIN)/hindscan demo
 
-# Two processes, each with a broker of its own: a file's tests stay together, as they share what it starts.
+# Two processes, each with a broker of its own: a file's tests stay together, as they share what it starts. Files go in the order of their names,
+# so those of acceptance, which take longest, come first and small ones of units last: both processes end together.
 # What fails beside others is run once more alone, and named: only what fails then, too, is refused.
 test: setup ## every test; CI=true makes an absent service a failure
-	$(BIN)/pytest -q -n 2 --dist loadfile || $(BIN)/pytest -v --maxfail 3 --last-failed --last-failed-no-failures none
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder || $(BIN)/pytest -v --maxfail 3 --last-failed --last-failed-no-failures none
 
 lint: setup ## rules, format and docstrings
 	$(BIN)/ruff check .

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+
+from nursery import start
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,18 +35,19 @@ class Answer:
 
 def hindscan(*arguments: str, project: Path, check: int | None = 0, timeout: float = 110, **env: str) -> Answer:
     """Type a command, from a folder that is not the project's."""
-    command = [sys.executable, "-m", "hindscan", *arguments, "--project", str(project)]
-    done = subprocess.run(
-        command,
-        cwd=Path(sys.executable).parent,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    answer = Answer(done.returncode, done.stdout, done.stderr)
-    assert check is None or answer.code == check, f"{command} gave {answer.code}\n{answer.out}\n{answer.err}"
+    typed = (*arguments, "--project", str(project))
+    with Path(os.devnull).open() as nothing, TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        streams = (nothing.fileno(), out.fileno(), err.fileno())
+        process = start(*typed, cwd=Path(sys.executable).parent, env={**os.environ, **env}, streams=streams)
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+            process.wait()
+        out.seek(0)
+        err.seek(0)
+        answer = Answer(code, out.read(), err.read())
+    assert check is None or answer.code == check, f"{typed} gave {answer.code}\n{answer.out}\n{answer.err}"
     return answer
 
 

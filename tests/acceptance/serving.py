@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import httpx2 as httpx
+
+from nursery import Typed, start
 
 #: Generous: two busy cores.
 SECONDS = 60.0
@@ -21,14 +22,13 @@ SECONDS = 60.0
 class Server:
     """One `hindscan serve`."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
-        self.process, self._log = process, log
+    def __init__(self, process: Typed, printed: TextIO, log: Path) -> None:
+        self.process, self._printed, self._log = process, printed, log
         self.address = ""
 
     def listen(self) -> bool:
         """Wait until it tells its address; False if it ended before."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        line = self._printed.readline()
         if line:
             self.address = json.loads(line)["listening"]
         return bool(line)
@@ -47,25 +47,23 @@ class Server:
 def serve(project: Path, *, fault: str = "", port: str = "0", **env: str) -> Iterator[Server]:
     """Start the server on a free port unless one is given; whatever happens, it is ended."""
     log = project / f"serve-{time.monotonic_ns()}.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hindscan", "serve", "--port", port, "--json", "--project", str(project)],
+    reading, writing = os.pipe()
+    with Path(os.devnull).open() as nothing, log.open("w") as errors:
+        process = start(
+            *("serve", "--port", port, "--json", "--project", str(project)),
             cwd=Path(sys.executable).parent,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
             env={**os.environ, **env, "HINDSCAN_FAULT": fault},
+            streams=(nothing.fileno(), writing, errors.fileno()),
         )
-    server = Server(process, log)
-    try:
-        server.listen()
-        yield server
-    finally:
-        if process.poll() is None:
+    os.close(writing)
+    with os.fdopen(reading) as printed:
+        server = Server(process, printed, log)
+        try:
+            server.listen()
+            yield server
+        finally:
             process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+            process.wait()
 
 
 def http_only(project: Path) -> Path:

@@ -300,11 +300,12 @@ def test_a_scheduler_that_is_not_there_is_named(monkeypatch):
         pass
 
 
-@pytest.fixture
-def foreign(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A cluster that somebody else has started: scheduler and two workers."""
-    file = tmp_path / "scheduler.json"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A cluster that somebody else has started: scheduler and two workers. The last test of it ends the scheduler."""
+    folder = tmp_path_factory.mktemp("foreign")
+    file = folder / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     dask = [sys.executable, "-m", "distributed.cli"]
     common = ["--host", "127.0.0.1", "--scheduler-file", str(file)]
     started = [
@@ -321,6 +322,22 @@ def foreign(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
             child.kill()
         process.kill()
         process.wait()
+
+
+def test_a_stop_ends_the_work_on_somebody_elses_workers_too(site: Site, foreign):
+    address, _ = foreign
+    marks, stop = site.root / "marks", threading.Event()
+    with DaskExecutor(address=address) as executor:
+        assert until(lambda: executor.workers == 2)
+        works = site.works("deaf", folder=str(marks))
+        thread = threading.Thread(target=lambda: go(executor, works, stop=stop))
+        thread.start()
+        assert until(lambda: bool(pids(marks)), 30)
+        at_work = pids(marks)
+        stop.set()
+        assert until(lambda: not any(alive(pid) for pid in at_work), 30)
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_a_cluster_that_runs_already_is_used_and_its_loss_is_an_error(site: Site, foreign):
@@ -342,22 +359,6 @@ def test_a_cluster_that_runs_already_is_used_and_its_loss_is_an_error(site: Site
         with pytest.raises(ServiceUnavailable, match="must answer and have workers"):
             list(outcomes)
         assert time.monotonic() - began < 20
-
-
-def test_a_stop_ends_the_work_on_somebody_elses_workers_too(site: Site, foreign):
-    address, _ = foreign
-    marks, stop = site.root / "marks", threading.Event()
-    with DaskExecutor(address=address) as executor:
-        assert until(lambda: executor.workers == 2)
-        works = site.works("deaf", folder=str(marks))
-        thread = threading.Thread(target=lambda: go(executor, works, stop=stop))
-        thread.start()
-        assert until(lambda: bool(pids(marks)), 30)
-        at_work = pids(marks)
-        stop.set()
-        assert until(lambda: not any(alive(pid) for pid in at_work), 30)
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 SCRIPT = """

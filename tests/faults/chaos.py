@@ -1,4 +1,4 @@
-"""Everything dies while a run goes on: workers every two seconds, the scheduler once, the dispatcher once.
+"""Everything dies while a run goes on: a worker whenever so many slices more have begun, the scheduler once, the dispatcher once.
 
 The project's own programs, each in its process: `hindscan serve`, a Dask scheduler behind an address, workers that a supervisor starts again. The job writes down
 each slice it begins, so what was computed twice is counted, not believed. From the top of the checkout, about a minute and a half::
@@ -99,8 +99,8 @@ class Chaos:
             f'[compute]\ndask = "{self._address}"\nslices_per_task = {slices_per_task}\n'
         )
 
-    def run(self, *, kill_every: float) -> Report:
-        """Submit the run, let everything die, and see what comes of it."""
+    def run(self, *, kill_every: int) -> Report:
+        """Submit the run, let everything die, and see what comes of it. By slices, not by the clock: on a slow machine no worker would live to begin one."""
         began = time.monotonic()
         with self._cluster():
             with serve(self._root) as server, server.client() as client:
@@ -133,14 +133,17 @@ class Chaos:
     def _wait_for(self, part: float) -> None:
         until(lambda: len(self._begun()) >= part * self._slices, f"{part:.0%} of the slices", 600)
 
-    def _kill_workers(self, every: float) -> None:
-        turn = 0
-        while not self._over.wait(every):
+    def _kill_workers(self, every: int) -> None:
+        turn, due = 0, sum(self._begun().values()) + every
+        while not self._over.wait(0.05):
+            if sum(self._begun().values()) < due:
+                continue
             victim = self._workers[turn % WORKERS]
             turn += 1
             if victim.poll() is None:
                 victim.kill()
                 self.killed += 1
+                due += every
 
     @contextmanager
     def _cluster(self) -> Iterator[None]:
@@ -202,7 +205,7 @@ def main() -> int:
     parser.add_argument("--slices", type=int, default=5_000)
     parser.add_argument("--slices-per-task", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=0.02, help="what a slice takes")
-    parser.add_argument("--kill-every", type=float, default=2.0)
+    parser.add_argument("--kill-every", type=int, default=400, help="slices that are begun between two deaths")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hindscan-chaos-") as folder:
         chaos = Chaos(Path(folder), slices=given.slices, slices_per_task=given.slices_per_task, seconds=given.seconds)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from acceptance.command import hindscan
 from hindscan.data import Data
 from hindscan.history.archive import Archive, read_archive
 from hindscan.history.archiving import archive
@@ -33,14 +31,7 @@ def killed(folder: Path, cluster: KafkaCluster, topic: str, fault: str) -> None:
         f'[kafka.default]\n"bootstrap.servers" = "{cluster.bootstrap}"\n[history.h]\ntopic = "{topic}"\ntime = "at"\n'
         f'archive = "lake"\nslice_rows = {SLICE_ROWS}\ncolumns = {{ {columns} }}\n'
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "hindscan", "archive", "h", "--project", str(folder)],
-        env={**os.environ, "HINDSCAN_FAULT": fault},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, f"never got to {fault}\n{done.stdout}\n{done.stderr}"
+    hindscan("archive", "h", project=folder, check=-signal.SIGKILL, HINDSCAN_FAULT=fault)
 
 
 def manifest(of: StitchedHistory) -> Archive | None:

@@ -350,6 +350,7 @@ def test_it_listens_to_the_broker_inside_the_client_too(store) -> None:
     assert store.taken[0].topic_id == "mock"
 
 
+@pytest.mark.timeout(300)  # a broker starts twice, which takes a minute each where the machine is busy
 def test_a_broker_that_dies_and_comes_back_costs_nothing(listen, store) -> None:
     from hindscan.testing import KafkaCluster, kafka_available
 
@@ -373,5 +374,5 @@ def test_a_broker_that_dies_and_comes_back_costs_nothing(listen, store) -> None:
             cluster.kill()
             cluster.restart()
             send(range(100, 200))
-            store.until(lambda: len(store.taken) == 200, 60)
+            store.until(lambda: len(store.taken) == 200, 120)
     assert store.ids() == Counter(str(number) for number in range(200))

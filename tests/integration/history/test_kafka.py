@@ -105,7 +105,8 @@ class Transactions:
     """Writes transactions to one partition; one left open needs a name of its own."""
 
     def __init__(self, cluster: KafkaCluster, topic: str, key: Callable[[], bytes | None] = lambda: None) -> None:
-        self._config = {**config_of(cluster), "linger.ms": 0}
+        # After a minute, the default, the broker would end what is left open: the tests of this file take longer where the machine is busy.
+        self._config = {**config_of(cluster), "linger.ms": 0, "transaction.timeout.ms": 900_000}
         self._topic = topic
         self._key = key
         self._n = 0
