@@ -58,6 +58,11 @@ StoreSettings = Mapping[str, str | int | float | bool]
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 30.0
 
+#: A table below this takes a block of the disk or two, however it is compressed.
+_SMALL_BYTES = 4096
+#: A table below this is put together in memory, and written in one piece.
+_BUFFERED_BYTES = 1 << 20
+
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _MAGIC = re.compile(r"[*?\[]")
 _LOCAL = pafs.LocalFileSystem()
@@ -451,7 +456,7 @@ def write_table_atomic(
     table : pa.Table
         What to write.
     compression : {"lz4", "zstd"}, optional
-        Of the buffers. Default: none.
+        Of the buffers, unless the table is so small that nothing would be gained. Default: none.
     durable : bool
         Wait until it outlives a loss of power, some 10 ms. False is for what is verified when it is read and can be made again: the process may be
         killed at any time all the same, and the file is there whole or not at all.
@@ -461,11 +466,21 @@ def write_table_atomic(
     int
         Bytes of the file.
     """
-    options = pa.ipc.IpcWriteOptions(compression=compression)
+    options = pa.ipc.IpcWriteOptions(compression=None if table.nbytes < _SMALL_BYTES else compression)
     with _atomically(place(where), durable=durable) as stream:
-        with pa.ipc.new_file(stream, table.schema, options=options) as writer:
-            writer.write_table(table)
+        if table.nbytes < _BUFFERED_BYTES:
+            # Arrow hands a file of Python's every few bytes on their own.
+            buffer = pa.BufferOutputStream()
+            _write_ipc(buffer, table, options)
+            stream.write(buffer.getvalue())
+        else:
+            _write_ipc(stream, table, options)
         return int(stream.tell())
+
+
+def _write_ipc(sink: Any, table: pa.Table, options: pa.ipc.IpcWriteOptions) -> None:
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
 
 
 def write_parquet_atomic(

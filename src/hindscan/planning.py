@@ -122,9 +122,9 @@ def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
         faults.append(
             f"allow_failed is for scans whose slices know nothing of each other, and {spec.name} is no such job"
         )
-    if request.points and (spec.by or request.anew or request.allow_failed or request.stop):
+    if request.points and (spec.by or request.anew or request.allow_failed):
         faults.append(
-            "a sweep is one table of whole results: it takes no job that is split by key, no slices anew, no allow_failed and no stop"
+            "a sweep is one table of whole results: it takes no job that is split by key, no slices anew and no allow_failed"
         )
     if request.draws is not None and request.draws < 1:
         faults.append(f"draws must be at least 1, found {request.draws}")
@@ -229,7 +229,7 @@ def make(
         # One for all points: it leaves the swept parameters out.
         seed = default_seed(spec, request.parameters, snapshot, identities)
 
-    def plan_of(parameters: Mapping[str, object]) -> Plan:
+    def plan_of(parameters: Mapping[str, object], draws: int | None) -> Plan:
         return make_plan(
             spec,
             parameters,
@@ -239,14 +239,18 @@ def make(
             existing=existing,
             proofs=proofs,
             seed=seed,
-            draws=request.draws if request.settled is None else request.settled.draws,
+            draws=draws,
             fresh=request.fresh,
             anew=request.anew,
         )
 
+    draws = request.draws if request.settled is None else request.settled.draws
     if request.points:
-        return make_sweep(request.parameters, request.points, plan_of), readers
-    return plan_of(request.parameters), readers
+        stopped = () if request.settled is None else request.settled.points
+        each: list[int | None] = [one.draws for one in stopped]
+        each = each or [draws] * len(request.points)
+        return make_sweep(request.parameters, request.points, each, plan_of), readers
+    return plan_of(request.parameters, draws), readers
 
 
 def tolerance_of(project: Project, spec: JobSpec, request: RunRequest) -> float:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hindscan.planning import Prepared
     from hindscan.plans.plan import Plan, Stage
     from hindscan.runs.partials import Partials
-    from hindscan.runs.run import Run
+    from hindscan.runs.run import Run, Settled
     from hindscan.tasks.execution import Executed
     from hindscan.tasks.stage import StageDone
     from hindscan.workshop import Workshop
@@ -77,7 +77,7 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
         records += of_stage
     published = publish(
         workshop.project.artefacts,
-        table=_table(workshop.partials, plan, executed),
+        table=_table(workshop.partials, plan, executed, run.request.settled),
         manifest=_manifest(workshop, run, prepared, executed, records, started_at),
         snapshot=plan.snapshot,
         slices=records,
@@ -110,11 +110,13 @@ def published_summary(folder: Path) -> dict[str, Any]:
     }
 
 
-def _table(partials: Partials, plan: Plan, executed: Executed) -> pa.Table | Merged:
+def _table(partials: Partials, plan: Plan, executed: Executed, settled: Settled | None) -> pa.Table | Merged:
     if not plan.points:
         return outcome(partials, executed.results, plan.job.by)
     ends = [executed.stages[position].finished for position in finals(plan)]
-    return swept_table(plan.points, [partials.read(key) for key in ends])
+    stopped = settled.points if settled is not None else ()
+    about: dict[str, list[Any]] = {"draws": [one.draws for one in stopped], "stopped": [one.why for one in stopped]}
+    return swept_table(plan.points, [partials.read(key) for key in ends], about if stopped else None)
 
 
 def _charts(partials: Partials, plan: Plan, executed: Executed) -> dict[str, bytes]:

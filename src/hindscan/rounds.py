@@ -1,7 +1,8 @@
 """Drawing in rounds: a simulation is carried out up to a look, judged, and carried on, until its rule says that it is enough.
 
 Keeps promises 6 and 8. Each round is an ordinary plan over the draws up to its look, so what earlier rounds (or an earlier, killed attempt) have stored
-is reused, and the last one is the plan of a run that asked for so many draws at once. What is judged are the combined statistics of all draws so far.
+is reused, and the last one is the plan of a run that asked for so many draws at once. What is judged are the combined statistics of all draws so far. In a sweep each
+point is judged on its own, at the looks it would have alone, and has no more draws than these from then on.
 
 ::
 
@@ -11,18 +12,21 @@ is reused, and the last one is the plan of a run that asked for so many draws at
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from hindscan.plans.draws import check_draws, draw_pin, unit_draws, whole_draws
 from hindscan.plans.stopping import looks, reached, read_stop
+from hindscan.plans.sweep import finals
 from hindscan.runs.run import Settled
 from hindscan.tasks.bench import finished
 from hindscan.tasks.tally import OUTPUT_MOST
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from hindscan.jobs.job import JobSpec
     from hindscan.planning import Prepared
     from hindscan.plans.stopping import StopRule
@@ -68,11 +72,21 @@ def carry_out_in_rounds(
     rule = read_stop(request.stop, tuple(spec.statistics))
     most = _most(spec, request, rule)
     began, done = time.monotonic(), []
+    ends: list[Settled | None] = [None] * max(1, len(request.points))
     for count, draws in enumerate(looks(draw_pin(spec, draws=most, seed=0), unit_draws(spec), most), start=1):
-        done.append(carry(msgspec.structs.replace(request, draws=draws)))
-        why = _why(spec, rule, partials, done[-1][1], draws, most, time.monotonic() - began)
-        if why:
-            keep(Settled(draws=draws, why=why, looks=count))
+        # Points that have stopped keep their draws.
+        so_far = [end or Settled(draws=draws, why="", looks=count) for end in ends]
+        prepared, executed = carry(msgspec.structs.replace(request, settled=_all(so_far, request)))
+        done.append((prepared, executed))
+        seconds = time.monotonic() - began
+        for at, stage in enumerate(finals(prepared.plan)):
+            if ends[at] is None:
+                combined = partials.read(executed.stages[stage].combined)
+                why = _why(spec, rule, combined, draws, most, seconds)
+                ends[at] = Settled(draws=draws, why=why, looks=count) if why else None
+        stopped = [end for end in ends if end is not None]
+        if len(stopped) == len(ends):
+            keep(_all(stopped, request))
             break
     prepared = done[-1][0]
     return prepared, _together(prepared, [executed for _, executed in done])
@@ -85,11 +99,18 @@ def _most(spec: JobSpec, request: RunRequest, rule: StopRule) -> int:
     return min(asked) if asked else whole_draws(spec, spec.draws * MOST_TIMES)
 
 
-def _why(
-    spec: JobSpec, rule: StopRule, partials: Partials, executed: Executed, draws: int, most: int, seconds: float
-) -> str:
+def _all(ends: Sequence[Settled], request: RunRequest) -> Settled:
+    """Say of all points together where they stop; of a single run where it does."""
+    if not request.points:
+        return ends[0]
+    why = ", ".join(sorted({end.why for end in ends}))
+    return Settled(
+        draws=max(end.draws for end in ends), why=why, looks=max(end.looks for end in ends), points=tuple(ends)
+    )
+
+
+def _why(spec: JobSpec, rule: StopRule, combined: pa.Table, draws: int, most: int, seconds: float) -> str:
     """Say why it is enough; empty if it is not."""
-    combined = partials.read(executed.stages[-1].combined)
     if reached(rule, finished(spec, combined).to_pylist()):
         return "precision"
     if draws >= most:
@@ -146,7 +167,10 @@ def drawn_document(
         "generator": spec.generator,
         "block_size": spec.block_size,
         "sampling": None if spec.sampling is None else msgspec.to_builtins(spec.sampling),
-        "stopped": {"why": "draws"} if settled is None else msgspec.to_builtins(settled),
+        # Of a sweep the result says it of each point.
+        "stopped": {"why": "draws"}
+        if settled is None
+        else msgspec.to_builtins(msgspec.structs.replace(settled, points=())),
         # The error falls with the square root of the draws.
         "ten_times": {"draws": 100 * draws, "seconds": None},
     }

@@ -97,6 +97,15 @@ def test_outcomes_come_in_the_order_of_completion(executor: Executor, site: Site
     assert order.index("0") > SLICES // 2
 
 
+def test_threads_begin_first_what_was_given_first(site: Site):
+    # Dask has an order of its own, by the names of tasks; the last tasks of a stage are the smallest, and are to be the last.
+    with ThreadsExecutor(1) as executor:
+        order = [int(outcome.id) for outcome in executor.run(iter(site.works("echo")), threading.Event())]
+    # What is given later may come between the last of those that were given before.
+    assert order[:3] == [0, 1, 2]
+    assert all(abs(task - place) <= 2 for place, task in enumerate(order)), order
+
+
 def test_a_task_that_raises_is_a_receipt_with_the_users_traceback_first(any_executor: Executor, site: Site):
     found = go(any_executor, site.works("raising"))
     bad = found.pop("3").failed[0]

@@ -44,6 +44,12 @@ def revenue(block: hs.Block, model, reserve: float = 0.0, twice: bool = False):
     return {"revenue": (high >= reserve) * low.clip(min=reserve) * (2 if twice else 1), "sold": (high >= reserve) * 1.0}
 
 
+@hs.simulation(statistics={"noise": hs.Mean()}, block_size=500)
+def noisy(block: hs.Block, spread: float = 1.0):
+    """Noise of some spread."""
+    return spread * block.rng.standard_normal(block.size)
+
+
 @hs.job(history="bids", combine="concat")
 def above(bids: hs.Data):
     """Prices, all of them; how many are counted at the end."""
@@ -114,6 +120,28 @@ def test_points_of_a_sweep_are_single_runs_with_its_seed_to_the_bit(folder: Path
     # Each category is calibrated once, over its four slices; each point draws in two.
     assert manifest.slices.total == 2 * 4 + 6 * 2
     assert manifest.slices.computed == 2 * 4 + 6 * 2
+
+
+def test_each_point_of_a_sweep_stops_by_its_own_rule_where_it_would_alone(folder: Path) -> None:
+    rule = {"noise": {"half_width": 0.05}, "max_draws": 40_000}
+    result = done(folder, "noisy", sweep={"spread": [1.0, 4.0, 9.0]}, stop=rule, seed=3)
+    rows = result.to_arrow().to_pylist()
+    assert [row["spread"] for row in rows] == [1.0, 4.0, 9.0]
+    assert [row["stopped"] for row in rows] == ["precision", "precision", "max_draws"]
+    assert rows[0]["draws"] < rows[1]["draws"] < rows[2]["draws"] == 40_000
+    for row in rows:
+        alone = done(folder, "noisy", {"spread": row["spread"]}, stop=rule, seed=3)
+        assert alone.manifest.slices.computed == 0
+        assert alone.to_arrow().to_pylist() == [{n: v for n, v in row.items() if n not in ("spread", "stopped")}]
+        assert alone.manifest.simulation["stopped"]["why"] == row["stopped"]
+    assert result.manifest.draws == 40_000
+    assert result.manifest.simulation["stopped"]["why"] == "max_draws, precision"
+    # A second one, and a rerun, which is told where it stopped, draw nothing.
+    again = hs.run("noisy", sweep={"spread": [1.0, 4.0, 9.0]}, stop=rule, seed=3, project=folder).wait(
+        100, progress=False
+    )
+    assert again.result.manifest.slices.computed == 0
+    assert again.rerun().wait(100, progress=False).result.to_arrow().equals(result.to_arrow())
 
 
 def test_all_points_draw_the_same_numbers_and_the_seed_leaves_the_swept_ones_out(folder: Path) -> None:

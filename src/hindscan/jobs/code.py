@@ -37,7 +37,7 @@ from hindscan.jobs.estimators import summed
 from hindscan.jobs.job import Code, JobSpec, StepName
 from hindscan.jobs.modules import Module, Modules, closure
 from hindscan.jobs.program import Importlib, Program, imports_by_call
-from hindscan.jobs.sampling import Halton, Sobol, Stratified
+from hindscan.jobs.sampling import Halton, Sobol, Stratified, unit_of
 from hindscan.jobs.source import is_one_statement
 from hindscan.jobs.statement import FORM, unpack
 from hindscan.jobs.world import CACHED, World, own_folders, resolve, version_of
@@ -133,7 +133,13 @@ def _meaning(spec: JobSpec, step: str) -> Token:
     """Say what of hindscan and its engines a step's result depends on, whatever its code imports."""
     if spec.kind == "simulation" and step == "slice":
         of_points = [version_of("scipy")] if isinstance(spec.sampling, Halton | Sobol | Stratified) else []
-        return [MEANING, spec.combine, summed(spec.statistics), version_of("numpy"), *of_points]
+        return [
+            MEANING,
+            spec.combine,
+            summed(spec.statistics, unit_of(spec.sampling, spec.block_size)),
+            version_of("numpy"),
+            *of_points,
+        ]
     if spec.whole:
         return [MEANING, *(version_of(name) for name in ("duckdb", "pyarrow", "dask", "pandas"))]
     # `hs.Data` answers SQL by DuckDB over Arrow: another version may round, sort or sum in another way.

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
 
-from hindscan.jobs.bins import Bins
+from hindscan.jobs.bins import RELATIVE_ERROR, Bins
 from hindscan.jobs.estimators import (
     Covariance,
     Difference,
@@ -29,6 +29,7 @@ from hindscan.jobs.estimators import (
     Probability,
     Quantile,
     Ratio,
+    Replicated,
     Shortfall,
     Statistic,
 )
@@ -118,6 +119,13 @@ def _interval(value: float, variance: float, units: int, confidence: float, free
     return {"value": value, "units": units, "standard_error": error, "low": value - half, "high": value + half}
 
 
+def _around(value: float, replicates: Sequence[Fraction], n: int, one: Replicated) -> Row:
+    """Bound a value by how the estimates of replicates differ (`jobs.replicates`)."""
+    there, total, squares = replicates
+    # Where some of them have none, the others say nothing of these.
+    return _interval(value, _variance(n, total, squares), n, one.confidence, n - 1 if there == n else 0)
+
+
 def _variance(n: int, total: Fraction, squares: Fraction) -> float:
     return float(max(Fraction(0), (squares - total * total / n) / (n - 1))) if n > 1 else 0.0
 
@@ -146,13 +154,20 @@ def _meant(one: Mean | Probability, row: Row) -> Row:
 
 def _bounded(one: Probability, found: Row, variance: float, units: int) -> Row:
     """Keep the interval of a probability inside [0, 1], and open where no event, or nothing else, was seen."""
-    if variance > 0:
-        return {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])} if "low" in found else {}
-    if one.weight is not None:
+    if variance <= 0 and one.weight is not None:
         return {"low": None, "high": None}  # what was not drawn may have any weight
-    # A mean of units is at most the probability that a unit has an event at all, and at least that it has nothing else.
-    low, high = exact_interval(units if found["value"] else 0, units, one.confidence)
-    return {"low": low, "high": high}
+    return _inside(found, units, one.confidence)
+
+
+def _inside(found: Row, units: int, confidence: float) -> Row:
+    """Keep the interval of a share inside [0, 1], and open where units do not differ."""
+    if found.get("standard_error"):
+        return {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
+    if not units:
+        return {}
+    # No unit had another share than this; how many of all have is bounded, and theirs may be anything.
+    other, share = exact_interval(0, units, confidence)[1], found["value"]
+    return {"low": share * (1 - other), "high": share + (1 - share) * other}
 
 
 def _counted(hits: int, draws: int, one: Probability | Histogram) -> Row:
@@ -253,22 +268,38 @@ def _covaried(one: Covariance, row: Row) -> Iterator[Row]:
 
 
 def _moments(one: Moments, row: Row) -> Iterator[Row]:
-    n, (s1, s2, s3, s4) = row["draws"], row["sums"]
+    n, (s1, s2, s3, s4, *replicates) = row["draws"], row["sums"]
     mean = s1 / n
     m2 = s2 / n - mean**2
     variance = _variance(n, s1, s2)
+
+    def bounded(at: int, value: float) -> Row:
+        return (
+            _around(value, replicates[3 * at : 3 * at + 3], row["units"], one)
+            if replicates
+            else {"units": n, "value": value}
+        )
+
     yield {"statistic": "count", "value": float(n), "units": n}
-    # Without an interval where draws depend on each other: hs.Mean knows their units.
-    yield {"statistic": "mean"} | _interval(float(mean), variance, n, one.confidence, n - 1 if row["units"] else 0)
+    plain = _interval(float(mean), variance, n, one.confidence, n - 1)
+    yield {"statistic": "mean"} | (bounded(0, float(mean)) if replicates else plain)
     if n > 1:
-        yield {"statistic": "variance", "units": n, "value": variance}
+        yield {"statistic": "variance"} | bounded(1, variance)
     if m2 > 0:
         m3 = s3 / n - 3 * mean * s2 / n + 2 * mean**3
         m4 = s4 / n - 4 * mean * s3 / n + 6 * mean**2 * s2 / n - 3 * mean**4
-        yield {"statistic": "skewness", "units": n, "value": float(m3) / float(m2) ** 1.5}
+        yield {"statistic": "skewness"} | bounded(2, float(m3) / float(m2) ** 1.5)
         yield {"statistic": "kurtosis", "units": n, "value": float(m4 / m2**2) - 3}
     yield {"statistic": "min", "units": n, "value": row["least"]}
     yield {"statistic": "max", "units": n, "value": row["greatest"]}
+
+
+def _with_bins(found: Row) -> Row:
+    """Let an interval hold what bins may be off by: well spread points know a quantile better than these."""
+    if "low" not in found:
+        return found
+    off = RELATIVE_ERROR * abs(found["value"])
+    return found | {"low": found["low"] - off, "high": found["high"] + off}
 
 
 def _bins(row: Row) -> Bins:
@@ -281,9 +312,11 @@ def _bins(row: Row) -> Bins:
 def _ranked(one: Quantile, row: Row) -> Row:
     bins = _bins(row)
     found: Row = {"value": bins.quantile(one.level), "units": row["units"]}
+    if row["sums"]:
+        return _with_bins(_around(found["value"], row["sums"], row["units"], one))
     below, above = binomial_ranks(one.level, bins.total, one.confidence)
-    # Where too few draws lie beyond, or they depend on each other, no ranks bound the quantile.
-    if row["units"] == bins.total and below >= 0 and above < bins.total:
+    # Where too few draws lie beyond no ranks bound the quantile.
+    if below >= 0 and above < bins.total:
         low, high = bins.at(below), bins.at(above)
         half = (high - low) / 2
         found |= {"standard_error": half / normal_quantile(one.confidence), "low": low, "high": high}
@@ -295,7 +328,9 @@ def _beyond(one: Shortfall, row: Row) -> Row:
     count = bins.total * (1 - one.level)
     mean, variance, least = bins.tail(count)
     found: Row = {"value": mean, "units": row["units"]}
-    if row["units"] == bins.total and count > 1:
+    if row["sums"]:
+        return _with_bins(_around(mean, row["sums"], row["units"], one))
+    if count > 1:
         # The draws beyond vary, and so does where they begin.
         error = math.sqrt((variance + one.level * (mean - least) ** 2) / count)
         half = student_quantile(one.confidence, max(1, math.floor(count) - 1)) * error
@@ -305,8 +340,9 @@ def _beyond(one: Shortfall, row: Row) -> Row:
 
 def _shares(one: Histogram, row: Row) -> Iterator[Row]:
     edges = (-math.inf, *one.edges, math.inf)
-    for (low, high), count in zip(itertools.pairwise(edges), row["counts"], strict=True):
+    for at, ((low, high), count) in enumerate(zip(itertools.pairwise(edges), row["counts"], strict=True)):
         found = _counted(int(count), row["draws"], one)
-        if not row["units"]:
-            found = {"value": found["value"], "units": 0}
+        if row["sums"]:
+            found = _around(found["value"], row["sums"][3 * at : 3 * at + 3], row["units"], one)
+            found |= _inside(found, row["units"], one.confidence)
         yield {"statistic": f"share of [{low:g}, {high:g})"} | found

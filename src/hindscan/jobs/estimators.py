@@ -26,6 +26,7 @@ __all__ = [
     "Probability",
     "Quantile",
     "Ratio",
+    "Replicated",
     "Shortfall",
     "Statistic",
     "faults_of",
@@ -146,10 +147,16 @@ class Histogram(_Estimator, frozen=True):
     confidence: float = 0.95
 
 
+#: What is no mean of draws: where draws belong together, it is estimated from each replicate, too (`jobs.replicates`).
+Replicated = Quantile | Shortfall | Moments | Histogram
+
 Statistic = Mean | Difference | Ratio | Probability | Moments | Covariance | Quantile | Shortfall | Histogram
 
 #: Applied to finished sums: no partial depends on them.
 _LATE = ("confidence", "interval", "level")
+
+#: Meaning of what replicates say, where draws belong together. Raised only when the same block would give other bits.
+_REPLICATES = 1
 
 
 def quantities_of(one: Statistic) -> tuple[str, ...]:
@@ -164,13 +171,23 @@ def quantities_of(one: Statistic) -> tuple[str, ...]:
     return tuple(name for name in named if name is not None)
 
 
-def summed(statistics: Mapping[str, Statistic]) -> dict[str, Any]:
-    """Give the statistics without what is applied to finished sums."""
-    documents = {name: msgspec.to_builtins(one) for name, one in statistics.items()}
-    return {
-        name: {field: value for field, value in document.items() if field not in _LATE}
-        for name, document in documents.items()
-    }
+def summed(statistics: Mapping[str, Statistic], unit: int) -> dict[str, Any]:
+    """Give the statistics without what is applied to finished sums.
+
+    Parameters
+    ----------
+    statistics : mapping
+        What is estimated.
+    unit : int
+        Draws that the sampling makes dependent: then levels are applied to each replicate.
+    """
+    documents = {}
+    for name, one in statistics.items():
+        document = {field: value for field, value in msgspec.to_builtins(one).items() if field not in _LATE}
+        if unit > 1 and isinstance(one, Replicated):
+            document |= {"replicates": _REPLICATES, "level": getattr(one, "level", None)}
+        documents[name] = document
+    return documents
 
 
 def faults_of(statistics: object, block_size: int) -> Iterator[str]:

@@ -29,9 +29,11 @@ from hindscan.jobs.estimators import (
     Probability,
     Quantile,
     Ratio,
+    Replicated,
     Shortfall,
     Statistic,
 )
+from hindscan.jobs.replicates import replicated
 from hindscan.jobs.statistics import check_finite
 from hindscan.jobs.sums import MOST, Floats, added, fixed_sum, powers, unit_means
 
@@ -154,21 +156,26 @@ def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> Row:
             draws = taken(one.of)
             check_finite(one.of, draws, MOST**0.5)
             ends = {"least": float(draws.min()), "greatest": float(draws.max())}
-            return {"units": draws.size if unit == 1 else 0, "sums": powers([draws], 4)} | ends
+            sets, sums = _independent(one, draws, unit)
+            return {"units": sets, "sums": powers([draws], 4) + sums} | ends
         case Quantile() | Shortfall():
             draws = taken(one.of)
             check_finite(one.of, draws)
             bins, counts = binned(draws)
             ends = {"least": float(draws.min()), "greatest": float(draws.max())}
-            return {"units": draws.size if unit == 1 else 0, "bins": bins, "counts": counts} | ends
+            sets, sums = _independent(one, draws, unit)
+            return {"units": sets, "sums": sums, "bins": bins, "counts": counts} | ends
         case Histogram():
             draws = taken(one.of)
             check_finite(one.of, draws)
             where = np.searchsorted(np.array(one.edges), draws, side="right")
-            return {
-                "units": draws.size if unit == 1 else 0,
-                "counts": np.bincount(where, minlength=len(one.edges) + 1).tolist(),
-            }
+            sets, sums = _independent(one, draws, unit)
+            return {"units": sets, "sums": sums, "counts": np.bincount(where, minlength=len(one.edges) + 1).tolist()}
+
+
+def _independent(one: Replicated, draws: Floats, unit: int) -> tuple[int, list[list[float]]]:
+    """Give what is independent: the draws themselves, or replicates of them with what these say."""
+    return (draws.size, []) if unit == 1 else replicated(one, draws, unit)
 
 
 def _event(one: Probability, draws: Floats) -> Any:

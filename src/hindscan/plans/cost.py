@@ -41,6 +41,9 @@ TASK_SLICES_MOST: Final = 256
 #: Where the pace is known: what a task takes, more than handing it out costs, and less than one would want to lose.
 TASK_SECONDS_LEAST: Final = 0.5
 TASK_SECONDS_MOST: Final = 5.0
+#: The last tasks are smaller: half of what each worker has left, down to an eighth of the least, so that all are done at about the same time.
+SHARE_OF_LEFT: Final = 2
+LAST_TASKS: Final = 8
 #: Slices in one task at most where the pace is known: half a second of the fastest.
 TASK_SLICES_PACED: Final = 2048
 #: A step's working copy, its partial and what the engine needs, in units of the slice itself.
@@ -200,7 +203,8 @@ def group(
         What is still to be computed, in order.
     workers : int
         About `TASKS_PER_WORKER` tasks are made for each, of about equal weight; a task takes between `TASK_SECONDS_LEAST` and `TASK_SECONDS_MOST`, or where
-        the pace is not known weighs between `TASK_BYTES_LEAST` and `TASK_BYTES_MOST`, unless a single slice is heavier or every worker would not get one.
+        the pace is not known weighs between `TASK_BYTES_LEAST` and `TASK_BYTES_MOST`, unless a single slice is heavier or every worker would not get one. The
+        last ones are smaller.
     slices_per_task : int, optional
         Exactly so many instead, for tests.
     pace : Pace, optional
@@ -209,21 +213,25 @@ def group(
     if slices_per_task is not None:
         yield from (tuple(slices[i : i + slices_per_task]) for i in range(0, len(slices), slices_per_task))
         return
-    total = sum(map(weight_of, slices))
+    total = left = sum(map(weight_of, slices))
     first = 0
     while first < len(slices):
-        last = _end_of_task(slices, first, *_aim(total, workers, pace))
+        last = _end_of_task(slices, first, *_aim(total, left, workers, pace))
         yield tuple(slices[first:last])
+        left -= sum(map(weight_of, slices[first:last]))
         first = last
 
 
-def _aim(total: int, workers: int, pace: Pace | None) -> tuple[int, int]:
+def _aim(total: int, left: int, workers: int, pace: Pace | None) -> tuple[int, int]:
     """Give what the next task weighs, and the most slices it has."""
     least, most, count = TASK_BYTES_LEAST, TASK_BYTES_MOST, TASK_SLICES_MOST
     if pace is not None and pace.known:
         least, most, count = pace.weight(TASK_SECONDS_LEAST), pace.weight(TASK_SECONDS_MOST), TASK_SLICES_PACED
-    least = min(least, total // max(1, workers))
-    return min(most, max(least, total // max(1, workers * TASKS_PER_WORKER))), count
+    workers = max(1, workers)
+    even = min(most, max(min(least, total // workers), total // (workers * TASKS_PER_WORKER)))
+    if workers > 1:
+        even = min(even, max(least // LAST_TASKS, left // (workers * SHARE_OF_LEFT)))
+    return max(1, even), count
 
 
 def group_in_order(

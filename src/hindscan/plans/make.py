@@ -51,6 +51,8 @@ _Names = tuple[Literal["slice", "calibrate"], str, str]
 _CONCAT: Final = Step(digest="builtin:concat:1")
 _STATISTICS: Final = Step(digest="builtin:statistics:1")
 _STATISTICS_FINISH: Final = Step(digest="builtin:statistics-finish:1")
+#: Meaning of what declared statistics say of their sums (`jobs.estimates`).
+_ESTIMATES: Final = "builtin:estimates:2"
 
 #: Names of the steps of a stage that scans: each slice, combine, finish.
 _SCAN: Final[_Names] = ("slice", "combine", "finish")
@@ -273,7 +275,7 @@ def _draw_steps(job: JobSpec) -> _Steps:
     if finish is None and job.combine == "statistics":
         finish = _STATISTICS_FINISH
     if finish is not None and job.statistics:
-        finish = msgspec.structs.replace(finish, digest=digest_of([finish.digest, finishing(job)]))
+        finish = msgspec.structs.replace(finish, digest=digest_of([finish.digest, _ESTIMATES, finishing(job)]))
     return _Steps(
         name="slice",
         each=job.steps["slice"],

@@ -36,7 +36,12 @@ def grid(axes: Mapping[str, Sequence[object]]) -> list[Point]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def make_sweep(parameters: Mapping[str, object], points: Sequence[Point], plan_of: Callable[[Mapping[str, object]], Plan]) -> Plan:  # fmt: skip
+def make_sweep(
+    parameters: Mapping[str, object],
+    points: Sequence[Point],
+    draws: Sequence[int | None],
+    plan_of: Callable[[Mapping[str, object], int | None], Plan],
+) -> Plan:
     """Make one plan of the plans of all points.
 
     Parameters
@@ -45,22 +50,30 @@ def make_sweep(parameters: Mapping[str, object], points: Sequence[Point], plan_o
         Those that are not swept.
     points : sequence of dict
         At least one; all of the same names.
+    draws : sequence
+        Of each point; None: the job's.
     plan_of : callable
-        Makes the plan of all parameters; always with the same seed.
+        Makes the plan of all parameters and so many draws; always with the same seed.
     """
     stages: list[Stage] = []
     models: set[str] = set()
-    for index, point in enumerate(points):
-        plan = plan_of({**parameters, **point})
-        *calibrations, draws = plan.stages
+    most = 0
+    for index, (point, drawn) in enumerate(zip(points, draws, strict=True)):
+        plan = plan_of({**parameters, **point}, drawn)
+        most = max(most, plan.draws or 0)
+        *calibrations, last = plan.stages
         for stage in calibrations:
             if stage.finished not in models:
                 stages.append(msgspec.structs.replace(stage, point=index))
                 models.add(stage.finished)
         model = calibrations[-1].finished if calibrations else None
-        stages.append(msgspec.structs.replace(draws, point=index, model=model))
+        stages.append(msgspec.structs.replace(last, point=index, model=model))
     return msgspec.structs.replace(
-        plan, parameters=dict(parameters), stages=tuple(stages), points=tuple(dict(point) for point in points)
+        plan,
+        parameters=dict(parameters),
+        stages=tuple(stages),
+        points=tuple(dict(point) for point in points),
+        draws=most or None,
     )
 
 
@@ -69,8 +82,19 @@ def finals(plan: Plan) -> list[int]:
     return [position for position, stage in enumerate(plan.stages) if stage.step == "slice"]
 
 
-def swept_table(points: Sequence[Point], tables: Sequence[pa.Table]) -> pa.Table:
+def swept_table(
+    points: Sequence[Point], tables: Sequence[pa.Table], stopped: Mapping[str, Sequence[Any]] | None = None
+) -> pa.Table:
     """Put the results of all points one after another, the swept parameters as leading columns.
+
+    Parameters
+    ----------
+    points : sequence of dict
+        Values of the swept parameters.
+    tables : sequence of pa.Table
+        The result of each point.
+    stopped : mapping, optional
+        Columns about where each point has stopped, with a value for each; last of all, but for those that the results have themselves.
 
     Raises
     ------
@@ -98,4 +122,6 @@ def swept_table(points: Sequence[Point], tables: Sequence[pa.Table]) -> pa.Table
         columns[name] = pa.array(values).take(owner)
     # A column that is all null at one point takes the type it has at the others.
     rows = pa.concat_tables([table.replace_schema_metadata(None) for table in tables], promote_options="permissive")
-    return pa.table(columns | {name: rows[name] for name in rows.column_names})
+    found = {name: rows[name] for name in rows.column_names}
+    ends = {name: pa.array(values).take(owner) for name, values in (stopped or {}).items() if name not in found}
+    return pa.table(columns | found | ends)

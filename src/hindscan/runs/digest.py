@@ -88,7 +88,8 @@ def table_digest(table: Columned) -> str:
     for name, column in zip(table.column_names, table.columns, strict=True):
         _say(hashed, name)
         chunks = column.chunks or [pa.nulls(0, column.type)]
-        if pt.is_nested(column.type):
+        inside = pt.is_nested(column.type) or isinstance(column.type, pa.BaseExtensionType)
+        if inside and not all(map(_unsliced, chunks)):
             chunks = _trimmed(chunks)
         _add(hashed, [_Part(chunk, None) for chunk in chunks])
     return f"xxh3:{hashed.hexdigest()}"
@@ -105,6 +106,15 @@ def _say(hashed: _Hash, text: str) -> None:
     # With its length, so that no two sequences of texts look the same.
     content = text.encode()
     hashed.update(len(content).to_bytes(8, "little") + content)
+
+
+def _unsliced(chunk: _Array) -> bool:
+    """Tell whether lists are surely no slices: they begin with their inner arrays and have all of them, as those do that were just made or read."""
+    kind = chunk.type
+    if not pt.is_list(kind):
+        return not (pt.is_nested(kind) or isinstance(kind, pa.BaseExtensionType) or chunk.offset)
+    values, ends = chunk.values, _offsets(chunk)
+    return not chunk.offset and not ends[0] and ends[-1] == len(values) and _unsliced(values)
 
 
 def _trimmed(chunks: list[_Array]) -> list[_Array]:
@@ -128,6 +138,8 @@ def _plain(part: _Part) -> _Part:
     kind: Any = chunk.type
     if isinstance(kind, pa.BaseExtensionType):
         return _plain(_Part(chunk.storage, part.counts))
+    if _is_plain(kind):
+        return part
     if pt.is_dictionary(kind):
         return _plain(_Part(chunk.dictionary_decode(), part.counts))
     if pt.is_run_end_encoded(kind):
@@ -135,8 +147,14 @@ def _plain(part: _Part) -> _Part:
     if pt.is_list_view(kind) or pt.is_large_list_view(kind):
         # Rare, and its inner ranges may lie in any order: by way of Python, which is slow and right.
         return _Part(pa.array(chunk.to_pylist(), pa.large_list(kind.value_type)), part.counts)
-    plain = _plain_type(kind)
-    return part if plain is None else _Part(chunk.cast(plain), part.counts)
+    return _Part(chunk.cast(_plain_type(kind)), part.counts)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_plain(kind: Any) -> bool:
+    """Tell whether a type has one layout only, on the outside."""
+    encoded = pt.is_dictionary(kind) or pt.is_run_end_encoded(kind)
+    return not (encoded or pt.is_list_view(kind) or pt.is_large_list_view(kind)) and _plain_type(kind) is None
 
 
 @functools.lru_cache(maxsize=256)
@@ -177,16 +195,12 @@ def _add(hashed: _Hash, given: Iterable[_Part]) -> None:
 def _add_lists(hashed: _Hash, what: str, parts: list[_Part], inner: list[Callable[[_Array], _Array]]) -> None:
     _say(hashed, what)
     _add_validity(hashed, parts)
-    lengths = [_lengths(part.chunk) for part in parts]
-    _each(hashed, [length[_shown(part)] for part, length in zip(parts, lengths, strict=True)])
+    lengths, shown = [_lengths(part.chunk) for part in parts], [_shown(part) for part in parts]
+    _each(hashed, [length if rows is None else length[rows] for rows, length in zip(shown, lengths, strict=True)])
+    # Where nothing is hidden all of an inner array counts.
+    counts = [None if rows is None else np.repeat(rows, length) for rows, length in zip(shown, lengths, strict=True)]
     for get in inner:
-        _add(
-            hashed,
-            [
-                _Part(get(part.chunk), np.repeat(_shown(part), length))
-                for part, length in zip(parts, lengths, strict=True)
-            ],
-        )
+        _add(hashed, [_Part(get(part.chunk), rows) for part, rows in zip(parts, counts, strict=True)])
 
 
 def _each(hashed: _Hash, contents: Iterable[Any]) -> None:
@@ -214,8 +228,10 @@ def _valid(chunk: _Array) -> _Values:
     return valid
 
 
-def _shown(part: _Part) -> _Values:
-    """Tell which rows have something inside that counts."""
+def _shown(part: _Part) -> _Values | None:
+    """Tell which rows have something inside that counts; None: all."""
+    if part.counts is None and not part.chunk.null_count:
+        return None
     valid = _valid(part.chunk)
     return valid if part.counts is None else valid & part.counts
 

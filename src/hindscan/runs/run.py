@@ -53,14 +53,17 @@ def check_move(run: str, before: State, after: State) -> None:
         )
 
 
-class Settled(msgspec.Struct, frozen=True, kw_only=True):
+class Settled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a simulation with a stopping rule has stopped."""
 
+    #: Of a sweep: the most of any point.
     draws: int
-    #: "precision", "max_draws" or "max_seconds".
+    #: "precision", "max_draws" or "max_seconds"; of a sweep all that there were.
     why: str
     #: How often the rule was judged.
     looks: int
+    #: Of a sweep: where each point has stopped.
+    points: tuple[Settled, ...] = ()
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -133,13 +133,13 @@ class Bench:
         partials = self._assignment.partials
         part = node.part
         given = [partials.read(key) if part is None else partials.read_part(key, part) for key in node.children]
-        table = one_table(given, node.children)
         match self._assignment.how if len(given) > 1 else "concat":
             case "concat":
-                made = table
+                made = one_table(given, node.children)
             case "statistics":
                 made = (totals if self._assignment.job.statistics else statistics).merge(given)
             case _:
+                table = one_table(given, node.children)
                 made = self._call(self._assignment.combine, table)
                 check_same(table.schema, made.schema, step=self._assignment.combine)
         return self._store(node.key, node.index, made)

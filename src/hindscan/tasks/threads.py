@@ -32,8 +32,8 @@ from hindscan.tasks.process import Frames, Inbox, Process, start
 
 __all__ = ["ThreadsExecutor", "child_main"]
 
-#: Tasks for each thread that are in the child at a time: the next one begins without a word to the parent.
-_WINDOW: Final = 8
+#: Tasks for each thread that are in the child at a time: the next one begins without a word to the parent. No more of them, as how large a task is follows the pace.
+_WINDOW: Final = 4
 #: Children that may die one after another before one has begun a task.
 _STILLBORN_MOST: Final = 3
 #: How often a stop is looked for while nothing else happens.
@@ -172,8 +172,9 @@ def child_main(frames: Frames, workers: str) -> None:
             frames.send(("broken", task, traceback.format_exc()))
 
     def batch(tasks: list[tuple[str, bytes]]) -> None:
-        # Bound, not given as arguments: in a graph an argument that equals a key means that task's result.
-        graph = {task: (functools.partial(work, task, payload),) for task, payload in tasks}
+        # Bound, not given as arguments: in a graph an argument that equals a key means that task's result. Of tasks that do not need each other Dask begins with
+        # the one whose key is the last of all texts: what was given first is to be begun first, as the last tasks of a stage are the smallest.
+        graph = {f"{len(tasks) - number:06}": (functools.partial(work, *task),) for number, task in enumerate(tasks)}
         try:
             dask.threaded.get(graph, list(graph), pool=pool)
         except Exception:  # noqa: BLE001 -- whatever it is: the parent must hear of it, and hears of nothing better than of an end

@@ -159,7 +159,15 @@ def test_students_quantile_is_that_of_scipy(freedom: int, confidence: float) -> 
     )
 
 
-def test_what_draws_that_depend_on_each_other_do_not_bound_has_no_interval() -> None:
+def test_an_event_in_half_of_each_unit_is_bounded_about_its_half() -> None:
+    mirrored = np.tile([1.0, -1.0], 200)
+    table = merge([partial({"half": Probability("x", above=0.0)}, {"x": mirrored}, index=0, unit=2, name="j")])
+    half = rows(finish({"half": Probability("x", above=0.0)}, table))["half", "probability"]
+    assert half["value"] == 0.5
+    assert half["low"] < 0.5 < half["high"] < 0.51
+
+
+def test_what_too_few_draws_that_depend_on_each_other_do_not_bound_has_no_interval() -> None:
     wanted: dict[str, Statistic] = {
         "q": Quantile("x"),
         "s": Shortfall("x"),
@@ -196,7 +204,11 @@ def test_a_quantity_that_is_not_there_is_named() -> None:
 
 
 def test_a_confidence_a_level_and_a_kind_of_interval_recompute_no_slice() -> None:
-    assert summed({"q": Quantile("x", 0.5), "p": Probability("x")}) == summed(
-        {"q": Quantile("x", 0.9, confidence=0.9), "p": Probability("x", interval="wilson")}
+    assert summed({"q": Quantile("x", 0.5), "p": Probability("x")}, 1) == summed(
+        {"q": Quantile("x", 0.9, confidence=0.9), "p": Probability("x", interval="wilson")}, 1
     )
-    assert summed({"p": Probability("x")}) != summed({"p": Probability("x", above=1.0)})
+    # Of draws that belong together each replicate has its level.
+    one, other = ({"q": Quantile("x", level)} for level in (0.5, 0.9))
+    assert summed(one, 2) != summed(other, 2)
+    assert summed(one, 2) == summed({"q": Quantile("x", 0.5, confidence=0.9)}, 4)
+    assert summed({"p": Probability("x")}, 1) != summed({"p": Probability("x", above=1.0)}, 1)

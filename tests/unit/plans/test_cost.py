@@ -109,7 +109,25 @@ def test_groups_hold_every_slice_once_in_order(sizes, workers, fixed):
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_each_worker_gets_about_four_tasks_of_equal_weight(workers):
     tasks = group(pieces(*[20 * 2**20] * 120), workers=workers)
-    assert 4 * workers <= len(tasks) <= 5 * workers
+    # But for the last half of what each has, which comes in ever smaller ones.
+    assert len({len(task) for task in tasks[: 2 * workers]}) == 1
+    assert 4 * workers - 1 <= 120 / len(tasks[0]) <= 5 * workers
+    assert len(tasks) <= 9 * workers
+
+
+@given(
+    workers=st.integers(2, 8),
+    each=st.floats(0.001, 0.1),
+    speeds=st.lists(st.floats(0.8, 1.2), min_size=8, max_size=8),
+)
+def test_workers_that_are_not_equally_fast_are_done_at_about_the_same_time(workers, each, speeds):
+    tasks = group(pieces(*[1000] * 2_000), workers=workers, pace=Pace(each, 1000))
+    ends = [0.0] * workers
+    for task in tasks:
+        first = ends.index(min(ends))
+        ends[first] += len(task) * each * speeds[first]
+    # The least task is an eighth of half a second, or one slice.
+    assert max(ends) - min(ends) <= 1.2 * max(1.5 * 0.5 / 8, 1.5 * each) + 1e-9
 
 
 def test_small_runs_keep_every_worker_busy_and_make_few_tasks():
@@ -142,12 +160,12 @@ def test_groups_by_a_pace_hold_every_slice_once_in_order_and_none_takes_too_long
 def test_a_task_takes_half_a_second_to_five_whatever_its_slices_weigh():
     def seconds(count: int, each: float, workers: int = 2) -> set[float]:
         tasks = group(pieces(*[1000] * count), workers=workers, pace=Pace(each, 1000))
-        return {round(len(task) * each, 1) for task in tasks[:-1]}
+        return {round(len(task) * each, 1) for task in tasks[:4]}
 
     assert seconds(100_000, 0.0005) == {1.0}  # no more than 2048 slices
-    assert seconds(2_000, 0.01) == {2.5}  # eight tasks
+    assert seconds(2_000, 0.01) == {2.5}  # eight tasks, the last of them in pieces
     assert seconds(10_000, 0.1) == {5.0}
-    assert seconds(100, 0.01) == {0.5}
+    assert seconds(400, 0.01) == {0.5}
     assert seconds(100, 30.0) == {30.0}
 
 

@@ -251,6 +251,29 @@ def test_a_type_without_a_digest_is_refused() -> None:
         table_digest(pa.table({"a": pa.array([(1, 2, 3)], pa.month_day_nano_interval())}))
 
 
+class _Tags(pa.ExtensionType):
+    """Lists of texts under a name of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.list_(pa.string()), "hindscan.test.tags")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> _Tags:
+        return cls()
+
+
+def test_a_slice_of_lists_has_the_digest_of_its_rows() -> None:
+    rows = [["a"], ["b", "c"], None, ["d"], []]
+    lists = pa.array(rows, pa.list_(pa.string()))
+    for whole in (lists, pa.array([rows, rows[1:]])[:1].flatten(), pa.ExtensionArray.from_storage(_Tags(), lists)):
+        for first, last in itertools.combinations(range(len(rows) + 1), 2):
+            cut = pa.table({"t": whole[first:last]})
+            assert table_digest(cut) == table_digest(pa.table({"t": pa.array(rows[first:last], lists.type)}))
+
+
 def test_reading_a_file_again_gives_the_digest(tmp_path: Path) -> None:
     table = pa.table({"a": range(100_000), "s": [f"b{n % 7}" for n in range(100_000)]})
     pq.write_table(table, tmp_path / "t.parquet", row_group_size=1000)
