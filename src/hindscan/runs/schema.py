@@ -38,6 +38,7 @@ __all__ = [
     "baselines",
     "codes",
     "decisions",
+    "errands",
     "events",
     "facts",
     "idempotency",
@@ -353,6 +354,24 @@ baselines = Table(
     Column("versions", LargeBinary, nullable=False),
     Column("began_at", BigInteger, nullable=False),
     PrimaryKeyConstraint("trigger", "source", name="baselines_once"),
+)
+
+#: Replays and audits that were asked for over HTTP: what became of them is told after a restart, too.
+errands = Table(
+    "errands",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # What was asked for, and what came of it (JSON).
+    Column("asked", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("outcome", Text),
+    Column("error", Text),
+    Column("message", Text),
+    Column("begun_at", BigInteger, nullable=False),
+    # The server that does it, and until when it counts as alive.
+    Column("owner", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    CheckConstraint("state IN ('waiting', 'running', 'done', 'failed')", name="errands_state"),
 )
 
 #: A client's Idempotency-Key and the run it opened: a repeated request gets the same run, another one under the key is refused.
