@@ -19,7 +19,7 @@ from hindscan.auditing import Audit, Audited
 from hindscan.errands import Errand, Errands
 from hindscan.errors import NotFound, UsageError
 from hindscan.events.received import received_over_http
-from hindscan.events.sns import confirm_url, confirmation_in
+from hindscan.events.sns import check_envelope, confirm_url, confirmation_in, envelope_in
 from hindscan.events.trigger import Source
 from hindscan.lag import Lags
 from hindscan.listening import wrapped_by
@@ -32,7 +32,7 @@ from hindscan.runs.figures import Counter, Figures
 from hindscan.runs.opening import new_run_id
 from hindscan.runs.partials import Partials
 from hindscan.runs.waiting import why_waiting
-from hindscan.sending import confirm_subscription
+from hindscan.sending import certificate_at, confirm_subscription
 from hindscan.words import job_document, run_document, state_of
 
 if TYPE_CHECKING:
@@ -134,14 +134,19 @@ class StoreDesk:
     def receive_body(self, trigger: str, body: bytes) -> dict[str, list[str]]:
         """Record what a body that is no CloudEvent starts, as the trigger declares it; or confirm the subscription it asks for, where that is declared."""
         wrapped, wrapping = self._wrapped(trigger), self._project.triggers[trigger].wrapping
-        if wrapping is not None and wrapping.format == "s3" and (asked := confirmation_in(body)) is not None:
-            try:
-                url = confirm_url(asked, wrapping.confirm)
-            except ValueError as fault:
-                raise UsageError(f"Confirming a subscription for trigger {trigger}: {fault}.") from None
-            confirm_subscription(url)
-            _logger.info("confirmed the subscription of %s for trigger %s", asked.topic, trigger)
-            return {"runs": [], "existing": [], "quarantined": []}
+        if wrapping is not None and wrapping.format == "s3":
+            envelope = envelope_in(body)
+            asked = confirmation_in(envelope)
+            if not wrapping.unsigned:
+                check_envelope(envelope, wrapping.confirm, certificate_at)
+            if asked is not None:
+                try:
+                    url = confirm_url(asked, wrapping.confirm)
+                except ValueError as fault:
+                    raise UsageError(f"Confirming a subscription for trigger {trigger}: {fault}.") from None
+                confirm_subscription(url)
+                _logger.info("confirmed the subscription of %s for trigger %s", asked.topic, trigger)
+                return {"runs": [], "existing": [], "quarantined": []}
         return self._take([received_over_http(event, trigger) for event in wrapped(body, None)])
 
     def _wrapped(self, trigger: str) -> Wrapped:

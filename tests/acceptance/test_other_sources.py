@@ -83,7 +83,13 @@ def test_a_schedule_a_file_and_a_plain_body_start_one_run_each(sample: Path) -> 
     plain = f'on = "http"\nevent = {{ id = "auction", source = "\'/auctions\'", time = "at" }}\n{CARS}'.replace(
         '{ value = "cars" }', '"data.category"'
     )
-    declare(sample, yearly=YEARLY, arrivals=ARRIVALS, plain=plain, notified=f'on = "http"\nformat = "s3"\n{CARS}')
+    declare(
+        sample,
+        yearly=YEARLY,
+        arrivals=ARRIVALS,
+        plain=plain,
+        notified=f'on = "http"\nformat = "s3"\nunsigned = true\n{CARS}',
+    )
     arrive(sample, "old.parquet")
     with serve(sample) as server, server.client() as client:
         arrive(sample, "new.parquet")
