@@ -3,7 +3,7 @@
 Keeps promise 4 checkable: what the sources hold is compared with what the store says. A topic is read again, exactly, over the offsets that the trigger has gone
 past by its own account; each event there must be recorded, decided about, and have its run, and what is no event must be in quarantine. A schedule is gone through
 like a topic, instant by instant. Files are listed: each complete version that was not there when the trigger began must have its event. What came over HTTP is in
-the ledger or nowhere: of that the ledger's own tables are held against each other.
+the ledger or nowhere: of that the ledger's own tables are held against each other, and an event's row says who decided about it.
 
 A repair is what would have happened on time: decided as it would be now, as of the event's T, under the trigger's own name, so that doing it twice does it once. A record
 that is recorded under another identity than it would have now (its mapping was changed) is never submitted again.
@@ -187,14 +187,15 @@ class Audit:
                 self._look(found)
 
     def _is_due(self, one: Received) -> bool:
-        """Tell whether an event of the ledger is the trigger's: of a topic what it has gone past, of files what came since it began, else since its first."""
+        """Tell whether an event of the ledger is the trigger's: of a topic what it has gone past, of files what came since it began, else what it decided about."""
         if one.offset is not None:
             place = self._places.get((one.cluster, one.topic, one.topic_id, one.partition))
             return place is not None and place.start_offset <= one.offset < place.next_offset
         if one.way == "files" and one.event is not None:
             begun = next((at for text, at in self._begun.items() if event_source(text) == one.event.source), None)
             return begun is not None and one.received_at >= begun[1] and one.event.id not in begun[0]
-        return self._first is not None and one.received_at >= self._first
+        # Its own row says so; what an older hindscan recorded does not.
+        return self._trigger.name in one.decided_by or (self._first is not None and one.received_at >= self._first)
 
     @cached_property
     def _first(self) -> int | None:

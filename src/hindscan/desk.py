@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import msgspec
 
 from hindscan import times
-from hindscan.auditing import Audit
+from hindscan.auditing import Audit, Audited
 from hindscan.errands import Errand, Errands
 from hindscan.errors import NotFound, UsageError
 from hindscan.events.received import received_over_http
-from hindscan.events.sns import confirm_url, confirmation_in
+from hindscan.events.sns import check_envelope, confirm_url, confirmation_in, envelope_in
 from hindscan.events.trigger import Source
 from hindscan.lag import Lags
 from hindscan.listening import wrapped_by
@@ -32,7 +32,7 @@ from hindscan.runs.figures import Counter, Figures
 from hindscan.runs.opening import new_run_id
 from hindscan.runs.partials import Partials
 from hindscan.runs.waiting import why_waiting
-from hindscan.sending import confirm_subscription
+from hindscan.sending import certificate_at, confirm_subscription
 from hindscan.words import job_document, run_document, state_of
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class StoreDesk:
     ) -> None:
         self._project, self._store, self._specs, self._intake = project, store, specs, intake
         self._notify, self._faults, self._notes = notify, faults, notes
-        self._workshop, self._errands = workshop, Errands()
+        self._workshop, self._errands = workshop, Errands(store)
         self._combining = threading.Lock()
         self._counter, self._lags = Counter(store), Lags(project, store)
         self._wrappings: dict[str, Wrapped | None] = {}
@@ -113,6 +113,10 @@ class StoreDesk:
         self._project, self._specs, self._intake = project, specs, intake
         self._lags = Lags(project, self._store)
         self._wrappings = {}
+
+    def close(self) -> None:
+        """Leave undone what takes long, and say so."""
+        self._errands.close()
 
     def receive(self, events: Sequence[Event]) -> dict[str, list[str]]:
         """Record events and what they start."""
@@ -130,14 +134,19 @@ class StoreDesk:
     def receive_body(self, trigger: str, body: bytes) -> dict[str, list[str]]:
         """Record what a body that is no CloudEvent starts, as the trigger declares it; or confirm the subscription it asks for, where that is declared."""
         wrapped, wrapping = self._wrapped(trigger), self._project.triggers[trigger].wrapping
-        if wrapping is not None and wrapping.format == "s3" and (asked := confirmation_in(body)) is not None:
-            try:
-                url = confirm_url(asked, wrapping.confirm)
-            except ValueError as fault:
-                raise UsageError(f"Confirming a subscription for trigger {trigger}: {fault}.") from None
-            confirm_subscription(url)
-            _logger.info("confirmed the subscription of %s for trigger %s", asked.topic, trigger)
-            return {"runs": [], "existing": [], "quarantined": []}
+        if wrapping is not None and wrapping.format == "s3":
+            envelope = envelope_in(body)
+            asked = confirmation_in(envelope)
+            if not wrapping.unsigned:
+                check_envelope(envelope, wrapping.confirm, certificate_at)
+            if asked is not None:
+                try:
+                    url = confirm_url(asked, wrapping.confirm)
+                except ValueError as fault:
+                    raise UsageError(f"Confirming a subscription for trigger {trigger}: {fault}.") from None
+                confirm_subscription(url)
+                _logger.info("confirmed the subscription of %s for trigger %s", asked.topic, trigger)
+                return {"runs": [], "existing": [], "quarantined": []}
         return self._take([received_over_http(event, trigger) for event in wrapped(body, None)])
 
     def _wrapped(self, trigger: str) -> Wrapped:
@@ -173,20 +182,13 @@ class StoreDesk:
             from_topic=asked.from_topic,
             intake=self._intake,
         )
-
-        def work() -> dict[str, Any]:
-            done = replay.run(dry_run=asked.dry_run)
-            self._notify()
-            return _plain(done)
-
-        errand = self._errands.begin(f"replay {trigger}@{replay.name}", _plain(asked), work)
-        return _errand_document(errand, trigger=trigger, replay=replay.name)
+        return self._begun("replay", trigger, replay.name, asked, lambda: _plain(replay.run(dry_run=asked.dry_run)))
 
     def replay(self, trigger: str, name: str) -> dict[str, Any]:
-        """Describe a replay: what its decisions are by now, and how far it is if this process has it."""
+        """Describe a replay: what its decisions are by now, and how far it is if it was begun here."""
         trigger_of(self._project, trigger)
         decided = recall.outcomes(self._store, f"{trigger}@{name}")
-        errand = self._errands.look(f"replay {trigger}@{name}")
+        errand = self._errands.look(_errand_name("replay", trigger, name))
         if errand is None and not decided:
             raise NotFound(
                 f"Looking up replay {name!r} of trigger {trigger}: it must have decided about an event, or have been begun; it has not.",
@@ -205,22 +207,25 @@ class StoreDesk:
             repair=asked.repair,
             intake=self._intake,
         )
-        name = new_run_id(self._store.now())
+        return self._begun("audit", trigger, new_run_id(self._store.now()), asked, lambda: _audited(audit.run()))
 
-        def work() -> dict[str, Any]:
-            done = audit.run()
+    def _begun(
+        self, kind: str, trigger: str, name: str, asked: _Asked, work: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        def notifying() -> dict[str, Any]:
+            done = work()
             self._notify()
-            return _plain(done) | {"sound": done.sound}
+            return done
 
-        errand = self._errands.begin(f"audit {trigger} {name}", _plain(asked), work)
-        return _errand_document(errand, trigger=trigger, audit=name)
+        errand = self._errands.begin(_errand_name(kind, trigger, name), _plain(asked), notifying)
+        return _errand_document(errand, **{"trigger": trigger, kind: name})
 
     def audit(self, trigger: str, name: str) -> dict[str, Any]:
         """Describe an audit, and what it found once it is done."""
-        errand = self._errands.look(f"audit {trigger} {name}")
+        errand = self._errands.look(_errand_name("audit", trigger, name))
         if errand is None:
             raise NotFound(
-                f"Looking up audit {name!r} of trigger {trigger}: this server must have begun it, and be the same process still. Begin another.",
+                f"Looking up audit {name!r} of trigger {trigger}: it must have been begun over HTTP, and be among the last; it is not. Begin another.",
                 audit=name,
             )
         return _errand_document(errand, trigger=trigger, audit=name)
@@ -409,6 +414,14 @@ def _asked(doing: str, body: Mapping[str, Any], kind: type[_A]) -> _A:
         except ValueError as error:
             raise UsageError(f"{doing}: {name}: it {error}.") from None
     return asked
+
+
+def _audited(done: Audited) -> dict[str, Any]:
+    return _plain(done) | {"sound": done.sound}
+
+
+def _errand_name(kind: str, trigger: str, name: str) -> str:
+    return f"{kind} {trigger}@{name}"
 
 
 def _errand_document(errand: Errand | None, **what: str) -> dict[str, Any]:

@@ -127,6 +127,7 @@ class Dispatcher:
         with self._wake:
             self._news += 1
             self._wake.notify_all()
+        self.desk.close()
         for thread in self._threads:
             thread.join()
         self._silence()

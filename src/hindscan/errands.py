@@ -1,65 +1,65 @@
 """Errands: long work that somebody asks for over HTTP and comes back to, one after another.
 
 Replays and audits go through all of a past, which takes longer than a request may. Here they are done in a thread of `serve`, and looked at under their name. What
-they do is in the store, transaction by transaction, and doing it again does nothing twice (promise 4); so an errand needs no memory beyond its process: who finds
-it gone asks again.
+they do is in the store, transaction by transaction, and doing it again does nothing twice (promise 4). The store remembers the errands, too (`runs.errand`): one whose
+server was stopped or died ends as failed, and says so to whoever comes back.
 
 ::
 
-    POST -> Errands.begin -> queue -> thread -> Errand(running -> done | failed) <- look <- GET
+    POST -> Errands.begin -> store, queue -> thread -> store (running -> done | failed) <- look <- GET
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
-from collections import OrderedDict
+import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
+from msgspec.structs import replace
 
-from hindscan.errors import Conflict, HindscanError
+from hindscan.errors import HindscanError, StoreUnavailable
+from hindscan.runs import errand as errands
+from hindscan.runs.errand import Errand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hindscan.runs.store import Store
+
 __all__ = ["Errand", "Errands"]
 
-#: How many are remembered after their end.
-KEPT: Final = 100
-#: How many may wait: each holds little, but whoever asks for more will not come back for all.
-WAITING_MOST: Final = 100
+#: How long after its last sign of life a server counts as alive, and how often it gives one while it has errands.
+LEASE_SECONDS: Final = 20.0
+SIGN_SECONDS: Final = 4.0
 
 _logger = logging.getLogger("hindscan.errands")
 
-
-class Errand(msgspec.Struct, kw_only=True):
-    """One piece of work."""
-
-    #: What it is called: "replay scan again".
-    name: str
-    #: What was asked for, JSON-able.
-    asked: dict[str, Any]
-    state: Literal["waiting", "running", "done", "failed"] = "waiting"
-    #: What came of it, once it is done.
-    outcome: dict[str, Any] | None = None
-    #: Name of the class in `hindscan.errors`, and its text, once it has failed.
-    error: str | None = None
-    message: str | None = None
+_Work = Callable[[], "Mapping[str, Any]"]
 
 
 class Errands:
-    """Does what it is given in a thread of its own, which begins with the first; safe to call from several threads."""
+    """Does what it is given in a thread of its own, which begins with the first; safe to call from several threads.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    store : Store
+        Remembers them.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._owner = uuid.uuid4().hex
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, Errand] = OrderedDict()
-        self._queue: queue.SimpleQueue[tuple[Errand, Callable[[], Mapping[str, Any]]]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._queue: queue.SimpleQueue[tuple[Errand, _Work]] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._begun = False
 
-    def begin(self, name: str, asked: dict[str, Any], work: Callable[[], Mapping[str, Any]]) -> Errand:
+    def begin(self, name: str, asked: dict[str, Any], work: _Work) -> Errand:
         """Have something done, unless the same is under way: then give that.
 
         Parameters
@@ -76,48 +76,59 @@ class Errands:
         hindscan.errors.Conflict
             Something else of that name is under way, or too much waits.
         """
-        with self._lock:
-            known = self._known.get(name)
-            under_way = [one for one in self._known.values() if one.state in ("waiting", "running")]
-            if known is not None and known in under_way:
-                if known.asked == asked:
-                    return known
-                raise Conflict(f"Beginning {name}: one of that name is under way with other settings. Wait for its end, or give another name.")  # fmt: skip
-            if len(under_way) >= WAITING_MOST:
-                raise Conflict(f"Beginning {name}: {len(under_way)} others are under way, and no more may wait. Come back when some are done.")  # fmt: skip
-            errand = Errand(name=name, asked=asked)
-            self._known[name] = errand
-            self._known.move_to_end(name)
-            for old in [key for key, one in self._known.items() if one.state in ("done", "failed")][:-KEPT]:
-                del self._known[old]
+        errand, new = errands.begin(self._store, name, asked, self._owner, LEASE_SECONDS)
+        if new:
             self._queue.put((errand, work))
-            if self._thread is None:
-                # Whatever it is at when the process ends is done again by whoever asks again.
-                self._thread = threading.Thread(target=self._run, name="errands", daemon=True)
-                self._thread.start()
-            return errand
+            with self._lock:
+                if not self._begun:
+                    self._begun = True
+                    for each in (self._work, self._live):
+                        threading.Thread(target=each, name="errands", daemon=True).start()
+        return errand
 
     def look(self, name: str) -> Errand | None:
-        """Give what is known of an errand; None: nothing, in this process."""
-        with self._lock:
-            return self._known.get(name)
+        """Give what is known of an errand, whichever server began it; None: nothing."""
+        return errands.look(self._store, name)
 
-    def _run(self) -> None:
-        while True:
-            errand, work = self._queue.get()
-            errand.state = "running"
+    def close(self) -> None:
+        """Leave undone what is under way, and say so in the store."""
+        self._closed.set()
+        if self._begun:
+            with contextlib.suppress(StoreUnavailable):  # its lease runs out
+                errands.abandon(self._store, self._owner)
+
+    def _live(self) -> None:
+        while not self._closed.wait(SIGN_SECONDS):
             try:
-                errand.outcome = dict(work())
-            except HindscanError as error:
-                self._failed(errand, type(error).__name__, str(error))
-            except Exception:
-                # It has no other way out of the thread; whoever asks must hear of it.
-                _logger.exception("%s: an internal error", errand.name)
-                self._failed(errand, HindscanError.__name__, "An internal error; the log has it.")
-            else:
-                errand.state = "done"
+                errands.alive(self._store, self._owner, LEASE_SECONDS)
+            except StoreUnavailable as error:
+                _logger.warning("%s", error)
 
-    @staticmethod
-    def _failed(errand: Errand, error: str, message: str) -> None:
-        errand.error, errand.message = error, message
-        errand.state = "failed"
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            errand, work = self._queue.get()
+            if self._written(partial(errands.run, self._store, errand.name, self._owner)):
+                self._written(partial(errands.end, self._store, _done(errand, work), self._owner))
+
+    def _written(self, write: Callable[[], bool]) -> bool:
+        """Write a move of an errand, as soon as the store is there."""
+        while not self._closed.is_set():
+            try:
+                return write()
+            except StoreUnavailable as error:
+                _logger.warning("%s", error)
+                self._closed.wait(1.0)
+        return False
+
+
+def _done(errand: Errand, work: _Work) -> Errand:
+    try:
+        return replace(errand, state="done", outcome=dict(work()))
+    except HindscanError as error:
+        return replace(errand, state="failed", error=type(error).__name__, message=str(error))
+    except Exception:
+        # It has no other way out of the thread; whoever asks must hear of it.
+        _logger.exception("%s: an internal error", errand.name)
+        return replace(
+            errand, state="failed", error=HindscanError.__name__, message="An internal error; the log has it."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import time
 import urllib.error
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from hindscan.config import ClusterSettings, Project
     from hindscan.events.event import Event
 
-__all__ = ["confirm_subscription", "events_of_topic", "opener", "send_event", "topic_of"]
+__all__ = ["certificate_at", "confirm_subscription", "events_of_topic", "opener", "send_event", "topic_of"]
 
 SECONDS: Final = 30.0
 #: How long SNS may take to take a confirmation: it waits 15 s for our answer.
 CONFIRM_SECONDS: Final = 10.0
+#: What a certificate is never longer than.
+CERTIFICATE_BYTES: Final = 65_536
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -103,6 +106,26 @@ def confirm_subscription(url: str) -> None:
     except (OSError, http.client.HTTPException) as error:
         raise ServiceUnavailable(
             f"Confirming a subscription of SNS: it must answer; {error}. It asks again by itself."
+        ) from None
+
+
+@functools.lru_cache(maxsize=16)
+def certificate_at(url: str) -> bytes:
+    """Get a certificate of SNS from an address that `events.sns.check_envelope` has found to be one of SNS; a redirect is not followed.
+
+    What an address gives never changes, so each is asked once.
+
+    Raises
+    ------
+    hindscan.errors.ServiceUnavailable
+        SNS does not answer; it sends again by itself.
+    """
+    try:
+        with opener.open(url, timeout=CONFIRM_SECONDS) as answer:
+            return bytes(answer.read(CERTIFICATE_BYTES))
+    except (OSError, http.client.HTTPException) as error:
+        raise ServiceUnavailable(
+            f"Getting the certificate that SNS signs by: it must answer; {error}. It sends again by itself."
         ) from None
 
 

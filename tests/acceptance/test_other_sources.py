@@ -83,7 +83,9 @@ def test_a_schedule_a_file_and_a_plain_body_start_one_run_each(sample: Path) -> 
     plain = f'on = "http"\nevent = {{ id = "auction", source = "\'/auctions\'", time = "at" }}\n{CARS}'.replace(
         '{ value = "cars" }', '"data.category"'
     )
-    declare(sample, yearly=YEARLY, arrivals=ARRIVALS, plain=plain, notified=f'on = "http"\nformat = "s3"\n{CARS}')
+    s3 = f'on = "http"\nformat = "s3"\n{CARS}'
+    signed = f'confirm = ["arn:aws:sns:eu-west-1:123456789012:t"]\n{s3}'
+    declare(sample, yearly=YEARLY, arrivals=ARRIVALS, plain=plain, notified=f"unsigned = true\n{s3}", signed=signed)
     arrive(sample, "old.parquet")
     with serve(sample) as server, server.client() as client:
         arrive(sample, "new.parquet")
@@ -101,6 +103,9 @@ def test_a_schedule_a_file_and_a_plain_body_start_one_run_each(sample: Path) -> 
         }
         refused = client.post("/triggers/notified/events", json=asked)
         assert (refused.status_code, "must be named in `confirm`" in refused.text) == (422, True)
+        for unproven in (asked, {"Records": []}):
+            refused = client.post("/triggers/signed/events", json=unproven)
+            assert (refused.status_code, refused.json()["error"]) == (401, "SignatureRefused")
         until(lambda: len(runs(server)) == 3, "three runs")
         by_trigger = {one["event"]["trigger"]: finished(client, one["id"]) for one in runs(server)}
         assert {name: one["state"] for name, one in by_trigger.items()} == dict.fromkeys(

@@ -105,6 +105,9 @@ def test_replays_and_audits_are_begun_over_http_and_found_when_they_are_done(sam
         assert client.post("/triggers/none/replays", json={}).status_code == 404
         assert client.get(f"{at}/replays/none").status_code == 404
         assert client.get(f"{at}/audits/none").status_code == 404
+        audit = client.post(f"{at}/audits", json={}).headers["location"]
+        until(lambda: client.get(audit).json()["state"] == "done", "its end")
     with serve(sample) as server, server.client() as client:
         told = client.get(f"{at}/replays/n").json()
-        assert (told["state"], told["decided"]) == (None, {"matched": 1})
+        assert (told["state"], told["opened"], told["decided"]) == ("done", 0, {"matched": 1})
+        assert client.get(audit).json()["sound"]

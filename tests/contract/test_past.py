@@ -249,8 +249,19 @@ class TestAudit:
         assert late.run().findings == []
         open_intake(both).take([received_over_http(event_from_json(closing("2")))])
         assert Audit(both, "late", since=None, until=None).run().findings == []
-        execute(both, "DELETE FROM decisions WHERE trigger = 'late'")
-        assert Audit(both, "late", since=None, until=None).run().findings == []
+
+    def test_an_event_over_http_is_missed_though_no_decision_of_its_trigger_is_left(self, reload: Reload) -> None:
+        take(reload(), closing("1"))
+        both = reload('[triggers.Scan]\non = "http"\njob = "total"\nparameters = { category = "data.category" }\n')
+        open_intake(both).take([received_over_http(event_from_json(closing("2")))])
+        for trigger in ("scan", "Scan"):
+            execute(both, f"DELETE FROM decisions WHERE trigger = '{trigger}'")
+            execute(both, f"DELETE FROM runs WHERE trigger = '{trigger}'")
+        for trigger, missed in (("scan", ["1", "2"]), ("Scan", ["2"])):
+            done = Audit(both, trigger, since=None, until=None, repair=True).run()
+            assert [(f.kind, f.id, f.repaired) for f in done.findings] == [("no decision", id, True) for id in missed]
+            assert Audit(both, trigger, since=None, until=None).run().findings == []
+            assert len(register.list_runs(both.store, trigger=trigger)) == len(missed)
 
     def test_only_the_time_asked_for_is_audited(self, workshop: Workshop) -> None:
         take(workshop, closing("1"), closing("2"), closing("3"))

@@ -231,6 +231,11 @@ class TestBodies:
         lose(workshop, "p", "runs")
         assert [kind for kind, *_ in findings(audited(workshop, "plain", repair=True))] == ["no run"]
         assert audited(workshop, "plain").findings == []
+        # Whose a body was that nobody has decided about any more, its own row says.
+        lose(workshop, "p", "runs", "decisions")
+        for trigger, found in (("scan", []), ("other", []), ("plain", [("no decision", "p", True)])):
+            assert findings(audited(workshop, trigger, repair=True)) == found, trigger
+            assert findings(audited(workshop, trigger)) == [], trigger
         mended = opened(
             plain=PLAIN.replace('"data.category"', "{ path = 'data.category', default = 'cars' }"), other=PLAIN
         )

@@ -1,5 +1,7 @@
 """A whole site in one thread: dispatchers, a log, clients and time, all driven by one seed; only the store and what writes to it are real.
 
+The store is SQLite in memory, a copy of one that was made on disk: that it reaches the disk is not what is asked here.
+
 One schedule is a few dozen moves drawn from a seed: records are produced (some again, some that are no events), polled, recorded and committed;
 partitions move from member to member, and one that has lost a partition may not know it yet; requests come by HTTP and are sent again until they are
 answered; runs are claimed, published and moved; leases run out, runs are cancelled; the store is away before a commit, or after one; a dispatcher dies at
@@ -12,21 +14,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from hindscan.config import Project
+from hindscan.config_file import load_project
 from hindscan.errors import Conflict, Fenced, StoreUnavailable
 from hindscan.events.event import Event, event_from_json
 from hindscan.events.received import Received, received_from_kafka, received_over_http
 from hindscan.intake import Intake
-from hindscan.jobs.job import JobSpec
+from hindscan.jobs.job import JobSpec, Parameter, Step
 from hindscan.runs import leases, ledger, positions, register, schema, store
 
+MOVES = 24
 LEASE_SECONDS = 8.0
 PARTITIONS = 2
 #: Modules that hold the points at which a dispatcher may die.
@@ -36,11 +42,48 @@ DEATHS = (
     "store.claimed", "store.moved", "store.released",
 )  # fmt: skip
 
+PROJECT = """
+[kafka.default]
+"bootstrap.servers" = "127.0.0.1:1"
+[history.bids]
+parquet = "data/bids"
+time = "date_time"
+[triggers.scan]
+on = ["http", "kafka:closings"]
+filter = { exact = { type = "closed" } }
+job = "scan"
+parameters = { category = "data.category" }
+[triggers.all]
+on = "kafka:closings"
+job = "scan"
+parameters = { category = { value = "all" } }
+"""
+SPEC = JobSpec(
+    name="scan", kind="scan", table="bids", history="bids", combine="concat", code="c0de",
+    parameters=(Parameter(name="category", type="str", required=True),),
+    steps={"slice": Step(digest="d", parameters=("category",))},
+)  # fmt: skip
 
+# What is asked in every schedule, many times: compiled once.
 STORED = store.Statement(
     lambda _: sa.select(schema.positions.c.next_offset).where(
         schema.positions.c.topic_id == sa.bindparam("of"), schema.positions.c.partition == sa.bindparam("at")
     )
+)
+RUNS = store.Statement(
+    lambda _: sa.select(*(schema.runs.c[name] for name in ("id", "trigger", "event_id", "state", "result"))).where(
+        schema.runs.c.event_source == sa.bindparam("of")
+    )
+)
+DECIDED = store.Statement(
+    lambda _: (
+        sa.select(schema.decisions.c.trigger)
+        .where(schema.decisions.c.source == sa.bindparam("of"), schema.decisions.c.id == sa.bindparam("event"))
+        .limit(1)
+    )
+)
+SET_APART = store.Statement(
+    lambda _: sa.select(schema.quarantine.c.offset).where(schema.quarantine.c.topic_id == sa.bindparam("of"))
 )
 
 
@@ -107,6 +150,41 @@ class Broken(AssertionError):
     """A promise was broken."""
 
 
+def prepare(root: Path) -> None:
+    """Make the project and the store that schedules begin with."""
+    (root / "hindscan.toml").write_text(PROJECT)
+    store.open_store(_URL, root).close()
+
+
+def simulate(root: Path, seeds: range) -> None:
+    """Go through the schedules of these seeds, one after another, over one store; say which seed broke a promise."""
+    project, clock, trouble = load_project(root, {}), Clock(), Trouble()
+    with points(trouble), _in_memory(root, clock) as opened:
+        for seed in seeds:
+            schedule = Schedule(seed, project, opened, SPEC, clock, trouble)
+            try:
+                schedule.run(MOVES)
+            except Exception as error:
+                raise Broken(
+                    f"schedule {seed} (again: HINDSCAN_SEED={seed}): {error}\n" + "\n".join(schedule.history)
+                ) from error
+
+
+_URL = "sqlite:///made.db"
+
+
+@contextmanager
+def _in_memory(root: Path, clock: Clock) -> Iterator[store.Store]:
+    with (
+        closing(sqlite3.connect(root / "made.db")) as made,
+        closing(sqlite3.connect(":memory:", isolation_level=None)) as memory,
+    ):
+        made.backup(memory)
+        engine = sa.create_engine("sqlite://", creator=lambda: memory, poolclass=sa.StaticPool)
+        sa.event.listen(engine, "begin", store._begin)
+        yield store.Store(engine, clock)
+
+
 class Schedule:
     """One seeded schedule over a store that others may have used before, each with a topic and events of its own."""
 
@@ -126,6 +204,8 @@ class Schedule:
         self.started = 0
         #: By run: the tokens under which a result was published.
         self.results: dict[str, list[int]] = {}
+        #: By run: the token of its newest claim that somebody heard of.
+        self.newest: dict[str, int] = {}
         self.cancelled: set[str] = set()
         self.starts: dict[tuple[str, str, int], int] = {}
         self.history: list[str] = []
@@ -225,6 +305,7 @@ class Schedule:
             if held is not None and held.run.id == claimed.run.id and held.expires_at > self.clock.now:
                 raise Broken(f"{claimed.run.id} has two owners")
         dispatcher.claimed, dispatcher.published = claimed, False
+        self.newest[claimed.run.id] = claimed.token
 
     def work(self, dispatcher: Dispatcher) -> None:
         """Go one step on with a claimed run: renew and publish, then move."""
@@ -240,10 +321,12 @@ class Schedule:
                     register.move(self.store, run, "cancelled", token=claimed.token)
                     dispatcher.claimed = None
                     return
+                self._is_newest(claimed)
                 self.results.setdefault(run, []).append(claimed.token)
                 dispatcher.published = True
             else:
                 register.move(self.store, run, "succeeded", token=claimed.token, result=f"results/{claimed.token}")
+                self._is_newest(claimed)
                 dispatcher.claimed = None
         except Fenced:
             dispatcher.claimed = None
@@ -329,19 +412,19 @@ class Schedule:
         with self.store.read() as connection:
             return min(offset for (offset,) in STORED.rows(connection, of=self.topic_id, at=partition))
 
-    def _runs(self) -> list[Any]:
+    def _runs(self) -> list[dict[str, Any]]:
         with self.store.read() as connection:
-            found = connection.execute(sa.select(schema.runs).where(schema.runs.c.event_source == f"/{self.seed}"))
-            return list(found.mappings())
+            return RUNS.records(connection, of=f"/{self.seed}")
 
     def _is_recorded(self, identity: tuple[str, str], what: str) -> None:
-        table = schema.decisions
         with self.store.read() as connection:
-            found = connection.execute(
-                sa.select(sa.func.count()).where(table.c.source == identity[0], table.c.id == identity[1])
-            ).scalar()
-        if not found:
+            found = DECIDED.first(connection, of=identity[0], event=identity[1])
+        if found is None:
             raise Broken(f"{identity} by {what} is acknowledged and not in the store")
+
+    def _is_newest(self, claimed: leases.Claimed) -> None:
+        if claimed.token < self.newest[claimed.run.id]:
+            raise Broken(f"{claimed.run.id} was moved under claim {claimed.token} of {self.newest[claimed.run.id]}")
 
     # --- The end ----------------------------------------------------------------------------------------------------
 
@@ -383,8 +466,7 @@ class Schedule:
             if run["state"] != "succeeded" or run["result"] != f"results/{tokens[-1]}":
                 raise Broken(f"run {run['id']} is {run['state']} with {run['result']}, published under {tokens}")
         unreadable = sum(id is None for records in self.log for _, id in records)
-        table = schema.quarantine
         with self.store.read() as connection:
-            kept = connection.execute(sa.select(sa.func.count()).where(table.c.topic_id == self.topic_id)).scalar()
+            kept = len(SET_APART.rows(connection, of=self.topic_id))
         if kept != unreadable:
             raise Broken(f"{kept} of {unreadable} unreadable records are in quarantine")

@@ -35,6 +35,7 @@ HOMES = {
     "cloudpickle": {"jobs.code"},
     "confluent_kafka": {"kafka"},
     "cronsim": {"events.cron"},
+    "cryptography": {"events"},
     "cyclopts": {"cli"},
     "dask": {"tasks", "explore"},
     "deltalake": {"history.delta", "history.delta_target"},

@@ -46,6 +46,7 @@ _KEYS: Final = (
     "format",
     "registry",
     "confirm",
+    "unsigned",
     "time_zone",
     "missed",
     "every",

@@ -1,10 +1,10 @@
-"""How records that are not CloudEvents are wrapped, as it is declared: `format`, `event`, `registry` and `confirm` of a trigger.
+"""How records that are not CloudEvents are wrapped, as it is declared: `format`, `event`, `registry`, `confirm` and `unsigned` of a trigger.
 
 Keeps promise 5 before anything happens, like `declared`, whose part this is: every fault with its field, when the project file is loaded.
 
 ::
 
-    format, event, registry, confirm -> wrapping_from_toml -> Wrapping, or None for CloudEvents
+    format, event, registry, confirm, unsigned -> wrapping_from_toml -> Wrapping, or None for CloudEvents
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ def wrapping_from_toml(table: Mapping[str, Any], kinds: Collection[str], faults:
         return None
     if "registry" in table and format_ not in IN_REGISTRY:
         faults.append(("registry", f"it is for the formats {', '.join(IN_REGISTRY)}, and the format is {format_}"))
-    confirm = _confirm(table, kinds, faults)
+    confirm, unsigned = _confirm(table, kinds, faults), table.get("unsigned", False)
+    _only_of_sns("unsigned", table, kinds, faults)
+    if not isinstance(unsigned, bool):
+        faults.append(("unsigned", f"it is true or false, not {shown(unsigned)}"))
     if format_ == "cloudevents":
         if "event" in table:
             faults.append(("event", "CloudEvents have their attributes; it is for records that are none"))
@@ -68,20 +71,31 @@ def wrapping_from_toml(table: Mapping[str, Any], kinds: Collection[str], faults:
     if not isinstance(registry, str):
         faults.append(("registry", f"it is the name of a [registry.NAME], not {shown(registry)}"))
     data = _path("event.data", written["data"], faults) if "data" in written else None
-    return Wrapping(format=format_, attributes=attributes, data=data, registry=str(registry), confirm=confirm)
+    return Wrapping(
+        format=format_,
+        attributes=attributes,
+        data=data,
+        registry=str(registry),
+        confirm=confirm,
+        unsigned=unsigned is True,
+    )
 
 
 def _confirm(table: Mapping[str, Any], kinds: Collection[str], faults: _Faults) -> tuple[str, ...]:
-    """Read which SNS topics may have their subscriptions confirmed."""
+    """Read which SNS topics may send, and have their subscriptions confirmed."""
     written = table.get("confirm", [])
     if not isinstance(written, list):
         faults.append(("confirm", f"it is a list of SNS topics, not {shown(written)}"))
         return ()
-    if "confirm" in table and (table.get("format") != "s3" or (kinds and "http" not in kinds)):
-        faults.append(("confirm", "it is for notifications (format s3) that come over http"))
+    _only_of_sns("confirm", table, kinds, faults)
     wrong = [fault for topic in written if (fault := topic_fault(topic)) is not None]
     faults += [("confirm", fault) for fault in wrong]
     return () if wrong else tuple(written)
+
+
+def _only_of_sns(name: str, table: Mapping[str, Any], kinds: Collection[str], faults: _Faults) -> None:
+    if name in table and (table.get("format") != "s3" or (kinds and "http" not in kinds)):
+        faults.append((name, "it is for notifications (format s3) that come over http"))
 
 
 def _attribute(name: str, value: Any, faults: _Faults) -> AttributeMapping | None:

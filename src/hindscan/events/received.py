@@ -55,6 +55,8 @@ class Received(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         When it came in.
     trigger : str | None
         The only trigger that it is for: schedules and files are watched for each trigger, from its own start. None: all that listen there.
+    decided_by : tuple[str, ...]
+        Of what came over HTTP and is read from the store: the triggers that decided about it when it came.
     """
 
     event: Event | None
@@ -72,6 +74,7 @@ class Received(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     record_time: int | None = None
     received_at: int
     trigger: str | None = None
+    decided_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.event is None) != bool(self.reason):

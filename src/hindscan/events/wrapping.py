@@ -68,7 +68,9 @@ class Wrapping:
     registry : str
         Name of the registry that has the schemas.
     confirm : tuple[str, ...]
-        SNS topics whose subscriptions are confirmed when they ask over HTTP.
+        SNS topics that may send over HTTP, signed, and whose subscriptions are confirmed when they ask.
+    unsigned : bool
+        Whether what comes in an envelope of SNS over HTTP is taken without its signature.
     """
 
     format: Format
@@ -76,6 +78,7 @@ class Wrapping:
     data: Path | None = None
     registry: str = "default"
     confirm: tuple[str, ...] = ()
+    unsigned: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from hindscan import times
 from hindscan.runs import schema
+from hindscan.runs.held import is_held
 
 if TYPE_CHECKING:
     from hindscan.runs.store import Store
@@ -61,10 +62,7 @@ def _events(connection: sa.Connection, quarantined: bool, limit: int) -> list[di
     events, decisions = schema.events, schema.decisions
     query = sa.select(events).order_by(events.c.seq.desc()).limit(limit)
     if quarantined:
-        held = sa.select(decisions.c.trigger).where(
-            decisions.c.source == events.c.source, decisions.c.id == events.c.id, decisions.c.outcome == "quarantined"
-        )
-        query = query.where(held.exists())
+        query = query.where(is_held())
     rows = connection.execute(query).mappings().all()
     by_event: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:

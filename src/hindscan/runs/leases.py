@@ -131,6 +131,14 @@ _ASKED: Final = Statement(
 _EXPIRED: Final = Statement(
     lambda _: sa.select(schema.leases.c.run).where(schema.leases.c.expires_at <= sa.bindparam("now")).limit(1)
 )
+_ALL_EXPIRED: Final = Statement(
+    lambda _: (
+        sa.select(schema.leases.c.run, schema.leases.c.owner, schema.leases.c.token)
+        .where(schema.leases.c.expires_at <= sa.bindparam("now"))
+        .order_by(schema.leases.c.run)
+        .with_for_update()
+    )
+)
 
 
 def heartbeat(store: Store, claimed: Claimed, lease_seconds: float) -> bool:
@@ -158,18 +166,14 @@ def heartbeat(store: Store, claimed: Claimed, lease_seconds: float) -> bool:
 
 def release_expired(store: Store) -> list[Run]:
     """Put the runs whose owner gives no sign of life back to wait; those somebody cancelled meanwhile are cancelled."""
-    leases = schema.leases
     released: list[Run] = []
     now = store.now()
     with store.read() as connection:
         # The common case must not cost a write transaction.
         if _EXPIRED.first(connection, now=now) is None:
             return released
-    query = (
-        sa.select(leases.c.run, leases.c.owner, leases.c.token).where(leases.c.expires_at <= now).order_by(leases.c.run)
-    )
     with store.write(turn="claim") as connection:
-        for run, owner, token in connection.execute(query.with_for_update()).all():
+        for run, owner, token in _ALL_EXPIRED.rows(connection, now=now):
             state: State = "pending" if _ASKED.rows(connection, run=run) == [(None,)] else "cancelled"
             reason = f"{owner} gave no sign of life until its lease ended"
             released.append(register.move_in(connection, run, state, now=now, token=token, reason=reason, values={}))

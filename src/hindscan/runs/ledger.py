@@ -229,7 +229,12 @@ def _event_row(entry: Entry, digest: str, now: int) -> dict[str, object]:
         "way": entry.way,
         **_place(entry.position),
         "record_time": entry.record_time,
+        "triggers": _deciding(entry) if entry.way == "http" else None,
     }
+
+
+def _deciding(entry: Entry) -> str:
+    return msgspec.json.encode([decision.trigger for decision in entry.decisions]).decode()
 
 
 _NOWHERE: Final[Mapping[str, object]] = dict.fromkeys(("cluster", "topic", "topic_id", "partition", "offset"))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["bring_up_to_date"]
 
 #: Revisions, oldest first. Alembic's own table holds one of them.
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 
 
 def bring_up_to_date(store: Store) -> None:

@@ -45,11 +45,7 @@ def start_at(store: Store, starts: Sequence[Place]) -> list[Place]:
     now = store.now()
     with store.write(turn="record") as connection:
         insert_many(connection, table, [msgspec.structs.asdict(start) | {"updated_at": now} for start in starts])
-        found = {
-            _key(place): place
-            for place in _places(connection, {s.trigger for s in starts}, {s.topic_id for s in starts})
-        }
-    return [found[_key(start)] for start in starts]
+        return [Place(**_STORED.records(connection, **_named(_key(start)))[0]) for start in starts]
 
 
 def take_over(store: Store, trigger: str, was: str, cluster: str, topic: str) -> None:
@@ -57,8 +53,8 @@ def take_over(store: Store, trigger: str, was: str, cluster: str, topic: str) ->
     table = schema.positions
     now = store.now()
     with store.write(turn="record") as connection:
-        mine = {_key(place)[1:]: place for place in _places(connection, {trigger})}
-        for left in _places(connection, {was}):
+        mine = {_key(place)[1:]: place for place in _places(connection, trigger)}
+        for left in _places(connection, was):
             key = _key(left)[1:]
             if key[:2] != (cluster, topic) or (key in mine and mine[key].next_offset >= left.next_offset):
                 continue
@@ -78,21 +74,26 @@ def take_over(store: Store, trigger: str, was: str, cluster: str, topic: str) ->
 def places(store: Store, trigger: str) -> list[Place]:
     """Give all places of a trigger, by topic and partition; of a recreated topic, those of its former life too."""
     with store.read() as connection:
-        return _places(connection, {trigger})
+        return _places(connection, trigger)
 
 
-def _places(connection: sa.Connection, triggers: Iterable[str], topic_ids: Iterable[str] = ()) -> list[Place]:
+def _places(connection: sa.Connection, trigger: str) -> list[Place]:
     table = schema.positions
-    columns = [table.c[name] for name in Place.__struct_fields__]
-    query = sa.select(*columns).where(table.c.trigger.in_(sorted(triggers)))
-    if topic_ids:
-        query = query.where(table.c.topic_id.in_(sorted(topic_ids)))
-    found = connection.execute(query.order_by(table.c.trigger, table.c.topic, table.c.topic_id, table.c.partition))
+    query = sa.select(*_columns()).where(table.c.trigger == trigger)
+    found = connection.execute(query.order_by(table.c.topic, table.c.topic_id, table.c.partition))
     return [Place(**row) for row in found.mappings()]
+
+
+def _columns() -> list[sa.Column[Any]]:
+    return [schema.positions.c[name] for name in Place.__struct_fields__]
 
 
 def _key(place: Place) -> tuple[str, str, str, str, int]:
     return place.trigger, place.cluster, place.topic, place.topic_id, place.partition
+
+
+def _named(key: tuple[str, str, str, str, int]) -> dict[str, Any]:
+    return dict(zip(_KEY, key, strict=True))
 
 
 def advance(connection: sa.Connection, passed: Iterable[tuple[str, Position]], now: int) -> None:
@@ -104,8 +105,7 @@ def advance(connection: sa.Connection, passed: Iterable[tuple[str, Position]], n
         spans[key] = (min(low, at.offset), max(high, at.offset))
     # One order for all writers: on PostgreSQL two that meet in opposite orders would wait for each other.
     for key, (low, high) in sorted(spans.items()):
-        values: dict[str, Any] = dict(zip(_KEY, key, strict=True))
-        _ADVANCE.run(connection, **values, start_offset=low, next_offset=high + 1, updated_at=now)
+        _ADVANCE.run(connection, **_named(key), start_offset=low, next_offset=high + 1, updated_at=now)
 
 
 _KEY: Final = ("trigger", "cluster", "topic", "topic_id", "partition")
@@ -122,3 +122,6 @@ def _upsert(connection: sa.Connection) -> Any:
 
 
 _ADVANCE: Final = Statement(_upsert)
+_STORED: Final = Statement(
+    lambda _: sa.select(*_columns()).where(*(schema.positions.c[name] == sa.bindparam(name) for name in _KEY))
+)

@@ -28,7 +28,7 @@ from hindscan.runs.held import stored_event
 from hindscan.runs.store import keys_in_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from hindscan.runs.store import Store
 
@@ -126,16 +126,26 @@ def _of_source(source: Source, kept: Kept) -> sa.ColumnElement[bool]:
             return sa.and_(table.c.way == "schedule", *at)
         case "files":
             return sa.and_(table.c.way == "files", table.c.source == event_source(source.text))
-    decisions = schema.decisions
-    decided = sa.select(sa.literal(1)).where(decisions.c.source == table.c.source, decisions.c.id == table.c.id)
-    to_it = decided.where(decisions.c.trigger.in_(kept.posted_to)).exists()
-    elsewhere = decided.where(decisions.c.trigger.in_(kept.posted_elsewhere)).exists()
-    return sa.and_(table.c.way == "http", to_it if kept.posted_to else ~elsewhere)
+    return sa.and_(
+        table.c.way == "http", _decided_by(kept.posted_to) if kept.posted_to else ~_decided_by(kept.posted_elsewhere)
+    )
+
+
+def _decided_by(triggers: Sequence[str]) -> sa.ColumnElement[bool]:
+    """Tell of an event over HTTP whether one of these triggers has decided about it, by its decisions or by what its own row says."""
+    events, decisions = schema.events, schema.decisions
+    decided = sa.select(sa.literal(1)).where(
+        decisions.c.source == events.c.source, decisions.c.id == events.c.id, decisions.c.trigger.in_(triggers)
+    )
+    # LIKE is blind to the case of letters in SQLite; to replace a text tells exactly, in both databases, whether it is there.
+    said = [sa.func.replace(events.c.triggers, f'"{trigger}"', "") != events.c.triggers for trigger in triggers]
+    return sa.or_(decided.exists(), *(sa.and_(events.c.triggers.is_not(None), one) for one in said))
 
 
 def _received(row: sa.RowMapping) -> Received:
     names = ("way", "cluster", "topic", "topic_id", "partition", "offset", "record_time", "received_at")
-    return Received(event=stored_event(row), **{name: row[name] for name in names})
+    decided_by = () if row["triggers"] is None else tuple(msgspec.json.decode(row["triggers"]))
+    return Received(event=stored_event(row), decided_by=decided_by, **{name: row[name] for name in names})
 
 
 def past_events(

@@ -38,6 +38,7 @@ __all__ = [
     "baselines",
     "codes",
     "decisions",
+    "errands",
     "events",
     "facts",
     "idempotency",
@@ -55,7 +56,7 @@ __all__ = [
 ]
 
 #: The newest revision in `migrations/versions`; a store that has it is opened without loading Alembic.
-REVISION: Final = "0006"
+REVISION: Final = "0007"
 
 metadata = MetaData()
 
@@ -120,6 +121,9 @@ events = Table(
     Column("conflict", Integer, nullable=False, server_default="0"),
     # Why its body is no longer there: expired, forgotten; null while it is. A forgotten event has no source, and a digest for an id.
     Column("gone", Text),
+    # Over HTTP there is no log that could be read again, so the row itself says which triggers decided about it when it came (JSON): an audit misses a decision
+    # by it. Null for other ways in, and where an older hindscan wrote it.
+    Column("triggers", Text),
     # CloudEvents: source + id identify an event; a second delivery must not make a second row.
     UniqueConstraint("source", "id", name="events_identity"),
     # `forget --subject` and the page's search; events without a subject are never looked for by it.
@@ -151,6 +155,8 @@ decisions = Table(
     CheckConstraint("outcome IN ('matched', 'unmatched', 'quarantined')", name="decisions_outcome"),
     # A match without a run would be an event lost in silence.
     CheckConstraint("(outcome = 'matched') = (run IS NOT NULL)", name="decisions_matched_has_run"),
+    # `hindscan events --quarantined` and redrives look for the few that are held among all that were decided.
+    Index("decisions_held", "source", "id", "trigger", **_where("outcome = 'quarantined'")),
     # The key is the row: half the pages to write for each event.
     sqlite_with_rowid=False,
 )
@@ -348,6 +354,24 @@ baselines = Table(
     Column("versions", LargeBinary, nullable=False),
     Column("began_at", BigInteger, nullable=False),
     PrimaryKeyConstraint("trigger", "source", name="baselines_once"),
+)
+
+#: Replays and audits that were asked for over HTTP: what became of them is told after a restart, too.
+errands = Table(
+    "errands",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # What was asked for, and what came of it (JSON).
+    Column("asked", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("outcome", Text),
+    Column("error", Text),
+    Column("message", Text),
+    Column("begun_at", BigInteger, nullable=False),
+    # The server that does it, and until when it counts as alive.
+    Column("owner", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    CheckConstraint("state IN ('waiting', 'running', 'done', 'failed')", name="errands_state"),
 )
 
 #: A client's Idempotency-Key and the run it opened: a repeated request gets the same run, another one under the key is refused.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from hindscan.errors import InvalidEvent
+from hindscan.errors import InvalidEvent, SignatureRefused
 from hindscan.events.filters import Filter
 from hindscan.events.s3 import s3_events
-from hindscan.events.sns import Confirmation, confirm_url, confirmation_in
+from hindscan.events.sns import Confirmation, check_envelope, confirm_url, confirmation_in, envelope_in, signed_text
 
 RECORD: dict[str, Any] = {
     "eventVersion": "2.1",
@@ -183,7 +189,7 @@ ASKED = {
 
 
 def test_a_subscription_is_confirmed_for_declared_topics_at_hosts_of_sns_alone() -> None:
-    asked = confirmation_in(json.dumps(ASKED).encode())
+    asked = confirmation_in(envelope_in(json.dumps(ASKED).encode()))
     assert asked is not None
     assert confirm_url(asked, [ASKED["TopicArn"]]) == ASKED["SubscribeURL"]
     with pytest.raises(ValueError, match="must be named in `confirm`"):
@@ -200,7 +206,7 @@ def test_a_subscription_is_confirmed_for_declared_topics_at_hosts_of_sns_alone()
         with pytest.raises(ValueError, match="must be an https address of SNS"):
             confirm_url(Confirmation(topic=ASKED["TopicArn"], url=url), [ASKED["TopicArn"]])
     for other in (b"{", b"[]", b"5", json.dumps(enveloped({})).encode(), b'{"Type": "SubscriptionConfirmation"}'):
-        assert confirmation_in(other) is None
+        assert confirmation_in(envelope_in(other)) is None
 
 
 @pytest.mark.parametrize(
@@ -228,3 +234,115 @@ def test_every_fault_of_a_notification_is_told_and_none_of_it_taken(document, fa
         s3_events(document)
     for fault in faults:
         assert fault in str(refused.value)
+
+
+TOPIC = "arn:aws:sns:us-west-2:123456789012:uploads"
+CERTIFICATE_URL = "https://sns.us-west-2.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem"
+
+
+@pytest.fixture(scope="module")
+def key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.fixture(scope="module")
+def certificate(key: rsa.RSAPrivateKey) -> bytes:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sns.amazonaws.com")])
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(began).not_valid_after(began + timedelta(days=365)).sign(key, hashes.SHA256())
+    )  # fmt: skip
+    return made.public_bytes(Encoding.PEM)
+
+
+def signed(key: rsa.RSAPrivateKey, document: dict[str, Any], version: str = "1", **more: Any) -> dict[str, Any]:
+    """Sign as SNS does. The text is written out here, not asked of the code under test."""
+    text = "".join(f"{name}\n{document[name]}\n" for name in sorted(document) if name not in UNSIGNED)
+    hashed: hashes.HashAlgorithm = hashes.SHA1() if version == "1" else hashes.SHA256()
+    signature = base64.b64encode(key.sign(text.encode(), padding.PKCS1v15(), hashed)).decode()
+    return document | {
+        "SignatureVersion": version, "Signature": signature, "SigningCertURL": CERTIFICATE_URL,
+        "UnsubscribeURL": "https://sns.us-west-2.amazonaws.com/?Action=Unsubscribe",
+    } | more  # fmt: skip
+
+
+UNSIGNED = ("SignatureVersion", "Signature", "SigningCertURL", "UnsubscribeURL")
+WHOLE = ASKED | {
+    "MessageId": "1",
+    "Timestamp": "2026-11-25T06:07:09.000Z",
+    "Token": "2336412f37",
+    "Message": "You have",
+}
+
+
+def test_what_is_signed_is_the_text_of_the_documentation() -> None:
+    # https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html, its example.
+    example = {
+        "Type": "Notification", "MessageId": "4d4dc071-ddbf-465d-bba8-08f81c89da64", "TopicArn": "arn:aws:sns:us-east-2:123456789012:s4-MySNSTopic-1G1WEFCOXTC0P",
+        "Subject": "My subject", "Message": "My Test Message", "Timestamp": "2019-01-31T04:37:04.321Z", "SignatureVersion": "1",
+    }  # fmt: skip
+    assert signed_text(example) == (
+        b"Message\nMy Test Message\nMessageId\n4d4dc071-ddbf-465d-bba8-08f81c89da64\nSubject\nMy subject\nTimestamp\n2019-01-31T04:37:04.321Z\n"
+        b"TopicArn\narn:aws:sns:us-east-2:123456789012:s4-MySNSTopic-1G1WEFCOXTC0P\nType\nNotification\n"
+    )
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("document", [enveloped({"Records": [RECORD]}), WHOLE], ids=["notification", "confirmation"])
+def test_an_envelope_that_sns_has_signed_for_a_declared_topic_is_taken(
+    key: rsa.RSAPrivateKey, certificate: bytes, version: str, document: dict[str, Any]
+) -> None:
+    asked: list[str] = []
+
+    def at(url: str) -> bytes:
+        asked.append(url)
+        return certificate
+
+    whole = signed(key, document, version)
+    check_envelope(envelope_in(json.dumps(whole).encode()), [TOPIC], at)
+    assert asked == [CERTIFICATE_URL]
+    for name in set(document) - set(UNSIGNED) - {"Type", "TopicArn"}:
+        with pytest.raises(SignatureRefused, match="the signature is not valid"):
+            check_envelope(whole | {name: "another"}, [TOPIC], at)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"TopicArn": "arn:aws:sns:us-west-2:123456789012:other"}, "must be named in `confirm`"),
+        ({"SignatureVersion": "3"}, "SignatureVersion must be 1 or 2"),
+        ({"SignatureVersion": "2"}, "the signature is not valid"),
+        ({"Signature": "not base64"}, "Signature must be base64"),
+        ({"Signature": None}, "Signature must be base64"),
+        ({"Signature": ""}, "the signature is not valid"),
+        *(
+            ({"SigningCertURL": url}, "SigningCertURL must be an https address of SNS")
+            for url in (
+                None, "", "http://sns.us-west-2.amazonaws.com/a.pem", "https://sns.us-west-2.amazonaws.com.example/a.pem",
+                "https://user@sns.us-west-2.amazonaws.com/a.pem", "https://sns.us-west-2.amazonaws.com/?a.pem", "https://[/a.pem",
+                "https://127.0.0.1/a.pem", "file:///a.pem",
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_an_envelope_that_is_not_proven_is_refused_and_no_foreign_address_is_asked(
+    key: rsa.RSAPrivateKey, certificate: bytes, more: dict[str, Any], words: str
+) -> None:
+    def at(url: str) -> bytes:
+        assert url == CERTIFICATE_URL
+        return certificate
+
+    with pytest.raises(SignatureRefused, match=words):
+        check_envelope(signed(key, enveloped({"Records": [RECORD]}), **more), [TOPIC], at)
+
+
+def test_where_topics_are_declared_a_bare_notification_is_refused_and_what_is_no_certificate(
+    key: rsa.RSAPrivateKey,
+) -> None:
+    bare = envelope_in(json.dumps({"Records": [RECORD]}).encode())
+    check_envelope(bare, [], lambda _: b"")
+    with pytest.raises(SignatureRefused, match="must be an envelope of SNS"):
+        check_envelope(bare, [TOPIC], lambda _: b"")
+    with pytest.raises(SignatureRefused, match="must give a certificate"):
+        check_envelope(signed(key, enveloped({})), [TOPIC], lambda _: b"<html>")

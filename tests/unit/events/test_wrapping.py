@@ -167,6 +167,8 @@ def test_any_record_is_an_event_or_has_faults(record) -> None:
         ({"confirm": "arn"}, "confirm", "it is a list of SNS topics"),
         ({"confirm": ["https://a"]}, "confirm", "arn:aws:sns:REGION:ACCOUNT:NAME"),
         ({"confirm": []}, "confirm", "for notifications (format s3) that come over http"),
+        ({"unsigned": True}, "unsigned", "for notifications (format s3) that come over http"),
+        ({"unsigned": "yes"}, "unsigned", "it is true or false"),
         ({"on": "cron:0 6 * * *"}, "format", "the trigger has neither"),
         ({"on": "http", "event": {"id": "a"}}, "event", "must name its id and its source"),
         ({"time_zone": "UTC"}, "time_zone", "it is for the source cron:, and the trigger has kafka:prod:closings"),

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from hindscan.events.event import Event
 from hindscan.history.snapshot import Position
+from hindscan.runs.held import held_events
+from hindscan.runs.inbox import list_events
 from hindscan.runs.ledger import Decision, Entry, Outcome, Unreadable, record
 from hindscan.runs.run import RunRequest
 from hindscan.runs.store import Store, open_store
@@ -146,3 +148,20 @@ def test_a_storm_of_events_is_recorded_quickly(tmp_path: Path) -> None:
         seconds = time.process_time() - began
         assert table(store, "SELECT count(*) FROM runs") == [(5_000,)]
     assert seconds < 4
+
+
+def test_what_is_held_is_found_by_an_index_and_not_by_going_through_all_that_came(tmp_path: Path) -> None:
+    with open_store("sqlite:///s.db", tmp_path) as store:
+        outcomes: tuple[Outcome, ...] = ("unmatched", "quarantined", "unmatched")
+        record(store, [entry("/a", n, n, [decision("t", outcome)]) for n, outcome in enumerate(outcomes)])
+        asked: list[tuple[str, Any]] = []
+        sa.event.listen(store._engine, "before_cursor_execute", lambda *told: asked.append((told[2], told[3])))
+        assert [found["id"] for found in list_events(store, quarantined=True)] == ["e1"]
+        assert [found.id for found in held_events(store, trigger="t")] == ["e1"]
+        of_events = [one for one in asked if "FROM events" in one[0]]
+        assert len(of_events) == 2
+        with store.read() as connection:
+            for statement, values in of_events:
+                steps = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+                assert any("decisions_held" in step for step in steps), steps
+                assert not any(step.startswith("SCAN events") for step in steps), steps
