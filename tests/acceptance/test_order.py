@@ -255,8 +255,13 @@ def test_two_dispatchers_under_kill_9_make_one_run_of_each_of_5000_events(
         name="some",
         on=f"kafka:{name}",
     )
+    # Without idempotence a request that is sent again, to a broker that is slow, puts later records before earlier ones.
     producer = confluent_kafka.Producer(
-        {"bootstrap.servers": kafka_cluster.bootstrap, "queue.buffering.max.messages": EVENTS + 1}
+        {
+            "bootstrap.servers": kafka_cluster.bootstrap,
+            "enable.idempotence": True,
+            "queue.buffering.max.messages": EVENTS + 1,
+        }
     )
     headers = [("content-type", b"application/cloudevents+json")]
 
