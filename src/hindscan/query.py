@@ -372,7 +372,9 @@ def _all_hold(compared: Sequence[tuple[Any, Comparison, pa.Scalar[Any]]]) -> Any
     found = None
     for column, how, scalar in compared:
         one = getattr(pc, _COMPARED[how])(column, scalar)
-        found = one if found is None else pc.and_(found, one)
+        if found is not None:
+            one = found & one if isinstance(found, pc.Expression) else pc.and_(found, one)
+        found = one
     return found
 
 
