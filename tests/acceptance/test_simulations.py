@@ -62,6 +62,10 @@ def test_a_run_stops_where_it_is_precise_enough_and_is_the_run_of_so_many_draws(
     assert stopped["draws"] == manifest["draws"] < 1_000_000
     assert told(manifest)["ten_times"]["draws"] == 100 * manifest["draws"]
     assert told(manifest)["ten_times"]["seconds"] > 0
+    assert first["simulation"] == {"draws": manifest["draws"], **told(manifest)}
+    again = hindscan("run", "option", "--seed", "1", "--stop", "price=1%", project=project)
+    more = f"{manifest['draws']:,} draws, stopped by precision; ten times the precision would take {100 * manifest['draws']:,}"
+    assert more in again.err
     assert first["slices"]["reused"] == 0
     assert first["slices"]["computed"] == first["slices"]["total"]
     at_once, _ = run(project, "run", "option", "--seed", "1", "--draws", str(manifest["draws"]), "--fresh")

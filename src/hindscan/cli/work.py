@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -329,6 +329,8 @@ def run_answer(workshop: Workshop, done: Run) -> dict[str, Any]:
             answer["slices"]["failed"] = manifest.slices.failed
             answer["incomplete"] = True
         answer["seconds"] = round(manifest.seconds, 3)
+        if manifest.simulation:
+            answer["simulation"] = {"draws": manifest.draws, **manifest.simulation}
     return answer
 
 
@@ -353,11 +355,23 @@ def _print_run(workshop: Workshop, done: Run, options: Options) -> int:
             f"INCOMPLETE: {slices['failed']} of {slices['total']} slices failed and are left out; the manifest has the coverage, snapshot.parquet the reasons. "
             "Running it again tries only them.\n"
         )
+    if "simulation" in answer and not done.request.points:
+        sys.stderr.write(_drawn_line(answer["simulation"]))
     sys.stderr.write(
         f"run {done.id}: {human_count(answer['result']['rows'])} rows in {answer['seconds']:.2f} s; "
         f"{slices['computed']} of {slices['total']} slices computed, {slices['reused']} reused\n{path}\n"
     )
     return 0
+
+
+def _drawn_line(simulation: Mapping[str, Any]) -> str:
+    """Say where a simulation stopped, and what ten times the precision would take."""
+    more = simulation["ten_times"]
+    seconds = "" if more["seconds"] is None else f", some {more['seconds']:,.1f} s"
+    return (
+        f"{simulation['draws']:,} draws, stopped by {simulation['stopped']['why']}; "
+        f"ten times the precision would take {more['draws']:,}{seconds}\n"
+    )
 
 
 def check(
