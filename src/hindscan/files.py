@@ -44,7 +44,6 @@ __all__ = [
     "look",
     "place",
     "read_bytes",
-    "read_table",
     "sync_folder",
     "write_atomic",
     "write_parquet_atomic",
@@ -61,6 +60,8 @@ _ANSWER_SECONDS = 30.0
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _MAGIC = re.compile(r"[*?\[]")
 _LOCAL = pafs.LocalFileSystem()
+#: Tables up to so many bytes are put together in memory before they are written.
+_SMALL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -353,14 +354,6 @@ def read_bytes(where: Place | str | os.PathLike[str]) -> bytes:
         return bytes(stream.readall())
 
 
-def read_table(where: Place | str | os.PathLike[str]) -> pa.Table:
-    """Read an Arrow IPC file; a local one is mapped, not copied."""
-    at = place(where)
-    source = pa.memory_map(at.path) if at.is_local else at.filesystem.open_input_file(at.path)
-    with pa.ipc.open_file(source) as reader:
-        return reader.read_all()
-
-
 def delete(where: Place | str | os.PathLike[str]) -> None:
     """Delete a file if it is there."""
     at = place(where)
@@ -461,10 +454,15 @@ def write_table_atomic(
     int
         Bytes of the file.
     """
-    options = pa.ipc.IpcWriteOptions(compression=compression)
+    # A pool of one thread would only be waited for.
+    options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=pa.cpu_count() > 1)
     with _atomically(place(where), durable=durable) as stream:
-        with pa.ipc.new_file(stream, table.schema, options=options) as writer:
+        # A small one in one step: through a Python file Arrow writes ten pieces, and takes the interpreter's lock for each.
+        small = pa.BufferOutputStream() if table.nbytes < _SMALL_BYTES else None
+        with pa.ipc.new_file(stream if small is None else small, table.schema, options=options) as writer:
             writer.write_table(table)
+        if small is not None:
+            stream.write(small.getvalue())
         return int(stream.tell())
 
 

@@ -179,9 +179,9 @@ class ParquetSource:
 
     def _check_headers(self) -> None:
         """Look at the page headers of the columns that were read: checksums do not cover them, and what they hide is missing without a word."""
-        if not self._reader.verify or not self._reader.root.is_local:
+        if not self._reader.verify or not self._reader.root.is_local or not self._read:
             return
-        needed = self._read | ({self._reader.time} if self._reader.time is not None and self._read else set())
+        needed = self._read | ({self._reader.time} if self._reader.time is not None else set())
         stored = needed | {old for old, new in self._reader.rename.items() if new in needed}
         for s in self._slices:
             try:

@@ -39,6 +39,8 @@ _FEW_KEYS: Final = 256
 #: More batches than this are put together where they are smaller than that on average: thousands of partials may be concatenated.
 _FEW_BATCHES: Final = 16
 _BATCH_BYTES: Final = 65_536
+#: Bytes of a file that is read whole, whatever of it is asked for.
+_SMALL_BYTES: Final = 65_536
 _Said = TypeVar("_Said")
 _KEY: Final = re.compile(r"[0-9a-z]{8,128}")
 _META: Final = b"hindscan"
@@ -219,7 +221,8 @@ class Partials:
         # Held open: a damaged file is removed only if it is still the one that was read.
         with _Opened(path, key) as handle:
             try:
-                table = files.read_table(files.local(str(path)))
+                with _opened_file(path, handle) as reader:
+                    table = reader.read_all()
                 meta = _meta_of(table.schema)
                 # Damaged offsets would lead the digest out of the buffers.
                 table.validate(full=True)
@@ -241,7 +244,7 @@ class Partials:
         path = self.path(key)
         with _Opened(path, key) as handle:
             try:
-                with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                with _opened_file(path, handle) as reader:
                     said = _meta_of(reader.schema).parts[part]
                     batches = [reader.get_batch(number) for number in range(said.first, said.last)]
                     table = pa.Table.from_batches(batches, reader.schema).replace_schema_metadata(None)
@@ -296,7 +299,7 @@ class Partials:
         path = self.path(key)
         with _Opened(path, key) as handle:
             try:
-                with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                with _opened_file(path, handle) as reader:
                     return what(reader.schema)
             except _DAMAGE as fault:
                 raise _damaged(path, key, handle, fault) from fault
@@ -374,6 +377,14 @@ class _Opened:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._handle)
+
+
+def _opened_file(path: Path, handle: int) -> pa.RecordBatchFileReader:
+    """Open a partial for reading: a small one is taken in with one call, since mapping it takes ten; of a large one only what is asked for is touched."""
+    size = os.fstat(handle).st_size
+    source = pa.BufferReader(os.pread(handle, size, 0)) if size <= _SMALL_BYTES else pa.memory_map(str(path))
+    # A pool of one thread would only be waited for.
+    return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(use_threads=pa.cpu_count() > 1))
 
 
 def _digest(key: str, table: pa.Table) -> str:
