@@ -93,7 +93,9 @@ def proof_of(meta: Meta, position: int) -> Proof | None:
 
 def proofs_of(meta: Meta) -> dict[int, Proof]:
     """Give the proofs of a partial that was made of several slices at once, by their positions; none of any other."""
-    proofs = msgspec.json.decode(meta.metadata.get(PROOFS, "[]"), type=list[Proof])
+    if PROOFS not in meta.metadata:
+        return {}
+    proofs = msgspec.json.decode(meta.metadata[PROOFS], type=list[Proof])
     return {proof.slice: proof for proof in proofs}
 
 
@@ -217,7 +219,7 @@ class Partials:
         hindscan.errors.CorruptPartial
             It is not there or is damaged; a damaged one is removed, so that it is computed again.
         """
-        path = self.path(key)
+        path = self._name(key)
         # Held open: a damaged file is removed only if it is still the one that was read.
         with _Opened(path, key) as handle:
             try:
@@ -241,7 +243,7 @@ class Partials:
         hindscan.errors.CorruptPartial
             As `read`.
         """
-        path = self.path(key)
+        path = self._name(key)
         with _Opened(path, key) as handle:
             try:
                 with _opened_file(path, handle) as reader:
@@ -296,7 +298,7 @@ class Partials:
         return self._of_schema(key, pa.Schema.remove_metadata)
 
     def _of_schema(self, key: str, what: Callable[[pa.Schema], _Said]) -> _Said:
-        path = self.path(key)
+        path = self._name(key)
         with _Opened(path, key) as handle:
             try:
                 with _opened_file(path, handle) as reader:
@@ -362,7 +364,7 @@ def _in_fewer_batches(table: pa.Table) -> pa.Table:
 class _Opened:
     """The file of a partial, held open."""
 
-    def __init__(self, path: Path, key: str) -> None:
+    def __init__(self, path: str, key: str) -> None:
         self._path, self._key = path, key
 
     def __enter__(self) -> int:
@@ -370,7 +372,7 @@ class _Opened:
             self._handle = os.open(self._path, os.O_RDONLY)
         except FileNotFoundError:
             raise CorruptPartial(
-                f"While reading partial {self._key}: it must be in {self._path.parent}; it is not there. It is computed again by a retry.",
+                f"While reading partial {self._key}: it must be in {Path(self._path).parent}; it is not there. It is computed again by a retry.",
                 key=self._key,
             ) from None
         return self._handle
@@ -379,10 +381,10 @@ class _Opened:
         os.close(self._handle)
 
 
-def _opened_file(path: Path, handle: int) -> pa.RecordBatchFileReader:
+def _opened_file(path: str, handle: int) -> pa.RecordBatchFileReader:
     """Open a partial for reading: a small one is taken in with one call, since mapping it takes ten; of a large one only what is asked for is touched."""
     size = os.fstat(handle).st_size
-    source = pa.BufferReader(os.pread(handle, size, 0)) if size <= _SMALL_BYTES else pa.memory_map(str(path))
+    source = pa.BufferReader(os.pread(handle, size, 0)) if size <= _SMALL_BYTES else pa.memory_map(path)
     # A pool of one thread would only be waited for.
     return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(use_threads=pa.cpu_count() > 1))
 
@@ -406,11 +408,11 @@ def _meta_of(schema: pa.Schema) -> Meta:
     return _meta.decode(document)
 
 
-def _damaged(path: Path, key: str, handle: int, fault: BaseException) -> CorruptPartial:
+def _damaged(path: str, key: str, handle: int, fault: BaseException) -> CorruptPartial:
     try:
-        now, then = path.stat(), os.fstat(handle)
+        now, then = Path(path).stat(), os.fstat(handle)
         if (now.st_dev, now.st_ino) == (then.st_dev, then.st_ino):
-            path.unlink()
+            Path(path).unlink()
     except FileNotFoundError:
         pass  # Somebody else has found it damaged too.
     return CorruptPartial(
