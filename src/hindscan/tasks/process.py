@@ -20,6 +20,7 @@ import fcntl
 import os
 import queue
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -32,7 +33,10 @@ from typing import IO, Any, Final, TypeAlias
 
 import msgspec
 
-__all__ = ["ENGINE_THREADS", "Frames", "Inbox", "Process", "become_worker", "start"]
+from hindscan.jobs.scratch import home
+from hindscan.room import ENGINE_FOLDER, ENGINE_MEMORY
+
+__all__ = ["ENGINE_SHARE", "ENGINE_THREADS", "Frames", "Inbox", "Process", "become_worker", "start"]
 
 #: One engine thread for each slice (promise 8): sums of floats must not depend on a pool's size. Set before any library is imported.
 ENGINE_THREADS: Final[Mapping[str, str]] = dict.fromkeys(
@@ -57,6 +61,9 @@ MEMORY: Final[Mapping[str, str]] = {
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),
 }
+
+#: Part of a worker's memory that its SQL engine may hold: tables in Arrow, the interpreter and its libraries take the other.
+ENGINE_SHARE: Final = 0.5
 
 #: Bytes of a dead worker's standard error that its reason shows.
 _LAST_WORDS: Final = 2_000
@@ -101,12 +108,15 @@ class Process:
     before has been heard.
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes], lifeline: int, errors: IO[bytes], inbox: Inbox) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes], lifeline: int, errors: IO[bytes], spilled: Path, inbox: Inbox
+    ) -> None:
         assert popen.stdin is not None
         assert popen.stdout is not None
         self._popen = popen
         self._lifeline = lifeline
         self._errors = errors
+        self._spilled = spilled
         self._frames = Frames(popen.stdout, popen.stdin)
         self._inbox = inbox
         self._reader = threading.Thread(target=self._read, name=f"hindscan-worker-{popen.pid}", daemon=True)
@@ -148,6 +158,7 @@ class Process:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+        shutil.rmtree(self._spilled, ignore_errors=True)
 
     def reason(self) -> str:
         """Say how it ended, with the last it wrote to its standard error."""
@@ -173,6 +184,7 @@ def start(
     python: str = sys.executable,
     paths: Sequence[str] = (),
     folder: str | os.PathLike[str] | None = None,
+    memory: int | None = None,
 ) -> Process:
     """Start a worker; returns at once, while the worker imports.
 
@@ -190,7 +202,14 @@ def start(
         Folders of packages that it searches after its own.
     folder : path, optional
         Its working directory. Default: this process's.
+    memory : int, optional
+        Bytes it may take. Its SQL engine holds as much of that as `ENGINE_SHARE` says and puts the rest into files, which are gone with the worker. Default: as much
+        as the engine takes of its own accord.
     """
+    spilled = Path(tempfile.mkdtemp(prefix="spilled-", dir=home()))
+    engine = {ENGINE_FOLDER: str(spilled)}
+    if memory is not None:
+        engine[ENGINE_MEMORY] = str(int(memory * ENGINE_SHARE))
     reading, writing = os.pipe()
     errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
     module, _, function = program.partition(":")
@@ -206,13 +225,13 @@ def start(
             stdout=subprocess.PIPE,
             stderr=errors,
             pass_fds=(reading,),
-            env={**MEMORY, **os.environ, **ENGINE_THREADS},
+            env={**MEMORY, **os.environ, **ENGINE_THREADS, **engine},
             cwd=folder,
             start_new_session=True,
         )
     finally:
         os.close(reading)
-    return Process(popen, writing, errors, inbox)
+    return Process(popen, writing, errors, spilled, inbox)
 
 
 def become_worker(lifeline: int) -> Frames:

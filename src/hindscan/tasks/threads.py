@@ -56,6 +56,7 @@ class ThreadsExecutor:
     def __init__(self, workers: int, memory: int | None = None, folder: str | os.PathLike[str] | None = None) -> None:
         self._workers = workers
         self._folder = folder
+        self._memory = memory
         self._guard = Guard(memory)
         self._child: Process | None = None
         self._inbox: Inbox = queue.SimpleQueue()
@@ -124,7 +125,11 @@ class ThreadsExecutor:
             self._end()
             self._inbox = queue.SimpleQueue()
             self._child = start(
-                self._inbox, "hindscan.tasks.threads:child_main", str(self._workers), folder=self._folder
+                self._inbox,
+                "hindscan.tasks.threads:child_main",
+                str(self._workers),
+                folder=self._folder,
+                memory=None if self._memory is None else self._memory * self._workers,
             )
         return self._child
 
