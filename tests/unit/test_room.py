@@ -13,8 +13,8 @@ from hindscan.data import Data, TableSource
 from hindscan.query import database
 from hindscan.tasks.process import ENGINE_SHARE, Frames, Inbox, start
 
-#: What the worker may take: half of it is the engine's.
-MEMORY = 120 << 20
+#: What the worker may take: a part of it is the engine's.
+MEMORY = 240 << 20
 ROWS = 1_200_000
 
 

@@ -62,8 +62,8 @@ MEMORY: Final[Mapping[str, str]] = {
     "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),
 }
 
-#: Part of a worker's memory that its SQL engine may hold: tables in Arrow, the interpreter and its libraries take the other.
-ENGINE_SHARE: Final = 0.5
+#: Part of a worker's memory that its SQL engine may hold: what a statement reads and what it returns are tables in Arrow beside it.
+ENGINE_SHARE: Final = 0.25
 
 #: Bytes of a dead worker's standard error that its reason shows.
 _LAST_WORDS: Final = 2_000
