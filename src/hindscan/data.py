@@ -35,7 +35,7 @@ __all__ = ["Data", "Proof", "Source", "TableSource"]
 BATCH_ROWS = 131_072
 
 
-class Proof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Proof(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What was seen while one slice was read: enough to say it was whole, and to compare a second reading."""
 
     #: Position of the slice in its plan.
@@ -245,7 +245,8 @@ class Data:
     def sql(self, query: str, /, **values: object) -> pa.Table:
         """Run one SELECT of DuckDB's dialect over the tables of this step.
 
-        One thread, UTC, no files, network or extensions. Rows without ORDER BY come in the same order at every run. DuckDB sums
+        One thread, UTC, no files, network or extensions. Rows without ORDER BY come in the same order at every run, as long as the
+        worker's memory holds what the statement does; what it does not hold goes by way of the disk. DuckDB sums
         integers to 128 bits, which become decimals here: cast to BIGINT what is to stay an integer.
 
         Parameters

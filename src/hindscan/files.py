@@ -44,7 +44,6 @@ __all__ = [
     "look",
     "place",
     "read_bytes",
-    "read_table",
     "sync_folder",
     "write_atomic",
     "write_parquet_atomic",
@@ -358,14 +357,6 @@ def read_bytes(where: Place | str | os.PathLike[str]) -> bytes:
         return bytes(stream.readall())
 
 
-def read_table(where: Place | str | os.PathLike[str]) -> pa.Table:
-    """Read an Arrow IPC file; a local one is mapped, not copied."""
-    at = place(where)
-    source = pa.memory_map(at.path) if at.is_local else at.filesystem.open_input_file(at.path)
-    with pa.ipc.open_file(source) as reader:
-        return reader.read_all()
-
-
 def delete(where: Place | str | os.PathLike[str]) -> None:
     """Delete a file if it is there."""
     at = place(where)
@@ -466,10 +457,13 @@ def write_table_atomic(
     int
         Bytes of the file.
     """
-    options = pa.ipc.IpcWriteOptions(compression=None if table.nbytes < _SMALL_BYTES else compression)
+    # A pool of one thread would only be waited for.
+    options = pa.ipc.IpcWriteOptions(
+        compression=None if table.nbytes < _SMALL_BYTES else compression, use_threads=pa.cpu_count() > 1
+    )
     with _atomically(place(where), durable=durable) as stream:
         if table.nbytes < _BUFFERED_BYTES:
-            # Arrow hands a file of Python's every few bytes on their own.
+            # Through a file of Python's Arrow writes ten pieces, and takes the interpreter's lock for each.
             buffer = pa.BufferOutputStream()
             _write_ipc(buffer, table, options)
             stream.write(buffer.getvalue())

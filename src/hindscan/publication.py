@@ -12,6 +12,8 @@ Points of failure: `runner.published`.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +30,9 @@ from hindscan.runs.copies import copy_result, copy_rows
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
 from hindscan.runs.partials import proof_of
 from hindscan.runs.results import SliceRecord, publish, read_manifest
+from hindscan.tasks.kept import KeptSlices
 from hindscan.tasks.outcome import Merged, outcome
+from hindscan.tasks.task import Done
 from hindscan.words import chosen_document
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 
     from hindscan.planning import Prepared
     from hindscan.plans.plan import Plan, Stage
-    from hindscan.runs.partials import Partials
+    from hindscan.runs.partials import Meta, Partials
     from hindscan.runs.run import Run, Settled
     from hindscan.tasks.execution import Executed
     from hindscan.tasks.stage import StageDone
@@ -66,21 +70,21 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
         The place of the copy cannot be written to.
     """
     plan = prepared.plan
-    records = []
-    for stage, done in zip(plan.stages, executed.stages, strict=True):
-        of_stage = _records(stage, done, workshop.partials)
-        pin = plan.snapshot.pins.get(stage.table or "")
+    records = [
+        _Records(stage, done, workshop.partials) for stage, done in zip(plan.stages, executed.stages, strict=True)
+    ]
+    for of_stage in records:
+        pin = plan.snapshot.pins.get(of_stage.stage.table or "")
         if isinstance(pin, KafkaPin):
-            read = [(record.slice, record.proof) for record in of_stage if record.proof is not None]
+            read = ((record.slice, record.proof) for record in of_stage if record.proof is not None)
             # Of each slice its worker has made sure; here of all in their order, and of the reused ones.
             check_lateness(read, lateness=pin.lateness, topic=pin.topic)
-        records += of_stage
     published = publish(
         workshop.project.artefacts,
         table=_table(workshop.partials, plan, executed, run.request.settled),
         manifest=_manifest(workshop, run, prepared, executed, records, started_at),
         snapshot=plan.snapshot,
-        slices=records,
+        slices=itertools.chain.from_iterable(records),
         charts=_charts(workshop.partials, plan, executed),
     )
     faults.point("runner.published")
@@ -127,64 +131,87 @@ def _charts(partials: Partials, plan: Plan, executed: Executed) -> dict[str, byt
     return charts_of({name.encode(): text.encode() for name, text in said.items()})
 
 
-def _records(stage: Stage, done: StageDone, partials: Partials) -> list[SliceRecord]:
-    """Tell of each slice how it went; a reused one brings the proof it was stored with."""
-    computed = {one.position: one for one in done.slices}
-    failed = {one.position: one for one in done.failed}
-    checkpoints = stage.checkpoints
-    records = []
-    for s, key in zip(stage.slices, stage.keys, strict=True):
-        one = computed.get(s.position)
-        if s.position in failed:
-            fault = failed[s.position]
-            records.append(
-                SliceRecord(
-                    stage=stage.step,
-                    slice=s,
-                    key=key,
-                    reused=False,
-                    error=fault.error,
-                    message=fault.message[:MESSAGE_MOST],
-                )
+class _Records:
+    """How each slice of a stage went, told as often as it is asked; a reused one brings the proof it was stored with."""
+
+    def __init__(self, stage: Stage, done: StageDone, partials: Partials) -> None:
+        self.stage = stage
+        self._computed = done.slices
+        self._failed = {one.position: one for one in done.failed}
+        self._checkpoints = stage.checkpoints
+        self._reused = KeptSlices(
+            _reused(partials.read_meta(key), s.position, key)
+            for s, key in zip(stage.slices, stage.keys, strict=True)
+            if s.position not in self._failed and s.position not in self._computed
+        )
+
+    def __iter__(self) -> Iterator[SliceRecord]:
+        stage = self.stage
+        for s, key in zip(stage.slices, stage.keys, strict=True):
+            fault = self._failed.get(s.position)
+            if fault is not None:
+                message = fault.message[:MESSAGE_MOST]
+                yield SliceRecord(stage=stage.step, slice=s, key=key, reused=False, error=fault.error, message=message)
+                continue
+            reused = self._reused.get(s.position)
+            one = reused or self._computed.get(s.position)
+            assert one is not None
+            yield SliceRecord(
+                stage=stage.step,
+                slice=s,
+                key=key,
+                checkpoint=self._checkpoints.get(key),
+                reused=reused is not None,
+                digest=one.digest,
+                seconds=one.seconds,
+                proof=one.proof,
             )
-        elif one is None:
-            meta = partials.read_meta(key)
-            records.append(
-                SliceRecord(
-                    stage=stage.step,
-                    slice=s,
-                    key=key,
-                    checkpoint=checkpoints.get(key),
-                    reused=True,
-                    digest=meta.digest,
-                    proof=proof_of(meta, s.position),
-                )
-            )
-        else:
-            records.append(
-                SliceRecord(
-                    stage=stage.step,
-                    slice=s,
-                    key=key,
-                    checkpoint=checkpoints.get(key),
-                    reused=False,
-                    digest=one.digest,
-                    seconds=one.seconds,
-                    proof=one.proof,
-                )
-            )
-    return records
+
+
+def _reused(meta: Meta, position: int, key: str) -> Done:
+    """Give what a partial says of a slice that nobody computed now."""
+    return Done(
+        position=position,
+        key=key,
+        rows=meta.rows,
+        bytes=0,
+        digest=meta.digest,
+        seconds=0.0,
+        cpu_seconds=0.0,
+        proof=proof_of(meta, position),
+    )
+
+
+class _Sums:
+    """What the manifest says of all slices together."""
+
+    def __init__(self, records: Iterable[SliceRecord]) -> None:
+        self.total = self.failed = self.rows = self.set_aside = 0
+        self.unverified: set[str] = set()
+        #: By step, the most partitions that its topic was seen to have while a slice was computed or had been.
+        self.partitions: dict[str, int] = {}
+        for record in records:
+            self.total += 1
+            self.failed += bool(record.error)
+            proof = record.proof
+            if proof is None:
+                continue
+            self.set_aside += proof.set_aside
+            self.rows += 0 if record.reused else proof.records
+            if proof.unverified:
+                self.unverified.add(proof.unverified)
+            if proof.partition_count is not None:
+                self.partitions[record.stage] = max(self.partitions.get(record.stage, 0), proof.partition_count)
 
 
 def _manifest(
-    workshop: Workshop, run: Run, prepared: Prepared, executed: Executed, records: list[SliceRecord], started_at: int
+    workshop: Workshop, run: Run, prepared: Prepared, executed: Executed, records: Sequence[_Records], started_at: int
 ) -> Manifest:
     plan, request, now = prepared.plan, run.request, times.now()
-    proofs = [record.proof for record in records if record.proof is not None]
+    sums = _Sums(itertools.chain.from_iterable(records))
     attributes, digest = inbox.event_attributes(workshop.store, run.event_source, run.event_id)
     until, caveats = _repeatable(plan.snapshot)
-    caveats += _appeared(prepared, records)
-    unverified = sorted({proof.unverified for proof in proofs if proof.unverified})
+    caveats += _appeared(prepared, sums.partitions)
     return Manifest(
         run=run.id,
         attempt=run.attempt,
@@ -220,21 +247,21 @@ def _manifest(
         usage=Usage(
             cpu_seconds=executed.cpu_seconds,
             bytes=executed.bytes_read,
-            rows=sum(r.proof.records for r in records if r.proof is not None and not r.reused),
+            rows=sums.rows,
             retried=executed.retried,
         ),
         slices=SliceCounts(
-            total=len(records),
+            total=sums.total,
             reused=executed.reused,
             computed=executed.computed,
-            failed=sum(bool(record.error) for record in records),
+            failed=sums.failed,
         ),
         incomplete=not all(stage.coverage.complete for stage in executed.stages),
         coverage=coverage_document(covered_together([(stage.join, stage.coverage) for stage in executed.stages])),
-        set_aside=sum(proof.set_aside for proof in proofs),
+        set_aside=sums.set_aside,
         repeatable_until=until,
         caveats=caveats,
-        unverified=", ".join(unverified),
+        unverified=", ".join(sorted(sums.unverified)),
     )
 
 
@@ -250,15 +277,14 @@ def _repeatable(snapshot: Snapshot) -> tuple[int | None, tuple[str, ...]]:
     return min(ends, default=None), tuple(caveats)
 
 
-def _appeared(prepared: Prepared, records: list[SliceRecord]) -> tuple[str, ...]:
+def _appeared(prepared: Prepared, seen: Mapping[str, int]) -> tuple[str, ...]:
     """Tell of partitions that a topic got after it was pinned: what is in them, this result has not seen."""
     caveats = []
     for stage in prepared.plan.stages:
         pin = prepared.plan.snapshot.pins.get(stage.table or "")
         if isinstance(pin, KafkaPin):
             # A reused slice was read before this pin, or was counted by it.
-            counts = (r.proof.partition_count for r in records if r.stage == stage.step and r.proof is not None)
-            more = max((count for count in counts if count is not None), default=0) - pin.partition_count
+            more = seen.get(stage.step, 0) - pin.partition_count
             if more > 0:
                 caveats.append(f"{stage.table}: {more} partitions appeared after the pin: nothing of them was read")
     return tuple(caveats)

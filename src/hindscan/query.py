@@ -5,7 +5,8 @@ columns it looks at are known, so that nothing else is decoded. Where its rows a
 as a `Where`: a source may decode the condition's columns of every row, and the others only of the rows that pass. The statement itself stays as
 it is and filters again, so that a source that leaves out nothing gives the same result.
 
-The engine is DuckDB with one thread, UTC, and no way to any file, network or extension. Foundation: knows nothing of histories or jobs.
+The engine is DuckDB with one thread, UTC, and no way to any file, network or extension. What a statement holds beyond its room in memory goes to the disk (promise 10).
+Foundation: knows nothing of histories or jobs.
 
 ::
 
@@ -30,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from hindscan.errors import UsageError
+from hindscan.room import ENGINE_FOLDER, ENGINE_MEMORY
 
 if TYPE_CHECKING:
     import duckdb
@@ -569,16 +571,19 @@ def database(process: int, *, planning: bool = False) -> duckdb.DuckDBPyConnecti
     """Open the engine, once per process (a fork must not share it); queries run on cursors, each in its caller's thread."""
     import duckdb
 
+    memory = os.environ.get(ENGINE_MEMORY)
+    folder = Path(os.environ.get(ENGINE_FOLDER, tempfile.gettempdir()))
     connection = duckdb.connect(
         ":memory:",
         config={
+            **({"memory_limit": f"{memory}B"} if memory else {}),
             "threads": 1,
             "preserve_insertion_order": True,
             "enable_external_access": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "allow_community_extensions": False,
-            "temp_directory": str(Path(tempfile.gettempdir()) / f"hindscan-duckdb-{process}"),
+            "temp_directory": str(folder / f"hindscan-duckdb-{process}"),
         },
     )
     connection.execute("SET GLOBAL TimeZone = 'UTC'")

@@ -22,6 +22,7 @@ from hindscan.plans.stopping import looks, reached, read_stop
 from hindscan.plans.sweep import finals
 from hindscan.runs.run import Settled
 from hindscan.tasks.bench import finished
+from hindscan.tasks.kept import KeptSlices
 from hindscan.tasks.tally import OUTPUT_MOST
 
 if TYPE_CHECKING:
@@ -126,17 +127,16 @@ def _together(prepared: Prepared, rounds: list[Executed]) -> Executed:
     for at, stage in enumerate(last.stages):
         keys = prepared.plan.stages[at].keys
         # A slice that the last look has cut short, or had whole, was another before: only what the last plan has is told.
-        made = [
+        kept = KeptSlices(
             one
             for each in rounds
             for one in each.stages[at].slices
             if keys[one.position : one.position + 1] == (one.key,)
-        ]
-        kept = {one.position: one for one in made}
+        )
         stages.append(
             msgspec.structs.replace(
                 stage,
-                slices=tuple(kept[position] for position in sorted(kept)),
+                slices=kept,
                 seconds=sum(each.stages[at].seconds for each in rounds),
             )
         )

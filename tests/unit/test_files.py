@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import feather
 
 from hindscan.errors import SourceMissing, UsageError
 from hindscan.files import (
@@ -24,7 +25,6 @@ from hindscan.files import (
     listing_root,
     place,
     read_bytes,
-    read_table,
     write_atomic,
     write_parquet_atomic,
     write_table_atomic,
@@ -169,10 +169,12 @@ def test_a_file_is_flushed_before_it_gets_its_name_and_its_folder_after(
     assert seen == ["file", "rename", "folder"]
 
 
-def test_tables_survive_both_formats(tmp_path: Path) -> None:
-    table = pa.table({"a": [1, None], "s": ["x", "y"]})
-    write_table_atomic(tmp_path / "t.arrow", table, compression="lz4")
-    assert read_table(tmp_path / "t.arrow").equals(table)
+@pytest.mark.parametrize("times", [1, 100_000], ids=["small", "large"])
+def test_tables_survive_both_formats(tmp_path: Path, times: int) -> None:
+    table = pa.table({"a": [1, None] * times, "s": ["x", "y"] * times})
+    size = write_table_atomic(tmp_path / "t.arrow", table, compression="lz4")
+    assert size == (tmp_path / "t.arrow").stat().st_size
+    assert feather.read_table(tmp_path / "t.arrow").equals(table)
     write_parquet_atomic(tmp_path / "t.parquet", table)
     assert pq.read_table(tmp_path / "t.parquet", page_checksum_verification=True).equals(table)
 

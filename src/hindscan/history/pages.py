@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hindscan.history.parquet_files import OpenFile
@@ -115,26 +114,25 @@ def check_headers(file: OpenFile, row_groups: Collection[int], columns: Collecti
         With row group and column, and what is wrong.
     """
     metadata = file.metadata
-    with file.place.filesystem.open_input_file(file.place.path) as stream:
-        for group in sorted(row_groups):
-            for at in range(metadata.num_columns):
-                chunk = metadata.row_group(group).column(at)
-                path = chunk.path_in_schema
-                if path in columns or path.split(".", 1)[0] in columns:
-                    try:
-                        _walk(stream, chunk)
-                    except (_Cut, ValueError, KeyError) as fault:
-                        raise ValueError(
-                            f"row group {group}, column {path!r}: {str(fault) or 'a header is cut short'}"
-                        ) from fault
+    for group in sorted(row_groups):
+        for at in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(at)
+            path = chunk.path_in_schema
+            if path in columns or path.split(".", 1)[0] in columns:
+                try:
+                    _walk(file, chunk)
+                except (_Cut, ValueError, KeyError) as fault:
+                    raise ValueError(
+                        f"row group {group}, column {path!r}: {str(fault) or 'a header is cut short'}"
+                    ) from fault
 
 
-def _walk(stream: pa.NativeFile, chunk: pq.ColumnChunkMetaData) -> None:
+def _walk(file: OpenFile, chunk: pq.ColumnChunkMetaData) -> None:
     begin = _begin(chunk)
     end = begin + chunk.total_compressed_size
     values, checked = 0, set()
     while begin < end and values < chunk.num_values:
-        header, length = _header(stream, begin, end)
+        header, length = _header(file, begin, end)
         kind = header[1]
         if kind in _COUNTED_IN:
             values += header[_COUNTED_IN[kind]][1]
@@ -158,11 +156,10 @@ def _begin(chunk: pq.ColumnChunkMetaData) -> int:
     return min(dictionary, chunk.data_page_offset)
 
 
-def _header(stream: pa.NativeFile, begin: int, end: int) -> tuple[_Fields, int]:
+def _header(file: OpenFile, begin: int, end: int) -> tuple[_Fields, int]:
     size = _HEADER_BYTES
     while True:
-        stream.seek(begin)
-        reading = _Compact(stream.read(min(size, end - begin)))
+        reading = _Compact(file.read_at(begin, min(size, end - begin)))
         try:
             return reading.fields(), reading.at
         except _Cut:
@@ -174,11 +171,11 @@ def _header(stream: pa.NativeFile, begin: int, end: int) -> tuple[_Fields, int]:
 def has_checksums(file: OpenFile, first: int, last: int) -> bool:
     """Tell whether the pages of row groups `[first, last)` carry checksums, going by the first page of each."""
     metadata = file.metadata
-    with file.place.filesystem.open_input_file(file.place.path) as stream:
-        for number in range(first, last):
-            group = metadata.row_group(number)
-            if metadata.num_columns and group.num_rows:
-                begin = _begin(group.column(0))
-                if _CRC not in _header(stream, begin, begin + group.column(0).total_compressed_size)[0]:
-                    return False
+    for number in range(first, last):
+        group = metadata.row_group(number)
+        if metadata.num_columns and group.num_rows:
+            chunk = group.column(0)
+            begin = _begin(chunk)
+            if _CRC not in _header(file, begin, begin + chunk.total_compressed_size)[0]:
+                return False
     return True

@@ -1,4 +1,4 @@
-"""Pinned Parquet files as a worker has them open: each footer is read once, however many slices the file has.
+"""Pinned Parquet files as a worker has them open: each is opened once for its headers, and its footer is read once, however many slices the file has.
 
 Serves promise 2 at the price of one reading: what a footer says cannot change while the file has the size and identity it was pinned with, and these are
 looked at before and after every slice. What is kept is kept under them; a file that is found to be another is forgotten, so that nothing read from it in
@@ -17,11 +17,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hindscan.files import Place
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
@@ -39,6 +40,7 @@ class OpenFile:
     #: Makes the whole file's fragment, which has not read its footer yet.
     make: Callable[[], ds.ParquetFileFragment] = field(repr=False)
     _fragment: ds.ParquetFileFragment | None = field(default=None, repr=False)
+    _stream: pa.NativeFile | None = field(default=None, repr=False)
 
     @property
     def fragment(self) -> ds.ParquetFileFragment:
@@ -59,6 +61,13 @@ class OpenFile:
     def metadata(self) -> pq.FileMetaData:
         """What the footer says, as Arrow has it. Raises as `fragment`."""
         return self.fragment.metadata
+
+    def read_at(self, begin: int, size: int) -> bytes:
+        """Read some bytes, at most as many as there are. Threads may read at once. Raises as `fragment`."""
+        stream: Any = self._stream  # the stubs of `read_at` do not know where
+        if stream is None:
+            stream = self._stream = self.place.filesystem.open_input_file(self.place.path)
+        return bytes(stream.read_at(size, begin))
 
 
 class Files:

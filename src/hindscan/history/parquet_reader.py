@@ -191,7 +191,7 @@ class ParquetSource:
 
     def _check_headers(self) -> None:
         """Look at the page headers of the columns that were read: checksums do not cover them, and what they hide is missing without a word."""
-        if not self._reader.verify or not self._reader.root.is_local:
+        if not self._reader.verify or not self._reader.root.is_local or not self._decodes:
             return
         for s in self._slices:
             read = self._decodes[s.position]

@@ -80,7 +80,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[bytes, ...] = ()
 
 
-class RowGroup(msgspec.Struct, frozen=True, kw_only=True):
+class RowGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One row group as the file's footer describes it."""
 
     rows: int

@@ -1,6 +1,6 @@
 """Folders that live as long as this process, or one command of it.
 
-Keeps the tidy half of promise 11: workers are killed, so nobody can clean up after himself. Each process locks the folder it makes; the kernel
+Keeps the tidy half of promise 11. A process that ends by itself removes its folder; workers are killed, and cannot. So each process locks the folder it makes; the kernel
 lets go of the lock whatever ends the process, and the next one that makes a folder removes those that nobody holds.
 
 ::
@@ -10,6 +10,7 @@ lets go of the lock whatever ends the process, and the next one that makes a fol
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import functools
@@ -28,7 +29,7 @@ _locks: list[int] = []
 
 
 @functools.cache
-def _home_of(_process: int) -> Path:
+def _home_of(process: int) -> Path:
     above = Path(tempfile.gettempdir()) / f"hindscan-{os.getuid()}"
     above.mkdir(mode=0o700, exist_ok=True)
     if above.stat().st_uid != os.getuid():
@@ -37,7 +38,13 @@ def _home_of(_process: int) -> Path:
     _sweep(above)
     made = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=above)).resolve()
     _locks.append(_lock(made / _HELD, os.O_CREAT))
+    atexit.register(_leave, made, process)
     return made
+
+
+def _leave(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a fork is at its end, too
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def home() -> Path:

@@ -57,6 +57,9 @@ DRAWS_VERSION: Final = 2
 #: Bytes of a digest; 40 hexadecimal digits.
 _SIZE: Final = 20
 
+#: Made once: `json.dumps` would make one for each slice.
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
 
 def digest_of(value: object) -> str:
     """Digest a value made of JSON values, times and dates.
@@ -71,8 +74,7 @@ def digest_of(value: object) -> str:
     TypeError
         The value has a part that has no canonical form.
     """
-    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.blake2b(text.encode(), digest_size=_SIZE).hexdigest()
+    return hashlib.blake2b(_encode(_canonical(value)).encode(), digest_size=_SIZE).hexdigest()
 
 
 def _canonical(value: object) -> object:

@@ -323,8 +323,8 @@ def _stage(
     unbounded: dict[str, str] = {}
     alone: tuple[str, ...] = ()
     if steps.start is None:
-        slices, unbounded = _without_idle_bounds(slices, keys_of, given)
-        keys = leaves = keys_of(slices)
+        slices, keys, unbounded = _without_idle_bounds(slices, keys_of, given)
+        leaves = keys
         to_do = {position for position, key in enumerate(keys) if not given.exists(key)}
     else:
         parts = in_order(pin, slices, job=job.name)
@@ -400,8 +400,8 @@ def _whole_stage(step: str, table: str | None, slices: tuple[Slice, ...], key: s
 
 def _without_idle_bounds(
     slices: tuple[Slice, ...], keys_of: Callable[[tuple[Slice, ...]], tuple[str, ...]], given: _Given
-) -> tuple[tuple[Slice, ...], dict[str, str]]:
-    """Leave out the upper bounds that stored partials show to cut off nothing; give for the others which key they would have without."""
+) -> tuple[tuple[Slice, ...], tuple[str, ...], dict[str, str]]:
+    """Leave out the upper bounds that stored partials show to cut off nothing; give slices and keys, and for the other bounds which key they would have without."""
     bounded = [s for s in slices if not isinstance(s, DrawSlice) and s.before is not None]
     opened = tuple(msgspec.structs.replace(s, before=None) for s in bounded)
     found = dict(zip([s.position for s in bounded], zip(opened, keys_of(opened), strict=True), strict=True))
@@ -413,7 +413,7 @@ def _without_idle_bounds(
     )
     keys = keys_of(chosen)
     kept = {s.position for s in chosen if s.position in found and s is not found[s.position][0]}
-    return chosen, {key: found[s.position][1] for s, key in zip(chosen, keys, strict=True) if s.position in kept}
+    return chosen, keys, {key: found[s.position][1] for s, key in zip(chosen, keys, strict=True) if s.position in kept}
 
 
 def _as_parts(

@@ -39,6 +39,8 @@ _FEW_KEYS: Final = 256
 #: More batches than this are put together where they are smaller than that on average: thousands of partials may be concatenated.
 _FEW_BATCHES: Final = 16
 _BATCH_BYTES: Final = 65_536
+#: Bytes of a file that is read whole, whatever of it is asked for.
+_SMALL_BYTES: Final = 65_536
 _Said = TypeVar("_Said")
 _KEY: Final = re.compile(r"[0-9a-z]{8,128}")
 _META: Final = b"hindscan"
@@ -91,7 +93,9 @@ def proof_of(meta: Meta, position: int) -> Proof | None:
 
 def proofs_of(meta: Meta) -> dict[int, Proof]:
     """Give the proofs of a partial that was made of several slices at once, by their positions; none of any other."""
-    proofs = msgspec.json.decode(meta.metadata.get(PROOFS, "[]"), type=list[Proof])
+    if PROOFS not in meta.metadata:
+        return {}
+    proofs = msgspec.json.decode(meta.metadata[PROOFS], type=list[Proof])
     return {proof.slice: proof for proof in proofs}
 
 
@@ -215,11 +219,12 @@ class Partials:
         hindscan.errors.CorruptPartial
             It is not there or is damaged; a damaged one is removed, so that it is computed again.
         """
-        path = self.path(key)
+        path = self._name(key)
         # Held open: a damaged file is removed only if it is still the one that was read.
         with _Opened(path, key) as handle:
             try:
-                table = files.read_table(files.local(str(path)))
+                with _opened_file(path, handle) as reader:
+                    table = reader.read_all()
                 meta = _meta_of(table.schema)
                 # Damaged offsets would lead the digest out of the buffers.
                 table.validate(full=True)
@@ -238,10 +243,10 @@ class Partials:
         hindscan.errors.CorruptPartial
             As `read`.
         """
-        path = self.path(key)
+        path = self._name(key)
         with _Opened(path, key) as handle:
             try:
-                with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                with _opened_file(path, handle) as reader:
                     said = _meta_of(reader.schema).parts[part]
                     batches = [reader.get_batch(number) for number in range(said.first, said.last)]
                     table = pa.Table.from_batches(batches, reader.schema).replace_schema_metadata(None)
@@ -293,10 +298,10 @@ class Partials:
         return self._of_schema(key, pa.Schema.remove_metadata)
 
     def _of_schema(self, key: str, what: Callable[[pa.Schema], _Said]) -> _Said:
-        path = self.path(key)
+        path = self._name(key)
         with _Opened(path, key) as handle:
             try:
-                with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                with _opened_file(path, handle) as reader:
                     return what(reader.schema)
             except _DAMAGE as fault:
                 raise _damaged(path, key, handle, fault) from fault
@@ -359,7 +364,7 @@ def _in_fewer_batches(table: pa.Table) -> pa.Table:
 class _Opened:
     """The file of a partial, held open."""
 
-    def __init__(self, path: Path, key: str) -> None:
+    def __init__(self, path: str, key: str) -> None:
         self._path, self._key = path, key
 
     def __enter__(self) -> int:
@@ -367,13 +372,21 @@ class _Opened:
             self._handle = os.open(self._path, os.O_RDONLY)
         except FileNotFoundError:
             raise CorruptPartial(
-                f"While reading partial {self._key}: it must be in {self._path.parent}; it is not there. It is computed again by a retry.",
+                f"While reading partial {self._key}: it must be in {Path(self._path).parent}; it is not there. It is computed again by a retry.",
                 key=self._key,
             ) from None
         return self._handle
 
     def __exit__(self, *_: object) -> None:
         os.close(self._handle)
+
+
+def _opened_file(path: str, handle: int) -> pa.RecordBatchFileReader:
+    """Open a partial for reading: a small one is taken in with one call, since mapping it takes ten; of a large one only what is asked for is touched."""
+    size = os.fstat(handle).st_size
+    source = pa.BufferReader(os.pread(handle, size, 0)) if size <= _SMALL_BYTES else pa.memory_map(path)
+    # A pool of one thread would only be waited for.
+    return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(use_threads=pa.cpu_count() > 1))
 
 
 def _digest(key: str, table: pa.Table) -> str:
@@ -395,11 +408,11 @@ def _meta_of(schema: pa.Schema) -> Meta:
     return _meta.decode(document)
 
 
-def _damaged(path: Path, key: str, handle: int, fault: BaseException) -> CorruptPartial:
+def _damaged(path: str, key: str, handle: int, fault: BaseException) -> CorruptPartial:
     try:
-        now, then = path.stat(), os.fstat(handle)
+        now, then = Path(path).stat(), os.fstat(handle)
         if (now.st_dev, now.st_ino) == (then.st_dev, then.st_ino):
-            path.unlink()
+            Path(path).unlink()
     except FileNotFoundError:
         pass  # Somebody else has found it damaged too.
     return CorruptPartial(

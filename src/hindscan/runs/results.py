@@ -24,7 +24,8 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -69,7 +70,9 @@ _SWEEP_SECONDS: Final = 86_400
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SNAPSHOT: Final = b"hindscan.snapshot"
 #: Slices of snapshot.parquet that are rows in Python at the same time.
-_ROWS_AT_ONCE: Final = 4096
+_ROWS_AT_ONCE: Final = 1024
+#: Slices of a row group of snapshot.parquet.
+_ROWS_PER_GROUP: Final = 16_384
 
 
 class SliceRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,7 +196,7 @@ def publish(
     table: pa.Table | Rows,
     manifest: Manifest,
     snapshot: Snapshot,
-    slices: Sequence[SliceRecord],
+    slices: Iterable[SliceRecord],
     charts: Mapping[str, bytes] | None = None,
 ) -> Published:
     """Publish a run's result, once.
@@ -210,7 +213,7 @@ def publish(
         What is known of the run; names job and run.
     snapshot : Snapshot
         What was read; stored whole in snapshot.parquet.
-    slices : sequence of SliceRecord
+    slices : iterable of SliceRecord
         One for each slice of each stage.
     charts : mapping, optional
         Content by file name, such as ``chart.vl.json``.
@@ -263,7 +266,7 @@ def _write(
     table: pa.Table | Rows,
     manifest: Manifest,
     snapshot: Snapshot,
-    slices: Sequence[SliceRecord],
+    slices: Iterable[SliceRecord],
     charts: Mapping[str, bytes],
 ) -> Manifest:
     result = attempt / "result.parquet"
@@ -275,7 +278,10 @@ def _write(
         digest = table_digest(files.ParquetColumns(result))
     point("results.table_written")
     pinned = msgspec.json.encode(snapshot, order="deterministic")
-    files.write_parquet_atomic(attempt / "snapshot.parquet", _slice_table(slices, pinned), named=False)
+    schema = _COLUMNS.with_metadata({_SNAPSHOT: pinned})
+    files.write_parquet_stream(
+        attempt / "snapshot.parquet", schema, _slice_tables(slices), row_group_rows=_ROWS_PER_GROUP, named=False
+    )
     for name, content in charts.items():
         files.write_atomic(attempt / name, content, named=False)
     point("results.snapshot_written")
@@ -299,16 +305,13 @@ def _write(
     return complete
 
 
-def _slice_table(slices: Sequence[SliceRecord], pinned: bytes) -> pa.Table:
+def _slice_tables(slices: Iterable[SliceRecord]) -> Iterator[pa.Table]:
     # Through JSON and not `from_pylist`: that would import pandas, which takes longer than a small run, and make some kilobytes of each row.
     # Some rows at a time, as a run may have 100,000 slices.
-    lines = msgspec.json.Encoder()
-    tables = [
-        _table_of_lines(lines.encode_lines([_slice_row(record) for record in slices[i : i + _ROWS_AT_ONCE]]))
-        for i in range(0, len(slices), _ROWS_AT_ONCE)
-    ]
-    table = pa.concat_tables(tables) if tables else _COLUMNS.empty_table()
-    return table.replace_schema_metadata({_SNAPSHOT: pinned})
+    encode = msgspec.json.Encoder().encode_lines
+    rest = iter(slices)
+    while rows := [_slice_row(record) for record in islice(rest, _ROWS_AT_ONCE)]:
+        yield _table_of_lines(encode(rows))
 
 
 def _table_of_lines(lines: bytes) -> pa.Table:

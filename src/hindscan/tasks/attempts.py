@@ -28,7 +28,7 @@ from hindscan.errors import CorruptPartial, OutOfMemory, WorkerDied
 from hindscan.tasks.executor import Executor, Finished, Lost, Work
 from hindscan.tasks.task import Done, Failed, Receipt, Task
 
-__all__ = ["Hearing", "Made", "Piece", "make_pieces"]
+__all__ = ["Hearing", "Piece", "make_pieces"]
 
 #: How often a piece is tried in all before its failure counts.
 ATTEMPTS: Final = 3
@@ -58,14 +58,6 @@ class Hearing(msgspec.Struct, frozen=True, kw_only=True):
     printed: Callable[[str], None]
 
 
-class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. Without failures every piece is done, unless it was stopped."""
-
-    done: tuple[Done, ...]
-    #: For good; the first is the one that came first.
-    failed: tuple[Failed, ...]
-
-
 def make_pieces(
     lines: Iterable[Sequence[Sequence[Piece]]],
     build: Callable[[Sequence[Piece]], Task],
@@ -76,8 +68,8 @@ def make_pieces(
     ordered: bool = False,
     kept: Callable[[Piece], Done | None] | None = None,
     tolerated: int = 0,
-) -> Made:
-    """Make pieces.
+) -> list[Failed]:
+    """Make pieces; what is done is told as it comes, and kept by whoever hears it.
 
     Parameters
     ----------
@@ -98,6 +90,11 @@ def make_pieces(
         Gives what a lost task had stored of a piece; None if there is nothing, or nothing that is surely its own.
     tolerated : int
         Pieces that may fail for good beside the `FAILURES_MOST` after which no more are begun.
+
+    Returns
+    -------
+    list of Failed
+        For good; the first is the one that came first. Without any every piece is done, unless it was stopped.
     """
     making = _Making(build, executor, stop, hearing, ordered=ordered, kept=kept, most=FAILURES_MOST + tolerated)
     return making.make(lines)
@@ -107,7 +104,7 @@ _Line = deque[Sequence[Piece]]
 
 
 class _Making:
-    """The lines that are still to be made, and what has come of the others."""
+    """The lines that are still to be made, and what has failed of the others."""
 
     def __init__(
         self,
@@ -123,7 +120,6 @@ class _Making:
         self._most = most
         self._build, self._executor, self._stop, self._hearing = build, executor, stop, hearing
         self._ordered, self._kept = ordered, kept
-        self._done: list[Done] = []
         self._failed: list[Failed] = []
         self._attempts: Counter[str] = Counter()
         #: Lines to be worked on beside others, those whose next group waits for a second attempt, and those that must be alone with their process.
@@ -135,8 +131,8 @@ class _Making:
         self._hungry: set[str] = set()
         self._single = False
 
-    def make(self, lines: Iterable[Sequence[Sequence[Piece]]]) -> Made:
-        """Work until all is done, or has failed, or is stopped."""
+    def make(self, lines: Iterable[Sequence[Sequence[Piece]]]) -> list[Failed]:
+        """Work until all is done, or has failed, or is stopped; give what failed."""
         more = (deque(line) for line in lines if line)
         in_line = isinstance(lines, Sequence) and any(len(line) > 1 for line in lines)
         # Lines that go on are compared with each other, so all must be there; of single tasks one at hand is enough.
@@ -167,7 +163,7 @@ class _Making:
                 self._stop.wait(PAUSE_SECONDS * most)
             self._ready.extend(self._again)
             self._again = []
-        return Made(done=tuple(self._done), failed=tuple(self._failed))
+        return self._failed
 
     def _pausing(self, workers: int, *, alone: bool) -> Callable[[], bool]:
         """Tell when lines that go on for long take no next task."""
@@ -195,8 +191,8 @@ class _Making:
         if receipt.output:
             self._hearing.printed(receipt.output)
         for made in receipt.done:
-            self._note(made, receipt)
-        self._attempts.update([*(made.key for made in receipt.done), *(fault.key for fault in receipt.failed)])
+            self._hearing.done(made, receipt)
+        self._attempts.update(fault.key for fault in receipt.failed)
         # A damaged partial does not get better by reading it again: whoever asked for the pieces has it made anew.
         final = [
             f
@@ -218,7 +214,7 @@ class _Making:
         """Take in that a task is lost: what is left of it is to be tried again, alone."""
         left = list(line[0])
         while self._kept is not None and left and (stored := self._kept(left[0])) is not None:
-            self._note(stored, Receipt(task="", kind="slices"))
+            self._hearing.done(stored, Receipt(task="", kind="slices"))
             left.pop(0)
         reason = f"{lost.out_of_memory}: {lost.reason}" if lost.out_of_memory else lost.reason
         self._hearing.lost(left, reason)
@@ -247,10 +243,6 @@ class _Making:
                 line.appendleft(left[:1])
             return [line]
         return [deque([[piece]]) for piece in left]
-
-    def _note(self, made: Done, receipt: Receipt) -> None:
-        self._done.append(made)
-        self._hearing.done(made, receipt)
 
     def _fail(self, fault: Failed) -> None:
         self._failed.append(fault)

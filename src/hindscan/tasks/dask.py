@@ -88,6 +88,7 @@ class DaskExecutor:
     """
 
     def __init__(self, workers: int = 2, address: str | None = None, memory: int | None = None) -> None:
+        self._memory = memory
         self._guard = Guard(memory)
         self._count = workers
         self._address = address
@@ -349,7 +350,9 @@ class DaskExecutor:
         while len(self._named) < self._count:
             self._number += 1
             name = f"hindscan-{self._number}"
-            process = start(self._inbox, "hindscan.tasks.dask:worker_main", name, self._folder.name)
+            process = start(
+                self._inbox, "hindscan.tasks.dask:worker_main", name, self._folder.name, memory=self._memory
+            )
             self._named[name] = process
             if self._cluster is not None:
                 process.send(("connect", self._cluster.scheduler_address))

@@ -135,16 +135,16 @@ def execute(
         )
     _carry_out(stages)
     outcome = [stage.outcome() for stage in stages]
-    done = [d for stage in outcome for d in stage.slices]
+    computed = sum(len(stage.slices) for stage in outcome)
     return Executed(
         finished=outcome[-1].finished,
         results=outcome[-1].results,
         stages=tuple(outcome),
-        computed=len(done),
-        reused=sum(stage.coverage.slices_done for stage in outcome) - len(done),
+        computed=computed,
+        reused=sum(stage.coverage.slices_done for stage in outcome) - computed,
         retried=tally.retried,
         cpu_seconds=tally.cpu_seconds,
-        bytes_read=sum(d.proof.bytes for d in done if d.proof is not None),
+        bytes_read=sum(d.proof.bytes for stage in outcome for d in stage.slices if d.proof is not None),
         seconds=time.monotonic() - began,
         output=tally.output,
     )

@@ -20,6 +20,7 @@ import fcntl
 import os
 import queue
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -32,7 +33,10 @@ from typing import IO, Any, Final, TypeAlias
 
 import msgspec
 
-__all__ = ["ENGINE_THREADS", "Frames", "Inbox", "Process", "become_worker", "start"]
+from hindscan.jobs.scratch import home
+from hindscan.room import ENGINE_FOLDER, ENGINE_MEMORY
+
+__all__ = ["ENGINE_SHARE", "ENGINE_THREADS", "Frames", "Inbox", "Process", "become_worker", "start"]
 
 #: One engine thread for each slice (promise 8): sums of floats must not depend on a pool's size. Set before any library is imported.
 ENGINE_THREADS: Final[Mapping[str, str]] = dict.fromkeys(
@@ -60,6 +64,8 @@ MEMORY: Final[Mapping[str, str]] = {
 
 #: Where several threads work: for one and for its clients.
 ARENAS_PER_THREAD: Final = 2
+#: Part of a worker's memory that its SQL engine may hold: what a statement reads and what it returns are tables in Arrow beside it.
+ENGINE_SHARE: Final = 0.25
 
 #: Bytes of a dead worker's standard error that its reason shows.
 _LAST_WORDS: Final = 2_000
@@ -104,12 +110,15 @@ class Process:
     before has been heard.
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes], lifeline: int, errors: IO[bytes], inbox: Inbox) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes], lifeline: int, errors: IO[bytes], spilled: Path, inbox: Inbox
+    ) -> None:
         assert popen.stdin is not None
         assert popen.stdout is not None
         self._popen = popen
         self._lifeline = lifeline
         self._errors = errors
+        self._spilled = spilled
         self._frames = Frames(popen.stdout, popen.stdin)
         self._inbox = inbox
         self._reader = threading.Thread(target=self._read, name=f"hindscan-worker-{popen.pid}", daemon=True)
@@ -151,6 +160,7 @@ class Process:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+        shutil.rmtree(self._spilled, ignore_errors=True)
 
     def reason(self) -> str:
         """Say how it ended, with the last it wrote to its standard error."""
@@ -177,6 +187,7 @@ def start(
     paths: Sequence[str] = (),
     folder: str | os.PathLike[str] | None = None,
     threads: int = 1,
+    memory: int | None = None,
 ) -> Process:
     """Start a worker; returns at once, while the worker imports.
 
@@ -196,7 +207,14 @@ def start(
         Its working directory. Default: this process's.
     threads : int
         How many of its threads work at a time.
+    memory : int, optional
+        Bytes it may take. Its SQL engine holds as much of that as `ENGINE_SHARE` says and puts the rest into files, which are gone with the worker. Default: as much
+        as the engine takes of its own accord.
     """
+    spilled = Path(tempfile.mkdtemp(prefix="spilled-", dir=home()))
+    engine = {ENGINE_FOLDER: str(spilled)}
+    if memory is not None:
+        engine[ENGINE_MEMORY] = str(int(memory * ENGINE_SHARE))
     reading, writing = os.pipe()
     errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the process
     module, _, function = program.partition(":")
@@ -218,13 +236,14 @@ def start(
                 "MALLOC_ARENA_MAX": str(ARENAS_PER_THREAD * threads if threads > 1 else 1),
                 **os.environ,
                 **ENGINE_THREADS,
+                **engine,
             },
             cwd=folder,
             start_new_session=True,
         )
     finally:
         os.close(reading)
-    return Process(popen, writing, errors, inbox)
+    return Process(popen, writing, errors, spilled, inbox)
 
 
 def become_worker(lifeline: int) -> Frames:

@@ -36,6 +36,7 @@ from hindscan.runs.partials import Partials, proofs_of
 from hindscan.tasks.attempts import Piece, make_pieces
 from hindscan.tasks.bench import found
 from hindscan.tasks.executor import Executor
+from hindscan.tasks.kept import KeptSlices
 from hindscan.tasks.tally import Tally
 from hindscan.tasks.task import Assignment, Checkpoints, Done, Failed, Task, TaskKind, pack
 
@@ -55,8 +56,8 @@ class StageDone(msgspec.Struct, frozen=True, kw_only=True):
     step: str
     #: As `Stage.join`.
     join: str | None = None
-    #: By position; what was computed now. Reused slices have theirs in their partials.
-    slices: tuple[Done, ...]
+    #: What was computed now. Reused slices have theirs in their partials.
+    slices: KeptSlices
     combined: str
     finished: str
     #: Keys of what is stored of the finished table; see `Executed.results`.
@@ -100,7 +101,7 @@ class StageWork:
         self._pace = pace
         self._there = {stage.keys[position] for position in stage.reused}
         self._forgotten: set[str] = set(plan.anew)
-        self._done: dict[int, Done] = {}
+        self._done = KeptSlices()
         self._seconds = 0.0
         self._nodes = _inner(stage)
         #: By position of their slices.
@@ -153,7 +154,7 @@ class StageWork:
         return StageDone(
             step=self._stage.step,
             join=self._stage.join,
-            slices=tuple(self._done[position] for position in sorted(self._done)),
+            slices=self._done,
             combined=self._stage.combined,
             finished=self._stage.finished,
             results=tuple(self._stage.results),
@@ -213,7 +214,7 @@ class StageWork:
             kept=self.kept,
             tolerated=self._tolerated - len(self._failed),
         )
-        for done in self._done.values():
+        for done in self._done if stage.unbounded else ():
             # A bound that cut off nothing need not have been there: a run as of a later time finds the partial so.
             if done.key in stage.unbounded and holds(stage.slices[done.position], done.proof):
                 self._partials.link(done.key, stage.unbounded[done.key])
@@ -245,8 +246,8 @@ class StageWork:
         self._make([[piece]], lambda _: self._task("whole", slices=stage.slices, keys=(key,)))
         meta = self._partials.read_meta(key)
         for position, proof in proofs_of(meta).items():
-            self._done[position] = Done(
-                position=position, key=key, rows=meta.rows, bytes=0, digest=meta.digest, seconds=0.0, cpu_seconds=0.0, proof=proof
+            self._done.keep(
+                Done(position=position, key=key, rows=meta.rows, bytes=0, digest=meta.digest, seconds=0.0, cpu_seconds=0.0, proof=proof)
             )  # fmt: skip
             self._tally.observe(
                 SliceFinished(run=self._tally.run, stage=stage.step, slice=position, rows=proof.records, seconds=0.0, cpu_seconds=0.0, worker="")
@@ -433,22 +434,24 @@ class StageWork:
         owners: Mapping[str, StageWork] | None = None,
     ) -> None:
         """Have pieces made, of this stage or of its owner; raise what the first of them failed with."""
-        made = make_pieces(
+
+        def take(done: Done) -> None:
+            (self if owners is None else owners[done.key]).take_in(done, is_slice=read is not None)
+
+        failed = make_pieces(
             lines,
             build,
             executor=self._executor,
             stop=self._stop,
-            hearing=self._tally.hearing(self._stage.step, read),
+            hearing=self._tally.hearing(self._stage.step, take, read),
             ordered=ordered,
             kept=kept,
             tolerated=tolerated,
         )
-        for done in made.done:
-            (self if owners is None else owners[done.key]).take_in(done, is_slice=read is not None)
-        if made.failed and not self._tolerate(made.failed, tolerated):
+        if failed and not self._tolerate(failed, tolerated):
             # Of nodes the one that came first: in a tree made by one task those above a damaged partial fail after it, for want of it.
-            first = min(made.failed, key=lambda fault: fault.position) if read is not None else made.failed[0]
-            raise _error(first, len(made.failed), slices=read is not None)
+            first = min(failed, key=lambda fault: fault.position) if read is not None else failed[0]
+            raise _error(first, len(failed), slices=read is not None)
         if self._stop.is_set():
             raise RunCancelled(
                 f"Carrying out job {self._plan.job.name}: it was stopped. The partials that were done are kept; retry the run to go on.",
@@ -457,11 +460,13 @@ class StageWork:
 
     def take_in(self, done: Done, *, is_slice: bool) -> None:
         """Take in that a piece is made."""
-        stored = {done.key, self._states.get(done.key, done.key)}
+        # The plan's own text of a key, so that it is there once.
+        key = self._stage.keys[done.position] if is_slice else done.key
+        stored = {key, self._states.get(key, key)}
         self._there |= stored
         self._forgotten -= stored
         if is_slice:
-            self._done[done.position] = done
+            self._done.keep(done)
 
     def _tolerate(self, faults: Sequence[Failed], tolerated: int) -> bool:
         """Leave out slices that failed, if that many may and none of them means that data is lost; tell whether."""

@@ -33,11 +33,12 @@ class Tally:
         self.output = ""
         self.ids = (f"{secrets.token_hex(4)}-{number}" for number in itertools.count())
 
-    def hearing(self, stage: str, read: Callable[[Done], int] | None) -> Hearing:
-        """Listen for one stage; `read` gives the rows of a slice, and None means that pieces are no slices."""
+    def hearing(self, stage: str, take: Callable[[Done], None], read: Callable[[Done], int] | None) -> Hearing:
+        """Listen for one stage, which takes what is done; `read` gives the rows of a slice, and None means that pieces are no slices."""
 
         def done(made: Done, receipt: Receipt) -> None:
             self.cpu_seconds += made.cpu_seconds
+            take(made)
             if read is not None:
                 self.observe(
                     SliceFinished(

@@ -117,7 +117,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     part: int = 0
 
 
-class Done(msgspec.Struct, frozen=True, kw_only=True):
+class Done(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One slice or node: its partial is stored under `key`."""
 
     position: int

@@ -56,6 +56,7 @@ class ThreadsExecutor:
     def __init__(self, workers: int, memory: int | None = None, folder: str | os.PathLike[str] | None = None) -> None:
         self._workers = workers
         self._folder = folder
+        self._memory = memory
         self._guard = Guard(memory)
         self._child: Process | None = None
         self._inbox: Inbox = queue.SimpleQueue()
@@ -129,6 +130,7 @@ class ThreadsExecutor:
                 str(self._workers),
                 folder=self._folder,
                 threads=self._workers,
+                memory=None if self._memory is None else self._memory * self._workers,
             )
         return self._child
 

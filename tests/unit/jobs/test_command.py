@@ -558,8 +558,10 @@ def test_folders_of_processes_that_were_killed_are_removed_by_the_next_one(tmp_p
     assert left.is_dir()
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    last, _ = start()
+    last, own = start()
     assert not left.exists()
     assert kept.is_dir()
     for process in (living, last):
         process.communicate("\n")
+    assert not kept.exists()
+    assert not own.exists()

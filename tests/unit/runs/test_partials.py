@@ -19,6 +19,8 @@ from hindscan.runs.digest import table_digest
 from hindscan.runs.partials import Partials
 
 KEY = "0123456789abcdef0123456789abcdef"
+#: Rows of a partial that is mapped when it is read; smaller ones are read whole.
+MAPPED = 50_000
 PROOF = Proof(slice=3, records=10, bytes=99, first_offset=5, last_offset=20, invisible=6, digest="d", unverified="mock")
 
 
@@ -38,15 +40,16 @@ def partials(tmp_path: Path) -> Partials:
     return Partials(tmp_path / "artefacts")
 
 
-def test_what_is_read_is_what_was_written(partials: Partials) -> None:
-    table = a_table().replace_schema_metadata({"pandas": "..."})
+@pytest.mark.parametrize("rows", [1000, MAPPED])
+def test_what_is_read_is_what_was_written(partials: Partials, rows: int) -> None:
+    table = a_table(rows).replace_schema_metadata({"pandas": "..."})
     digest, size = partials.write(KEY, table, PROOF, {"worker": "w1"})
-    assert partials.read(KEY) == a_table()
+    assert partials.read(KEY) == a_table(rows)
     assert partials.read(KEY).schema.metadata is None
     assert digest == table_digest(table)
     assert size == partials.path(KEY).stat().st_size
     meta = partials.read_meta(KEY)
-    assert (meta.digest, meta.rows, meta.metadata) == (digest, 1000, {"worker": "w1"})
+    assert (meta.digest, meta.rows, meta.metadata) == (digest, rows, {"worker": "w1"})
     assert partials.read_proof(KEY) == PROOF
 
 
@@ -183,9 +186,12 @@ print(found, harmless)
     assert found > harmless, (found, harmless)
 
 
+@pytest.mark.parametrize("rows", [1000, MAPPED])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_a_file_cut_short_is_found_removed_and_can_be_written_again(partials: Partials, share: float) -> None:
-    partials.write(KEY, a_table(), PROOF)
+def test_a_file_cut_short_is_found_removed_and_can_be_written_again(
+    partials: Partials, share: float, rows: int
+) -> None:
+    partials.write(KEY, a_table(rows), PROOF)
     content = partials.path(KEY).read_bytes()
     partials.path(KEY).write_bytes(content[: int(len(content) * share)])
     with pytest.raises(CorruptPartial, match="computed again by a retry") as caught:

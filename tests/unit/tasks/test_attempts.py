@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hindscan.tasks.attempts import ATTEMPTS, Hearing, Made, Piece, make_pieces
+from hindscan.tasks.attempts import ATTEMPTS, Hearing, Piece, make_pieces
 from hindscan.tasks.executor import Finished, Lost, Outcome, Work
 from hindscan.tasks.task import Done, Failed, Packed, Receipt, Task
 
@@ -86,7 +86,7 @@ def go(lines: list[list[list[str]]], behave: Behaviour, *, workers: int = 2, dra
         again=lambda count: heard.append(f"again {count}"),
         printed=lambda _: None,
     )
-    made = make_pieces(
+    faults = make_pieces(
         [[[Piece(key=key, position=0, name=key) for key in group] for group in line] for line in lines],
         lambda pieces: Task(
             id=str(next(ids)),
@@ -100,7 +100,7 @@ def go(lines: list[list[list[str]]], behave: Behaviour, *, workers: int = 2, dra
         ordered=True,
         kept=lambda piece: finished(piece.key) if piece.key in stored else None,
     )
-    return made, executor, heard
+    return faults, executor, heard
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +108,8 @@ def no_pause(monkeypatch):
     monkeypatch.setattr("hindscan.tasks.attempts.PAUSE_SECONDS", 0.0)
 
 
-def keys_of(made: Made) -> list[str]:
-    return [done.key for done in made.done]
+def done_of(heard: list[str]) -> list[str]:
+    return sorted(said for said in heard if " " not in said)
 
 
 LINES = [[["a1", "a2"], ["a3"], ["a4", "a5"]], [["b1"], ["b2", "b3"]], [["c1"]]]
@@ -123,11 +123,11 @@ def test_what_is_behind_in_a_line_never_begins_before_what_is_ahead_is_done(data
     draw = lambda n: data.draw(st.integers(0, n - 1))  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hindscan.tasks.attempts.PAUSE_SECONDS", 0.0)
-        made, executor, _ = go(
+        faults, executor, heard = go(
             LINES, lambda key, n: how.get(key, "") if n < ATTEMPTS else "", workers=workers, draw=draw
         )
-    assert sorted(keys_of(made)) == ALL
-    assert not made.failed
+    assert done_of(heard) == ALL
+    assert not faults
     assert executor.at_once <= workers
     for name in "abc":
         order = [key for key, _ in executor.begun if key[0] == name]
@@ -138,16 +138,16 @@ def test_what_is_behind_in_a_line_never_begins_before_what_is_ahead_is_done(data
 
 
 def test_a_failure_ends_its_line_and_no_other():
-    made, executor, _ = go(LINES, lambda key, _: "fail" if key == "a2" else "")
-    assert sorted(keys_of(made)) == ["a1", "b1", "b2", "b3", "c1"]
-    assert [fault.key for fault in made.failed] == ["a2"]
+    faults, executor, heard = go(LINES, lambda key, _: "fail" if key == "a2" else "")
+    assert done_of(heard) == ["a1", "b1", "b2", "b3", "c1"]
+    assert [fault.key for fault in faults] == ["a2"]
     assert not any(key in ("a3", "a4", "a5") for key, _ in executor.begun)
 
 
 def test_a_piece_that_always_kills_its_worker_is_named_alone_and_what_was_stored_before_it_is_done():
-    made, executor, heard = go(LINES, lambda key, _: "die" if key == "a2" else "")
-    assert sorted(keys_of(made)) == ["a1", "b1", "b2", "b3", "c1"]
-    assert [(fault.key, fault.error) for fault in made.failed] == [("a2", "WorkerDied")]
+    faults, executor, heard = go(LINES, lambda key, _: "die" if key == "a2" else "")
+    assert done_of(heard) == ["a1", "b1", "b2", "b3", "c1"]
+    assert [(fault.key, fault.error) for fault in faults] == [("a2", "WorkerDied")]
     assert [key for key, _ in executor.begun].count("a1") == 1
     assert [alone for key, alone in executor.begun if key == "a2"] == [False, True, True]
     assert heard.count("lost a2") == 3
