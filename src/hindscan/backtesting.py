@@ -127,10 +127,10 @@ def events(
     if not rows:
         return _received(_load(project), type, bounds)
     if history is not None:
+        from hindscan.engine import quoted
         from hindscan.explore import PinnedHistory
         from hindscan.history.snapshot import Window
         from hindscan.pinned import pin_history
-        from hindscan.query import quoted
 
         loaded = _load(project)
         pinned = PinnedHistory(loaded, pin_history(loaded, history, Window()))

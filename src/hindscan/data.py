@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import pyarrow as pa
 
+from hindscan.condition import Where
+from hindscan.engine import Values, database, failed_while_running, plain
 from hindscan.errors import UsageError
-from hindscan.query import Read, Values, Where, database, failed_while_running, plain, reads_of
+from hindscan.query import Read, reads_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -33,9 +33,9 @@ from hindscan.history.snapshot import Reader, Slice
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
+    from hindscan.condition import Where
     from hindscan.config import Project
     from hindscan.data import Proof, Source
-    from hindscan.query import Where
 
 __all__ = ["PoisonedReader", "PoisonedSource", "Poisoning", "Shadow", "cast_shadow", "poison", "poison_readers"]
 

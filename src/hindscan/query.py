@@ -1,12 +1,8 @@
-"""What a statement will look at, found before anything is read; and the engine that runs it.
+"""What a statement will look at, found before anything is read.
 
 Keeps the reading half of promises 8 and 12. A statement is planned over empty tables first: one that does anything but read is refused, and of each table the
-columns it looks at are known, so that nothing else is decoded. Where its rows are filtered by a WHERE that speaks of one table alone, that condition is cut out
-as a `Where`: a source may decode the condition's columns of every row, and the others only of the rows that pass. The statement itself stays as
-it is and filters again, so that a source that leaves out nothing gives the same result.
-
-The engine is DuckDB with one thread, UTC, and no way to any file, network or extension. What a statement holds beyond its room in memory goes to the disk (promise 10).
-Foundation: knows nothing of histories or jobs.
+columns it looks at are known, so that nothing else is decoded; so is the condition its rows must fulfil, where `condition` can cut one out. The statement itself stays as
+it is and filters again, so that a source that leaves out nothing gives the same result. Foundation: knows nothing of histories or jobs.
 
 ::
 
@@ -19,117 +15,21 @@ import functools
 import json
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
+from hindscan.condition import Where, where_of
+from hindscan.engine import Values, database, quoted
 from hindscan.errors import UsageError
-from hindscan.room import ENGINE_FOLDER, ENGINE_MEMORY
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow.compute as pc
-    import pyarrow.dataset as ds
 
-__all__ = ["Read", "Values", "Where", "database", "failed_while_running", "mappings_in", "plain", "quoted", "reads_of"]
-
-
-Comparison = Literal["=", "<", "<=", ">", ">="]
-
-
-class Where(msgspec.Struct, frozen=True, kw_only=True):
-    """A condition on the rows of one table: those for which it is not true need not be given."""
-
-    #: Name of the table in the condition.
-    table: str
-    #: A statement that gives one column of truth values, a row for each row of the table.
-    query: str
-    #: What the ``$name`` in it stand for.
-    values: dict[str, object]
-    #: The columns it looks at.
-    columns: list[str]
-    #: Comparisons of a column with a value that all rows that pass fulfil: perhaps not all that the condition says, but what statistics can be asked.
-    implied: tuple[tuple[str, Comparison, object], ...] = ()
-    #: They say all of it.
-    is_implied: bool = False
-    #: A statement that gives the rows of the table that pass; None where the condition may fail on a value, so that it must be asked of every row.
-    rows: str | None = None
-
-    def may_pass(self, schema: pa.Schema) -> pc.Expression | None:
-        """Give what all rows that pass fulfil in Arrow's terms, to leave out whatever has none of them; None: nothing is known.
-
-        Parameters
-        ----------
-        schema : pyarrow.Schema
-            Columns of the table.
-        """
-        import pyarrow.compute as pc
-
-        kinds = {name: schema.field(name).type for name, _, _ in self.implied}
-        stored = [(name, how, _as_stored(value, kinds[name])) for name, how, value in self.implied]
-        known = [(pc.field(name), how, scalar) for name, how, scalar in stored if scalar is not None]
-        return cast("pc.Expression | None", _all_hold(known))
-
-    def keeps(self, rows: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Tell which rows pass.
-
-        Parameters
-        ----------
-        rows : pyarrow.Table
-            With at least the columns the condition looks at.
-
-        Returns
-        -------
-        numpy.ndarray
-            One truth value a row; of unknown ones (null) it is false, as in SQL.
-        """
-        kept = self._kept_plainly(rows) if self.is_implied else None
-        if kept is None:
-            kept = self._kept_by_engine(rows)
-        return np.asarray(kept.fill_null(False).combine_chunks().to_numpy(zero_copy_only=False), bool)
-
-    def _kept_plainly(self, rows: pa.Table) -> Any | None:
-        """Compare columns with values, which takes a tenth of the time of planning a statement; None where the engine may see it otherwise."""
-        stored = []
-        for name, how, value in self.implied:
-            kind = rows.schema.field(name).type
-            scalar = None if _comparable(kind) is None else _as_stored(value, kind)
-            if scalar is None:
-                return None
-            stored.append((rows.column(name), how, scalar))
-        return _all_hold(stored)
-
-    def _kept_by_engine(self, rows: pa.Table) -> Any:
-        with closing(database(os.getpid()).cursor()) as cursor:
-            cursor.register(self.table, rows)
-            return cursor.sql(self.query, params=self.values or None).to_arrow_table().column(0)
-
-    def passing(self, rows: ds.Dataset, column: str) -> np.ndarray[Any, Any]:
-        """Give one column of the rows that pass, as statistics let the data set skip the others.
-
-        Parameters
-        ----------
-        rows : pyarrow.dataset.Dataset
-            With at least the columns the condition looks at, and `column`.
-        column : str
-            The one whose values are wanted, an integer without nulls.
-        """
-        with closing(database(os.getpid()).cursor()) as cursor:
-            cursor.register(self.table, rows)
-            found = cursor.sql(f"SELECT {quoted(column)} FROM ({self.rows})", params=self.values or None)
-            return np.asarray(found.to_arrow_table().column(0).to_numpy())
-
-    @property
-    def key(self) -> str:
-        """The condition as a text: the same only if the same rows pass."""
-        return f"{self.query} {Values(self.values)}"
+__all__ = ["Read", "reads_of"]
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -154,19 +54,6 @@ class Read(msgspec.Struct, frozen=True):
             for column, kind in self.types.items()
         ]
         return f"CREATE TEMP VIEW {quoted(name)} AS SELECT {', '.join(chosen)} FROM {quoted(registered)}"
-
-
-class Values(dict[str, object]):
-    """Bound values as part of a key: the same if they are of the same types and read the same."""
-
-    def __str__(self) -> str:
-        return repr(sorted((name, type(value).__name__, repr(value)) for name, value in self.items()))
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(str(self))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Values) and str(self) == str(other)
 
 
 def reads_of(query: str, values: Mapping[str, object], schemas: Mapping[str, pa.Schema]) -> dict[str, Read]:
@@ -211,7 +98,14 @@ def _reads_of(query: str, values: Values, schemas: tuple[tuple[str, pa.Schema], 
             described = cursor.execute(f"DESCRIBE {quoted(name)}").fetchall()
             types[name] = {str(row[0]): str(row[1]) for row in described}
         columns = _columns_of(cursor, query, values, schemas)
-        conditions = {name: _where_of(cursor, query, name, values, schemas) for name, read in columns.items() if read}
+        conditions: dict[str, Where | None] = {}
+        for name, schema in schemas:
+            if columns[name]:
+
+                def looked_at(text: str, bound: Mapping[str, object], name: str = name) -> list[str]:
+                    return _columns_of(cursor, text, bound, schemas)[name]
+
+                conditions[name] = where_of(cursor, query, name, values, schema, looked_at)
     return {name: Read(types[name], columns[name], conditions.get(name)) for name, _ in schemas}
 
 
@@ -244,354 +138,3 @@ def _nodes(tree: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for node in tree:
         yield node
         yield from _nodes(node.get("children", []))
-
-
-# The condition on one table ---------------------------------------------------------------------------------------------
-
-#: Kinds of expression that give the same for the same row, whenever and however often they are asked. Subqueries and windows look at other rows.
-_PURE: Final = frozenset(
-    {
-        "COLUMN_REF",
-        "CONSTANT",
-        "PARAMETER",
-        "COMPARISON",
-        "CONJUNCTION",
-        "OPERATOR",
-        "BETWEEN",
-        "CAST",
-        "TYPE",
-        "CASE",
-        "FUNCTION",
-    }
-)
-#: What a FROM may say of a table if it is to be nothing but the table.
-_PLAIN_TABLE: Final = frozenset(
-    {"type", "alias", "query_location", "query_location_length", "table_name", "qualified_name"}
-)
-
-
-def _where_of(
-    cursor: duckdb.DuckDBPyConnection,
-    query: str,
-    table: str,
-    values: Mapping[str, object],
-    schemas: tuple[tuple[str, pa.Schema], ...],
-) -> Where | None:
-    """Cut out the condition that the rows of a table must fulfil; None where there is none that can be said of it alone."""
-    options = "skip_null := true, skip_empty := true, skip_default := true"
-    row = cursor.execute(f"SELECT json_serialize_sql(?, {options})", [query]).fetchone()
-    said = json.loads(row[0]) if row else {"error": True}
-    if said["error"]:  # not every statement has this form
-        return None
-    node = _select_from(said, table)
-    if node is None:
-        return None
-    schema = next(schema for name, schema in schemas if name == table)
-    names = {name.lower(): name for name in schema.names}
-    kinds = {field.name.lower(): field.type for field in schema}
-    whole_condition = _terms(node.get("where_clause"))
-    terms = [term for term in whole_condition if _is_of_row_alone(term)]
-    if len(terms) < len(whole_condition):
-        # The others may be what keeps these from failing over a row, so that only those remain that cannot.
-        terms = [term for term in terms if _cannot_fail(term, kinds, values)]
-    if not terms:
-        return None
-    condition = {"class": "CONJUNCTION", "type": "CONJUNCTION_AND", "children": terms} if len(terms) > 1 else terms[0]
-    judged = _written(cursor, select_list=[condition], from_table=node["from_table"])
-    text = f"SELECT CAST(kept AS BOOLEAN) FROM ({judged}) AS judged(kept)"
-    named = {str(part["identifier"]) for part in mappings_in(condition) if part.get("class") == "PARAMETER"}
-    bound = {name: values[name] for name in sorted(named)}
-    import duckdb
-
-    try:
-        looked_at = _columns_of(cursor, text, bound, schemas)
-    except duckdb.Error:
-        return None  # it speaks of something beside the table: a name that the SELECT list gives
-    if not looked_at[table]:
-        return None
-    implied_by = [list(_implied(term, names, bound)) for term in terms]
-    is_implied = all(
-        len(found) == (2 if term["type"] == "COMPARE_BETWEEN" else 1)
-        for term, found in zip(terms, implied_by, strict=True)
-    )
-    rows = None
-    if _cannot_fail(condition, kinds, bound):
-        star = {"class": "STAR", "type": "STAR"}
-        rows = _written(cursor, select_list=[star], from_table=node["from_table"], where_clause=condition)
-    implied = tuple(found for each in implied_by for found in each)
-    return Where(
-        table=table,
-        query=text,
-        values=bound,
-        columns=looked_at[table],
-        implied=implied,
-        is_implied=is_implied,
-        rows=rows,
-    )
-
-
-def _written(cursor: duckdb.DuckDBPyConnection, **parts: object) -> str:
-    """Write one SELECT of its parts."""
-    bare = {"type": "SELECT_NODE", "cte_map": {"map": []}, **parts}
-    bare |= {"aggregate_handling": "STANDARD_HANDLING", "modifiers": [], "group_expressions": [], "group_sets": []}
-    whole = {"error": False, "statements": [{"node": bare, "named_param_map": []}]}
-    made = cursor.execute("SELECT json_deserialize_sql(?)", [json.dumps(whole)]).fetchone()
-    assert made is not None
-    return str(made[0])
-
-
-def _terms(condition: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Take a condition apart into what must all be true."""
-    if condition is None:
-        return []
-    if condition.get("type") == "CONJUNCTION_AND":
-        return [term for child in condition["children"] for term in _terms(child)]
-    return [condition]
-
-
-_MIRRORED: Final[Mapping[Comparison, Comparison]] = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
-_COMPARISONS: Final[Mapping[str, Comparison]] = {
-    "COMPARE_EQUAL": "=",
-    "COMPARE_LESSTHAN": "<",
-    "COMPARE_LESSTHANOREQUALTO": "<=",
-    "COMPARE_GREATERTHAN": ">",
-    "COMPARE_GREATERTHANOREQUALTO": ">=",
-}
-#: Functions of `pyarrow.compute`.
-_COMPARED: Final[Mapping[Comparison, str]] = {
-    "=": "equal",
-    "<": "less",
-    "<=": "less_equal",
-    ">": "greater",
-    ">=": "greater_equal",
-}
-
-
-def _all_hold(compared: Sequence[tuple[Any, Comparison, pa.Scalar[Any]]]) -> Any:
-    """Tell of columns, or of expressions, where all comparisons with values hold; None: there is none."""
-    import pyarrow.compute as pc
-
-    found = None
-    for column, how, scalar in compared:
-        one = getattr(pc, _COMPARED[how])(column, scalar)
-        if found is not None:
-            one = found & one if isinstance(found, pc.Expression) else pc.and_(found, one)
-        found = one
-    return found
-
-
-def _implied(
-    term: dict[str, Any], names: Mapping[str, str], values: Mapping[str, object]
-) -> Iterator[tuple[str, Comparison, object]]:
-    """Find comparisons of a column with a value in one term; what is not surely understood is none."""
-    if term["type"] in _COMPARISONS:
-        sides = [(term["left"], term["right"], _COMPARISONS[term["type"]])]
-        sides += [(term["right"], term["left"], _MIRRORED[_COMPARISONS[term["type"]]])]
-    elif term["type"] == "COMPARE_BETWEEN":
-        sides = [(term["input"], term["lower"], ">="), (term["input"], term["upper"], "<=")]
-    else:
-        return
-    for column, value, comparison in sides:
-        # A name of several parts may be a field of a struct.
-        if column.get("class") != "COLUMN_REF" or len(column["column_names"]) != 1:
-            continue
-        name = names.get(column["column_names"][0].lower())
-        if name is None:
-            continue
-        if value.get("class") == "PARAMETER":
-            yield name, comparison, values[str(value["identifier"])]
-        elif value.get("class") == "CONSTANT" and value["literal"].get("kind") == "INTEGER":
-            yield name, comparison, int(value["literal"]["text"])
-        elif value.get("class") == "CONSTANT" and value["literal"].get("kind") == "STRING":
-            yield name, comparison, value["literal"].get("text", "")
-
-
-def _as_stored(value: object, kind: pa.DataType) -> pa.Scalar[Any] | None:
-    """Give a value as one of a column's type, if the engine compares the two as they are: no column is converted to compare it with a value of another kind."""
-    same = (
-        (type(value) is int and pa.types.is_integer(kind))
-        or (type(value) is str and pa.types.is_string(kind))
-        or (
-            isinstance(value, datetime)
-            and pa.types.is_timestamp(kind)
-            and (value.tzinfo is not None) == (kind.tz is not None)
-        )
-    )
-    if not same:
-        return None
-    try:
-        if isinstance(value, datetime):
-            return pa.scalar(value, pa.timestamp("us", "UTC" if value.tzinfo else None)).cast(kind)
-        return pa.scalar(value, kind)
-    except (pa.ArrowException, OverflowError):
-        return None
-
-
-def _select_from(said: dict[str, Any], table: str) -> dict[str, Any] | None:
-    """Find the one SELECT straight from the table, if the statement names it nowhere else."""
-    named = [
-        part
-        for part in mappings_in(said)
-        if part.get("type") == "BASE_TABLE" and part.get("table_name", "").lower() == table.lower()
-    ]
-    shadowed = any(str(part.get("key", "")).lower() == table.lower() for part in mappings_in(said) if "value" in part)
-    if len(named) != 1 or shadowed or set(named[0]) - _PLAIN_TABLE:
-        return None
-    found = [
-        part for part in mappings_in(said) if part.get("from_table") is named[0] and part.get("type") == "SELECT_NODE"
-    ]
-    return found[0] if found and "sample" not in found[0] else None
-
-
-def mappings_in(tree: object) -> Iterator[dict[str, Any]]:
-    """Walk over all mappings of a document."""
-    if isinstance(tree, dict):
-        yield tree
-        for part in tree.values():
-            yield from mappings_in(part)
-    elif isinstance(tree, list):
-        for part in tree:
-            yield from mappings_in(part)
-
-
-def _is_of_row_alone(condition: dict[str, Any]) -> bool:
-    """Tell whether an expression depends on the row, and on nothing else."""
-    if not any(part.get("class") == "COLUMN_REF" for part in mappings_in(condition)):
-        return False
-    if any(part["class"] not in _PURE for part in mappings_in(condition) if "class" in part):
-        return False
-    called = [str(part["function_name"]) for part in mappings_in(condition) if part.get("class") == "FUNCTION"]
-    return _consistent(os.getpid()).issuperset(called)
-
-
-@functools.cache
-def _consistent(process: int) -> frozenset[str]:
-    """Names of the functions whose every form gives the same for the same arguments."""
-    with closing(database(process, planning=True).cursor()) as cursor:
-        rows = cursor.execute(
-            "SELECT function_name FROM duckdb_functions() WHERE function_type = 'scalar' "
-            "GROUP BY function_name HAVING bool_and(stability = 'CONSISTENT')"
-        ).fetchall()
-    return frozenset(str(row[0]) for row in rows)
-
-
-#: What a column of a kind is compared with, such that neither side needs a conversion that could fail for a value of the column.
-_COMPARABLE: Final = {
-    "integer": (frozenset({"INTEGER", "NUMERIC"}), (int, float)),
-    "float": (frozenset({"INTEGER", "NUMERIC"}), (int, float)),
-    "text": (frozenset({"STRING"}), (str,)),
-    "truth": (frozenset({"BOOLEAN"}), (bool,)),
-    "time": (frozenset({"STRING"}), (str, datetime)),
-}
-
-
-def _cannot_fail(part: Mapping[str, Any], kinds: Mapping[str, pa.DataType], values: Mapping[str, object]) -> bool:
-    """Tell whether a condition has a value for every row: plain comparisons of columns with constants of their kind, put together by AND, OR and NOT."""
-    match part["class"], part["type"]:
-        case "CONJUNCTION", _:
-            return all(_cannot_fail(child, kinds, values) for child in part["children"])
-        case "OPERATOR", "OPERATOR_NOT":
-            return _cannot_fail(part["children"][0], kinds, values)
-        case "OPERATOR", "OPERATOR_IS_NULL" | "OPERATOR_IS_NOT_NULL":
-            return part["children"][0]["class"] in {"COLUMN_REF", "PARAMETER"}
-        case "OPERATOR", "COMPARE_IN":
-            sides = part["children"]
-        case "COMPARISON", _:
-            sides = [part["left"], part["right"]]
-        case "BETWEEN", _:
-            sides = [part["input"], part["lower"], part["upper"]]
-        case _:
-            return False
-    columns = [side for side in sides if side["class"] == "COLUMN_REF"]
-    if len(columns) != 1:
-        return False
-    *before, name = (str(part).lower() for part in columns[0]["column_names"])
-    if len(before) > 1 or set(before) & set(kinds):
-        return False  # a field of a struct
-    kind = _comparable(kinds.get(name))
-    return kind is not None and all(_is_constant(side, kind, values) for side in sides if side is not columns[0])
-
-
-def _comparable(kind: pa.DataType | None) -> str | None:
-    types = pa.types
-    if kind is None:
-        return None
-    if types.is_timestamp(kind):
-        # Of another unit either side may be converted, and the furthest times do not fit.
-        return "time" if kind.unit == "us" else None
-    if types.is_integer(kind):
-        return "integer"
-    if types.is_floating(kind):
-        return "float"
-    if types.is_string(kind) or types.is_large_string(kind):
-        return "text"
-    return "truth" if types.is_boolean(kind) else None
-
-
-def _is_constant(part: Mapping[str, Any], kind: str, values: Mapping[str, object]) -> bool:
-    literals, types = _COMPARABLE[kind]
-    match part["class"]:
-        case "CONSTANT":
-            return part["literal"]["kind"] in literals
-        case "PARAMETER":
-            value = values[str(part["identifier"])]
-            return isinstance(value, types) and (kind == "truth" or not isinstance(value, bool))
-        case "CAST" if kind == "time":
-            named = str(part["type_expr"].get("type_name", "")).upper()
-            return named in {"TIMESTAMP", "TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE"} and _is_constant(
-                part["child"], kind, values
-            )
-    return False
-
-
-def quoted(identifier: str) -> str:
-    """Write a name so that SQL reads it as one."""
-    return '"' + identifier.replace('"', '""') + '"'
-
-
-def plain(value: object) -> object:
-    """Make a Python value of a numpy or Arrow scalar, as they come out of jobs' own calculations."""
-    for convert in ("as_py", "item"):
-        if hasattr(value, convert):
-            return getattr(value, convert)()
-    return value
-
-
-def failed_while_running(fault: Exception) -> bool:
-    """Tell whether the engine failed over rows, and not over the text of a statement."""
-    if type(fault).__module__.partition(".")[0] not in {"duckdb", "_duckdb"}:
-        return False
-    import duckdb
-
-    return not isinstance(fault, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException)
-
-
-@functools.cache
-def database(process: int, *, planning: bool = False) -> duckdb.DuckDBPyConnection:
-    """Open the engine, once per process (a fork must not share it); queries run on cursors, each in its caller's thread."""
-    import duckdb
-
-    memory = os.environ.get(ENGINE_MEMORY)
-    folder = Path(os.environ.get(ENGINE_FOLDER, tempfile.gettempdir()))
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            **({"memory_limit": f"{memory}B"} if memory else {}),
-            "threads": 1,
-            "preserve_insertion_order": True,
-            "enable_external_access": False,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "allow_community_extensions": False,
-            "temp_directory": str(folder / f"hindscan-duckdb-{process}"),
-        },
-    )
-    connection.execute("SET GLOBAL TimeZone = 'UTC'")
-    # Else a name that is no table is looked up among the caller's Python variables.
-    connection.execute("SET GLOBAL python_enable_replacements = false")
-    if planning:
-        names = [row[0] for row in connection.execute("SELECT name FROM duckdb_optimizers()").fetchall()]
-        others = ",".join(name for name in names if name != "unused_columns")
-        connection.execute(f"SET GLOBAL disabled_optimizers = '{others}'")
-    connection.execute("SET GLOBAL lock_configuration = true")
-    return connection

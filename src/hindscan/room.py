@@ -5,7 +5,7 @@ can be started before anything is loaded.
 
 ::
 
-    tasks.process.start -> environment -> query.database
+    tasks.process.start -> environment -> engine.database
 """
 
 from __future__ import annotations

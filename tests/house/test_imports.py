@@ -41,7 +41,7 @@ HOMES = {
     "deltalake": {"history.delta", "history.delta_target"},
     "distributed": {"tasks"},
     # A worker loads it before its first task; the demo reads a result as any user would.
-    "duckdb": {"query", "demo", "tasks.perform"},
+    "duckdb": {"condition", "engine", "query", "demo", "tasks.perform"},
     "fastapi": {"web"},
     "h11": {"web.protocol"},
     "fastavro": {"history.formats.avro", "sample_values"},

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hindscan.condition import Where
 from hindscan.data import Data, TableSource
-from hindscan.query import Where, reads_of
+from hindscan.query import reads_of
 
 SCHEMA = pa.schema(
     [

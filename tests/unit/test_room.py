@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from hindscan.data import Data, TableSource
-from hindscan.query import database
+from hindscan.engine import database
 from hindscan.tasks.process import ENGINE_SHARE, Frames, Inbox, start
 
 #: What the worker may take: a part of it is the engine's.

@@ -29,6 +29,7 @@ import xxhash
 
 from hindscan import files
 from hindscan.data import Proof
+from hindscan.engine import failed_while_running
 from hindscan.errors import CorruptData, SourceChanged
 from hindscan.history.archive import read_archive
 from hindscan.history.archived import POSITIONS, TIMESTAMP, ArchivedFile, ArchivePin
@@ -40,10 +41,9 @@ from hindscan.history.parquet_reader import ParquetReader, ParquetSource
 from hindscan.history.record import KEPT, RECORD, place_array
 from hindscan.history.snapshot import ParquetSlice, RowGroup
 from hindscan.kafka.fetch import RawBatch
-from hindscan.query import failed_while_running
 
 if TYPE_CHECKING:
-    from hindscan.query import Where
+    from hindscan.condition import Where
 
 __all__ = ["ArchiveReader", "ArchivedRows", "ArchivedTimes"]
 

@@ -24,7 +24,7 @@ from hindscan.history.unify import widens
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-    from hindscan.query import Where
+    from hindscan.condition import Where
 
 __all__ = ["is_read_as_pinned", "rows_as_pinned"]
 

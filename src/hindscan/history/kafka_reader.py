@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
+from hindscan.condition import Where
 from hindscan.data import Proof
 from hindscan.errors import BadRecord, SourceChanged
 from hindscan.history.columns import described
@@ -39,7 +40,6 @@ from hindscan.kafka.fast import is_for, uses_compiler
 from hindscan.kafka.fetch import Part, RawBatch
 from hindscan.kafka.log import FAST_RECORDS, RangeReader
 from hindscan.kafka.topic import Isolation
-from hindscan.query import Where
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds

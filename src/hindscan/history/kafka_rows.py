@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hindscan.condition import Where
 from hindscan.errors import BadRecord
 from hindscan.history.archived import OFFSET, POSITIONS, TIMESTAMP
 from hindscan.history.bounds import Bounds, keeps
@@ -27,7 +28,6 @@ from hindscan.history.kafka_proof import Order
 from hindscan.history.record import record_arrays
 from hindscan.history.snapshot import KafkaSlice
 from hindscan.kafka.fetch import RawBatch
-from hindscan.query import Where
 
 if TYPE_CHECKING:
     from hindscan.history.kafka_reader import KafkaReader

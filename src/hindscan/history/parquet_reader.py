@@ -38,7 +38,7 @@ from hindscan.history.snapshot import ParquetSlice, Slice
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-    from hindscan.query import Where
+    from hindscan.condition import Where
 
 __all__ = ["ParquetReader", "ParquetSource"]
 

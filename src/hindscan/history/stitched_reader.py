@@ -30,7 +30,7 @@ from hindscan.history.snapshot import KafkaSlice, Slice
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-    from hindscan.query import Where
+    from hindscan.condition import Where
 
 __all__ = ["StitchedReader", "StitchedSource"]
 

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from hindscan.condition import mappings_in
 from hindscan.data import Data
+from hindscan.engine import database
 from hindscan.jobs.job import StepName
-from hindscan.query import database, mappings_in
 
 if TYPE_CHECKING:
     import pyarrow as pa

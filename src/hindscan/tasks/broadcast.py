@@ -19,7 +19,7 @@ from hindscan.history.snapshot import Reader, Slice
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-    from hindscan.query import Where
+    from hindscan.condition import Where
 
 __all__ = ["BroadcastTable"]
 
