@@ -9,6 +9,9 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    from hindscan.lean import leave_pandas_out
+
+    leave_pandas_out()
     from hindscan.cli.app import run_app
 
     sys.exit(run_app())

@@ -34,6 +34,7 @@ from typing import IO, Any, Final, TypeAlias
 import msgspec
 
 from hindscan.jobs.scratch import home
+from hindscan.lean import leave_pandas_out
 from hindscan.room import ENGINE_FOLDER, ENGINE_MEMORY
 
 __all__ = ["ENGINE_SHARE", "ENGINE_THREADS", "Frames", "Inbox", "Process", "become_worker", "start"]
@@ -260,6 +261,7 @@ def become_worker(lifeline: int) -> Frames:
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     os.close(nothing)
+    leave_pandas_out()
     import pyarrow as pa
 
     pa.set_cpu_count(1)
