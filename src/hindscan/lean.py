@@ -1,9 +1,9 @@
 """Pandas is loaded by who asks for it, not by Arrow on the off chance.
 
 Arrow looks for pandas when the first Python list becomes a column, or a data set is opened, so as to know its objects if it meets any. Where pandas is installed that
-costs each process a third of a second and 40 MB, though nearly no run has a pandas object. Here Arrow's first look finds none, and once pandas is imported in earnest, by a
-job, by the user or by `to_pandas`, Arrow is told at once: from then on it knows pandas' objects as ever. Foundation: for processes of hindscan's own, called before
-anything else is imported.
+costs each process a third of a second and 40 MB, though nearly no run has a pandas object. Here Arrow's first look finds none, and once pandas is imported in earnest, by
+a job, by the user or by `to_pandas`, Arrow is told at once: from then on it knows pandas' objects as ever. Foundation: for processes of hindscan's own, called
+before anything else is imported.
 
 ::
 
