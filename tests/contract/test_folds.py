@@ -137,9 +137,10 @@ def test_a_damaged_checkpoint_is_found_and_made_again_once(any_executor: Executo
     (stage,) = site.plan("running", folder=folder).stages
     (chain,) = stage.chains
     path = site.partials.path(chain.after(5))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(content)
+    content = path.read_bytes()
+    # More than Arrow fills up a buffer with: a byte that is no content may be any.
+    middle = slice(len(content) // 2, len(content) // 2 + 64)
+    path.write_bytes(content[: middle.start] + bytes(255 - byte for byte in content[middle]) + content[middle.stop :])
     for key in (stage.keys[6], stage.combined, stage.finished):
         site.partials.remove(key)
     done = site.run(any_executor, "running", folder=folder)
