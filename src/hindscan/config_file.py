@@ -55,7 +55,12 @@ def find_root(start: Path | None = None) -> Path:
     )
 
 
-def load_project(folder: Path | None = None, environment: Mapping[str, str] | None = None) -> Project:
+def load_project(
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    *,
+    begun: Callable[[Project], None] | None = None,
+) -> Project:
     """Read and check the project file.
 
     Parameters
@@ -64,6 +69,8 @@ def load_project(folder: Path | None = None, environment: Mapping[str, str] | No
         Folder of the file. Default: the nearest upwards from here.
     environment : mapping, optional
         Where overrides and secrets come from. Default: the process's.
+    begun : callable, optional
+        Hears of the project when its settings are read without a fault, before all that it declares is checked: for what takes as long to start.
 
     Raises
     ------
@@ -81,7 +88,7 @@ def load_project(folder: Path | None = None, environment: Mapping[str, str] | No
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"Reading {file}: it must be TOML 1.0. {error}.") from error
-    return _Reading(root=root, file=file, text=text, env=env).project(document)
+    return _Reading(root=root, file=file, text=text, env=env).project(document, begun)
 
 
 _T = TypeVar("_T", bound=msgspec.Struct)
@@ -137,7 +144,7 @@ class _Reading:
         place = f"{self.file.name}:{line}" if line else self.file.name
         self.faults.append(f"{place}: {'.'.join(field)}: {message}")
 
-    def project(self, document: dict[str, Any]) -> Project:
+    def project(self, document: dict[str, Any], begun: Callable[[Project], None] | None) -> Project:
         self._override(document)
         for section, body in document.items():
             if section not in _SECTIONS:
@@ -163,10 +170,12 @@ class _Reading:
             trigger_tables=self._named("triggers", tables["triggers"]),
             publish_tables=self._outlets(tables["publish"]),
         )
+        self._check_values(project, tables)
+        if begun is not None and not self.faults:
+            begun(project)
         self._check(("history",), project.history_tables, lambda: project.histories)
         self._check(("triggers",), project.trigger_tables, lambda: project.triggers)
         self._check(("publish",), project.publish_tables, lambda: project.outlets)
-        self._check_values(project, tables)
         if self.faults:
             listed = "\n".join(f"  {fault}" for fault in self.faults)
             raise ConfigError(

@@ -251,3 +251,19 @@ def test_a_table_for_copies_is_refused_with_what_is_wrong(said: str, fault: str,
         load_project(tmp_path, {})
     assert "hindscan.toml:4: copies.scan: " in str(raised.value)
     assert fault in str(raised.value)
+
+
+def test_who_has_something_to_start_hears_of_sound_settings_before_all_is_checked(tmp_path: Path) -> None:
+    file, heard = tmp_path / "hindscan.toml", []
+    file.write_text(GOOD)
+    whole = load_project(tmp_path, {"SECRET": "hush"}, begun=heard.append)
+    assert [project.compute.workers for project in heard] == [3]
+    assert heard[0] is whole
+    file.write_text(GOOD.replace('on = "http"', 'on = "nowhere"'))
+    with pytest.raises(ConfigError, match="nowhere"):
+        load_project(tmp_path, {"SECRET": "hush"}, begun=heard.append)
+    assert len(heard) == 2, "its settings are sound"
+    file.write_text(GOOD.replace("workers = 3", "workers = 0"))
+    with pytest.raises(ConfigError, match="workers"):
+        load_project(tmp_path, {"SECRET": "hush"}, begun=heard.append)
+    assert len(heard) == 2

@@ -12,6 +12,8 @@ from cyclopts import Parameter
 from hindscan.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hindscan.config import Project
 
 __all__ = ["DEFAULTS", "WHOLE", "Options", "Parameters", "WindowOptions", "pairs", "stop_rule"]
@@ -27,11 +29,11 @@ class Options:
     project: Path | None = None
     """Folder of the project file. Default: the nearest one upwards."""
 
-    def load(self) -> Project:
-        """Read the project file."""
+    def load(self, begun: Callable[[Project], None] | None = None) -> Project:
+        """Read the project file; see `config_file.load_project`."""
         from hindscan.config_file import load_project
 
-        return load_project(self.project)
+        return load_project(self.project, begun=begun)
 
 
 DEFAULTS = Options()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hindscan.config import Project
     from hindscan.jobs.job import JobSpec
     from hindscan.runs.run import Run, RunRequest
+    from hindscan.tasks.executor import Executor
     from hindscan.workshop import Workshop
 
 __all__ = ["check", "finish", "plan", "run", "run_answer"]
@@ -195,22 +196,25 @@ def run(
     detach : bool
         Print the run's id and leave it to a process of its own.
     """
-    project = options.load()
     with contextlib.ExitStack() as opened_here:
-        started = None
-        if not detach:
+        started: list[Executor] = []
+
+        def begin(project: Project) -> None:
+            """Start the worker before the project is checked, and the store and what it imports is there: it needs as long to start as this process does."""
             from hindscan.tasks.starting import start_executor
 
-            # Before the store and what it imports: the worker needs as long to start as this process does.
-            started = start_executor("threads", workers or project.compute.workers, project.compute.memory)
-            opened_here.push(started)
+            executor = start_executor("threads", workers or project.compute.workers, project.compute.memory)
+            started.append(executor)
+            opened_here.push(executor)
+
+        project = options.load(None if detach else begin)
         from hindscan.runs import codes, opening
         from hindscan.words import asker
         from hindscan.workshop import open_workshop
 
         workshop = opened_here.enter_context(open_workshop(project))
-        if started is not None:
-            workshop.keep("threads", started.workers, started)
+        for executor in started:
+            workshop.keep("threads", executor.workers, executor)
         spec, code = workshop.job(job)
         request = _typed(
             project, spec, parameters, history, window, seed=seed, draws=draws, stop=stop_rule(stop, max_seconds),

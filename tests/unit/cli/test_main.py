@@ -1,0 +1,42 @@
+"""How a command's process ends: with its code, all that was printed, and all that wanted to hear of the end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import atexit, os, sys, threading, time
+import hindscan.cli.app as app
+from hindscan.__main__ import main
+
+def run_app():
+    atexit.register(lambda: print("asked to hear"))
+    threading.Thread(target=lambda: (time.sleep(0.2), print("a thread ends"))).start()
+    sys.stdout.write("x" * 200_000 + "\\n")
+    print("told", file=sys.stderr)
+    {then}
+
+app.run_app = run_app
+main()
+"""
+
+
+def ended(then: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROGRAM.format(then=then)]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+
+
+def test_nothing_that_was_printed_is_lost_and_threads_and_hooks_come_first() -> None:
+    done = ended("return 3")
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[-2:] == ["a thread ends", "asked to hear"]
+    assert done.stdout.startswith("x" * 200_000)
+    assert done.stderr == "told\n"
+
+
+def test_what_is_raised_is_told_as_ever() -> None:
+    done = ended("raise LookupError('nobody caught it')")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "LookupError: nobody caught it"
+    assert "asked to hear" in done.stdout
