@@ -198,6 +198,7 @@ def test_declared_things_are_listed(sample: Path) -> None:
     assert [t["trigger"] for t in hindscan("triggers", "--json", project=sample).document["triggers"]] == [
         "scan_on_close"
     ]
+    assert "scan_on_close  kafka:auction-events, http  bidder_scan" in hindscan("triggers", project=sample).out
     shown = hindscan("jobs", "bidder_scan", "--json", project=sample).document
     assert shown["parameters"]["properties"]["year"]["default"] == 2018
     pin = hindscan("snapshot", "bids", "--as-of", "2018-01-01", "--json", project=sample).document["pin"]

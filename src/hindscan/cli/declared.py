@@ -87,8 +87,13 @@ def triggers(*, options: Options = DEFAULTS) -> None:
         return
     print_table(
         ("trigger", "on", "job", "filter"),
-        [(name, table.get("on"), table.get("job"), table.get("filter", "")) for name, table in tables.items()],
+        [(name, _written(table["on"]), table.get("job"), table.get("filter", "")) for name, table in tables.items()],
     )
+
+
+def _written(ways: str | list[str]) -> str:
+    """Write the ways in of a trigger, one or several."""
+    return ways if isinstance(ways, str) else ", ".join(ways)
 
 
 def histories(*, options: Options = DEFAULTS) -> None:
