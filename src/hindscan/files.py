@@ -1,26 +1,22 @@
-"""Files wherever they lie, and writes that are whole or not there.
+"""Files wherever they lie.
 
-Keeps the storage half of promises 1, 2 and 9. A `Place` is a path on a file system (local, or an object store by URL); its identity (size with an
-etag or a modification time) tells a changed file from the one that was pinned. Whatever is written here appears whole under its name or
-not at all: locally as a hidden temporary file that is flushed to the disk and renamed, with the folder flushed after it; on an
-object store as one upload, which has the same effect. A temporary file left by a killed process is hidden and never listed.
+Keeps the storage half of promises 1 and 2. A `Place` is a path on a file system (local, or an object store by URL); its identity (size with an
+etag or a modification time) tells a changed file from the one that was pinned. What is hidden is never listed. How files are written, `writing` says.
 
 Foundation: the only user of pyarrow.fs.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import posixpath
 import re
-import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -28,7 +24,7 @@ import pyarrow.fs as pafs
 from hindscan.errors import AccessRefused, ServiceUnavailable, SourceChanged, SourceMissing, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 __all__ = [
     "FoundFile",
@@ -44,11 +40,6 @@ __all__ = [
     "look",
     "place",
     "read_bytes",
-    "sync_folder",
-    "write_atomic",
-    "write_parquet_atomic",
-    "write_parquet_stream",
-    "write_table_atomic",
 ]
 
 #: Properties of one object store, from the project file.
@@ -56,11 +47,6 @@ StoreSettings = Mapping[str, str | int | float | bool]
 #: Seconds until a store that does not answer is given up, for a connection and for an answer.
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 30.0
-
-#: A table below this takes a block of the disk or two, however it is compressed.
-_SMALL_BYTES = 4096
-#: A table below this is put together in memory, and written in one piece.
-_BUFFERED_BYTES = 1 << 20
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _MAGIC = re.compile(r"[*?\[]")
@@ -362,151 +348,6 @@ def delete(where: Place | str | os.PathLike[str]) -> None:
     at = place(where)
     if at.filesystem.get_file_info(at.path).type == pafs.FileType.File:
         at.filesystem.delete_file(at.path)
-
-
-def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Flush a local folder, so that a rename or a new name in it outlives a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _atomically(at: Place, *, durable: bool = True, named: bool = True) -> Iterator[io.BufferedWriter | pa.NativeFile]:
-    if not at.is_local:
-        buffer = pa.BufferOutputStream()
-        yield buffer
-        # One write of what is complete: closing a stream after a failure half-way would publish the half.
-        content = buffer.getvalue()
-        with at.filesystem.open_output_stream(at.path) as stream:
-            stream.write(content)
-        return
-    # Strings: for a small file a few Paths would cost more than the writing.
-    folder = posixpath.dirname(at.path) or "."
-    half = f"{folder}/.{at.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    created = _created(half, folder, durable=durable and named)
-    try:
-        with created:
-            yield created
-            created.flush()
-            if durable:
-                os.fsync(created.fileno())
-        os.replace(half, at.path)  # noqa: PTH105
-    except BaseException:
-        Path(half).unlink(missing_ok=True)
-        raise
-    if durable and named:
-        sync_folder(folder)
-
-
-def _created(half: str, folder: str, *, durable: bool) -> io.BufferedWriter:
-    """Create a file, and the folders it is in where they are missing."""
-    try:
-        return open(half, "xb")  # noqa: PTH123 -- closed by whoever writes
-    except FileNotFoundError:
-        _make_folder(Path(folder), durable=durable)
-        return open(half, "xb")  # noqa: PTH123
-
-
-def _make_folder(folder: Path, *, durable: bool) -> None:
-    if not folder.is_dir():
-        _make_folder(folder.parent, durable=True)  # others may keep there what must last
-        folder.mkdir(exist_ok=True)
-        if durable:
-            # A new folder is a new name in its parent: without this the file could outlive a loss of power and its folder not.
-            sync_folder(folder.parent)
-
-
-def write_atomic(where: Place | str | os.PathLike[str], content: bytes | str, *, named: bool = True) -> None:
-    """Write a whole file; folders are made. Text is written as UTF-8.
-
-    Parameters
-    ----------
-    named : bool
-        False: its content is flushed, its name is when the caller flushes the folder (`sync_folder`), once for several files.
-    """
-    with _atomically(place(where), named=named) as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
-
-
-def write_table_atomic(
-    where: Place | str | os.PathLike[str],
-    table: pa.Table,
-    *,
-    compression: Literal["lz4", "zstd"] | None = None,
-    durable: bool = True,
-) -> int:
-    """Write a table as an Arrow IPC file.
-
-    Parameters
-    ----------
-    where : Place, str or path
-        Folders are made.
-    table : pa.Table
-        What to write.
-    compression : {"lz4", "zstd"}, optional
-        Of the buffers, unless the table is so small that nothing would be gained. Default: none.
-    durable : bool
-        Wait until it outlives a loss of power, some 10 ms. False is for what is verified when it is read and can be made again: the process may be
-        killed at any time all the same, and the file is there whole or not at all.
-
-    Returns
-    -------
-    int
-        Bytes of the file.
-    """
-    # A pool of one thread would only be waited for.
-    options = pa.ipc.IpcWriteOptions(
-        compression=None if table.nbytes < _SMALL_BYTES else compression, use_threads=pa.cpu_count() > 1
-    )
-    with _atomically(place(where), durable=durable) as stream:
-        if table.nbytes < _BUFFERED_BYTES:
-            # Through a file of Python's Arrow writes ten pieces, and takes the interpreter's lock for each.
-            buffer = pa.BufferOutputStream()
-            _write_ipc(buffer, table, options)
-            stream.write(buffer.getvalue())
-        else:
-            _write_ipc(stream, table, options)
-        return int(stream.tell())
-
-
-def _write_ipc(sink: Any, table: pa.Table, options: pa.ipc.IpcWriteOptions) -> None:
-    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-        writer.write_table(table)
-
-
-def write_parquet_atomic(
-    where: Place | str | os.PathLike[str], table: pa.Table, *, row_group_rows: int = 1_000_000, named: bool = True
-) -> None:
-    """Write a table as Parquet with page checksums, without which a flipped byte is read as data; `named` as in `write_atomic`."""
-    write_parquet_stream(where, table.schema, [table], row_group_rows=row_group_rows, named=named)
-
-
-def write_parquet_stream(
-    where: Place | str | os.PathLike[str],
-    schema: pa.Schema,
-    tables: Iterable[pa.Table],
-    *,
-    row_group_rows: int = 1_000_000,
-    named: bool = True,
-) -> None:
-    """Write tables one after another as one Parquet file, as `write_parquet_atomic`; what is held is one row group, and each begins with a table."""
-    import pyarrow.parquet as pq
-
-    with (
-        _atomically(place(where), named=named) as stream,
-        pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True, store_schema=True) as writer,
-    ):
-        held: list[pa.Table] = []
-        for table in tables:
-            if held and sum(t.num_rows for t in held) + table.num_rows > row_group_rows:
-                writer.write_table(pa.concat_tables(held), row_group_size=row_group_rows)
-                held = []
-            held.append(table)
-        if held:
-            writer.write_table(pa.concat_tables(held), row_group_size=row_group_rows)
 
 
 class ParquetColumns:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hindscan import faults, files
+from hindscan import faults, files, writing
 from hindscan.errors import HindscanError, NotFound
 from hindscan.planning import make
 from hindscan.plans.incomplete import without_slices
@@ -118,7 +118,7 @@ def forget(project: Project, store: Store, subject: str, *, dry_run: bool = Fals
     keys |= _noted(note)
     if keys:
         note.parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(note, msgspec.json.encode(sorted(keys)))
+        writing.write_atomic(note, msgspec.json.encode(sorted(keys)))
     faults.point("forgetting.sealed")
     for key in keys:
         partials.remove(key)

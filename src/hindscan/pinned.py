@@ -20,7 +20,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hindscan import files, times
+from hindscan import times, writing
 from hindscan.data import Proof
 from hindscan.errors import HistoryError, UsageError
 from hindscan.history.bounds import micros_of
@@ -238,7 +238,7 @@ def _what_differs(was: SliceRead, now: SliceRead) -> str:
 def save_pinned(pinned: Pinned, file: Path) -> None:
     """Write it to a file, whole or not at all."""
     document = msgspec.json.encode(pinned, order="deterministic")
-    files.write_atomic(file, msgspec.json.format(document, indent=1) + b"\n")
+    writing.write_atomic(file, msgspec.json.format(document, indent=1) + b"\n")
 
 
 def load_pinned(project: Project, file: Path, history: str | None = None) -> Pinned:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from hindscan import files
+from hindscan import files, writing
 from hindscan.errors import CorruptData, SourceChanged, UsageError
 from hindscan.history.archived import ArchivedFile
 
@@ -185,7 +185,7 @@ def _faults(archive: Archive) -> Iterator[str]:
 def write_archive(place: files.Place, archive: Archive) -> str:
     """Replace the manifest in one step, and give its digest."""
     content = msgspec.json.format(msgspec.json.encode(archive), indent=1) + b"\n"
-    files.write_atomic(place / MANIFEST, content)
+    writing.write_atomic(place / MANIFEST, content)
     return hashlib.sha256(content).hexdigest()
 
 

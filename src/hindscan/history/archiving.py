@@ -29,7 +29,7 @@ import msgspec
 import pyarrow as pa
 import xxhash
 
-from hindscan import files
+from hindscan import files, writing
 from hindscan.data import Proof
 from hindscan.errors import Conflict, CorruptData, UsageError
 from hindscan.faults import point
@@ -203,7 +203,7 @@ class _Archiver:
         table, proof, set_aside = self._new(partition, begin, end)
         whole = pa.concat_tables([*tables, table])
         path = f"partition-{partition:05d}/{start:020d}-{end:020d}-{secrets.token_hex(4)}.parquet"
-        files.write_parquet_atomic(self._place / path, whole, row_group_rows=ROW_GROUP_ROWS)
+        writing.write_parquet_atomic(self._place / path, whole, row_group_rows=ROW_GROUP_ROWS)
         point("archive.written")
         found, footer = files.look(self._place, path), read_footer(self._place / path, path, None)
         file = ArchivedFile(

@@ -21,7 +21,7 @@ from typing import Final
 import msgspec
 import pyarrow as pa
 
-from hindscan import files
+from hindscan import files, writing
 from hindscan.errors import HistoryError
 from hindscan.history.columns import schema_from_text, schema_to_text
 from hindscan.history.footer import Footer, read_footer
@@ -148,7 +148,7 @@ class Footers:
         ]
         document = _Kept(version=VERSION, arrow=pa.__version__, schemas=list(numbers), footers=kept)
         try:
-            files.write_atomic(self._file, msgspec.msgpack.encode(document))
+            writing.write_atomic(self._file, msgspec.msgpack.encode(document))
         except OSError:
             # A full disk or a folder that may not be written to only costs time: a plan must not fail for it.
             return

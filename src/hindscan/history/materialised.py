@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from hindscan import files
+from hindscan import writing
 from hindscan.errors import CorruptData
 from hindscan.history.snapshot import KafkaPin
 from hindscan.kafka.fetch import RawBatch
@@ -200,7 +200,7 @@ def _keep(path: Path, table: pa.Table) -> None:
             os.link(attempt, path)
         except FileExistsError:
             return
-        files.sync_folder(path.parent)
+        writing.sync_folder(path.parent)
     finally:
         attempt.unlink(missing_ok=True)
 

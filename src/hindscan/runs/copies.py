@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from hindscan import files
+from hindscan import files, writing
 from hindscan.errors import CorruptData, ServiceUnavailable
 from hindscan.faults import point
 from hindscan.history.lake_target import Rows, TableTarget
@@ -145,7 +145,7 @@ def _copy_at_once(result: Path, to: files.Place, run: str) -> None:
     attempt = attempts / f"{run}-{secrets.token_hex(8)}"
     try:
         for source in sorted(result.iterdir()):
-            files.write_atomic(files.local(str(attempt / source.name)), source.read_bytes())
+            writing.write_atomic(files.local(str(attempt / source.name)), source.read_bytes())
         point("copies.written")
         try:
             attempt.rename(folder / run)
@@ -155,7 +155,7 @@ def _copy_at_once(result: Path, to: files.Place, run: str) -> None:
                 raise
     finally:
         shutil.rmtree(attempt, ignore_errors=True)
-    files.sync_folder(folder)
+    writing.sync_folder(folder)
 
 
 def _copy_in_order(result: Path, to: files.Place, run: str) -> None:
@@ -181,4 +181,4 @@ def _advance(to: files.Place, run: str) -> None:
         if newest >= run:
             return
     said = _Latest(run=run, result=f"{run}/result.parquet", manifest=f"{run}/{_MANIFEST}")
-    files.write_atomic(at, msgspec.json.encode(said))
+    writing.write_atomic(at, msgspec.json.encode(said))

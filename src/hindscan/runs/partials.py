@@ -26,7 +26,7 @@ import msgspec
 import pyarrow as pa
 import xxhash
 
-from hindscan import files
+from hindscan import files, writing
 from hindscan.data import Proof
 from hindscan.errors import BadPartial, ConfigError, CorruptPartial
 from hindscan.faults import point
@@ -207,7 +207,7 @@ class Partials:
         stored = table.replace_schema_metadata({_META: document, _CHECK: check})
         point("partials.writing")
         # Not flushed to the disk, which would cost more than small slices do: after a loss of power a torn partial is found and made again.
-        size = files.write_table_atomic(files.local(self._name(key)), stored, compression="lz4", durable=False)
+        size = writing.write_table_atomic(files.local(self._name(key)), stored, compression="lz4", durable=False)
         point("partials.written")
         return meta.digest, size
 

@@ -32,7 +32,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import pyarrow as pa
 
-from hindscan import files
+from hindscan import files, writing
 from hindscan.data import Proof
 from hindscan.errors import CorruptData, NotFound, UsageError
 from hindscan.faults import point
@@ -241,7 +241,7 @@ def publish(
     finally:
         shutil.rmtree(attempt, ignore_errors=True)
     for folder in (final.parent, final.parent.parent, final.parent.parent.parent):
-        files.sync_folder(folder)
+        writing.sync_folder(folder)
     point("results.published")
     return Published(folder=final, manifest=written, new=True)
 
@@ -271,19 +271,19 @@ def _write(
 ) -> Manifest:
     result = attempt / "result.parquet"
     if isinstance(table, pa.Table):
-        files.write_parquet_atomic(result, table, named=False)
+        writing.write_parquet_atomic(result, table, named=False)
         digest = table_digest(table)
     else:
-        files.write_parquet_stream(result, table.schema, table.tables(), named=False)
+        writing.write_parquet_stream(result, table.schema, table.tables(), named=False)
         digest = table_digest(files.ParquetColumns(result))
     point("results.table_written")
     pinned = msgspec.json.encode(snapshot, order="deterministic")
     schema = _COLUMNS.with_metadata({_SNAPSHOT: pinned})
-    files.write_parquet_stream(
+    writing.write_parquet_stream(
         attempt / "snapshot.parquet", schema, _slice_tables(slices), row_group_rows=_ROWS_PER_GROUP, named=False
     )
     for name, content in charts.items():
-        files.write_atomic(attempt / name, content, named=False)
+        writing.write_atomic(attempt / name, content, named=False)
     point("results.snapshot_written")
     complete = msgspec.structs.replace(
         with_versions(manifest),
@@ -298,9 +298,9 @@ def _write(
             columns=tuple(f"{field.name}: {field.type}" for field in table.schema),
         ),
     )
-    files.write_atomic(attempt / "manifest.json", encode_manifest(complete), named=False)
+    writing.write_atomic(attempt / "manifest.json", encode_manifest(complete), named=False)
     # Nobody looks into the folder before it is renamed: one flush for the names of all files.
-    files.sync_folder(attempt)
+    writing.sync_folder(attempt)
     point("results.manifest_written")
     return complete
 
@@ -411,11 +411,11 @@ def forget_result(folder: str | os.PathLike[str]) -> None:
     place = Path(folder)
     manifest = read_manifest(place)
     if not manifest.forgotten:
-        files.write_atomic(place / "manifest.json", encode_manifest(redacted(manifest)))
+        writing.write_atomic(place / "manifest.json", encode_manifest(redacted(manifest)))
     for path in place.iterdir():
         if path.name != "manifest.json":
             path.unlink()
-    files.sync_folder(place)
+    writing.sync_folder(place)
 
 
 def list_results(root: str | os.PathLike[str], job: str | None = None) -> list[Path]:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import feather
 
-from hindscan import files
+from hindscan import writing
 from hindscan.errors import BadPartial, CorruptPartial
 from hindscan.runs.digest import table_digest
 from hindscan.runs.partials import Partials
@@ -133,7 +133,7 @@ def test_a_part_is_read_without_the_others_and_only_its_own_damage_counts(tmp_pa
     stored = feather.read_table(partials.path(KEY))
     other = pa.array([*range(49), 0], pa.int64())
     changed = stored.set_column(0, "key", pa.chunked_array([other[:20], other[20:]]))
-    files.write_table_atomic(partials.path(KEY), changed.replace_schema_metadata(stored.schema.metadata))
+    writing.write_table_atomic(partials.path(KEY), changed.replace_schema_metadata(stored.schema.metadata))
     assert partials.read_part(KEY, 0).to_pylist() == parts[0].to_pylist()
     with pytest.raises(CorruptPartial, match="part 2 has digest"):
         partials.read_part(KEY, 2)
