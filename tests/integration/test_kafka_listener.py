@@ -251,6 +251,8 @@ def test_aborted_records_are_never_heard(kafka_cluster, topic, store, listen, pr
         writer.begin_transaction()
         message = encode_kafka(Event(id=str(number), source="/s", type="t"))
         writer.produce(name, message.value, headers=list(message.headers))
+        # Else what is aborted may never have been in the log, or the broker may hear of the end before it hears of the beginning.
+        writer.flush(20)
         if number % 2:
             writer.abort_transaction(20)
         else:
