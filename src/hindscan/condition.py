@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from hindscan.engine import Values, database, quoted
+from hindscan.engine import Values, database, quoted, stabilities
 
 if TYPE_CHECKING:
     import duckdb
@@ -359,12 +359,7 @@ def _is_of_row_alone(condition: dict[str, Any]) -> bool:
 @functools.cache
 def _consistent(process: int) -> frozenset[str]:
     """Names of the functions whose every form gives the same for the same arguments."""
-    with closing(database(process, planning=True).cursor()) as cursor:
-        rows = cursor.execute(
-            "SELECT function_name FROM duckdb_functions() WHERE function_type = 'scalar' "
-            "GROUP BY function_name HAVING bool_and(stability = 'CONSISTENT')"
-        ).fetchall()
-    return frozenset(str(row[0]) for row in rows)
+    return frozenset(name for name, found in stabilities(process).items() if found == {"CONSISTENT"})
 
 
 #: What a column of a kind is compared with, such that neither side needs a conversion that could fail for a value of the column.

@@ -13,6 +13,8 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ from hindscan.room import ENGINE_FOLDER, ENGINE_MEMORY
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["Values", "database", "failed_while_running", "plain", "quoted"]
+__all__ = ["Values", "database", "failed_while_running", "plain", "quoted", "stabilities"]
 
 
 class Values(dict[str, object]):
@@ -57,6 +59,17 @@ def failed_while_running(fault: Exception) -> bool:
     import duckdb
 
     return not isinstance(fault, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException)
+
+
+@functools.cache
+def stabilities(process: int) -> Mapping[str, frozenset[str]]:
+    """Tell of each scalar function, by name, what its forms depend on: on their arguments alone (``CONSISTENT``), or on more."""
+    with closing(database(process, planning=True).cursor()) as cursor:
+        rows = cursor.execute(
+            "SELECT function_name, list(DISTINCT stability) FROM duckdb_functions() "
+            "WHERE function_type = 'scalar' AND stability IS NOT NULL GROUP BY function_name"
+        ).fetchall()
+    return {str(name): frozenset(found) for name, found in rows}
 
 
 @functools.cache

@@ -124,9 +124,10 @@ class ParquetSource:
         if where is None:
             return self._dataset(chosen, wanted)
         # What is left is decoded at once: an engine filters a table faster than Arrow filters while it scans.
-        return self._decoded(chosen, wanted) or _in_memory(
-            self._dataset(chosen, wanted, where=where).to_table(columns=wanted, use_threads=False)
-        )
+        rows = self._decoded(chosen, wanted)
+        if rows is None:
+            rows = self._dataset(chosen, wanted, where=where).to_table(columns=wanted, use_threads=False)
+        return _in_memory(rows)
 
     def diagnose(self) -> None:
         """Read again what was asked for, file by file, to find the one that is at fault.
@@ -257,7 +258,7 @@ class ParquetSource:
         dataset = parts[0] if len(parts) == 1 else ds.dataset(parts, schema=schema)
         return dataset if bounds is None else dataset.filter(bounds)
 
-    def _decoded(self, chosen: Sequence[_Chosen], wanted: Sequence[str]) -> ds.Dataset | None:
+    def _decoded(self, chosen: Sequence[_Chosen], wanted: Sequence[str]) -> pa.Table | None:
         """Give the rows of what was chosen as they lie; None where something of them must be converted first."""
         bounds = self._bounds(chosen)
         schema = self._columns(wanted, bounds)
@@ -277,7 +278,7 @@ class ParquetSource:
             if tables
             else schema.empty_table()
         )
-        return _in_memory(whole if bounds is None else whole.filter(bounds))
+        return whole if bounds is None else whole.filter(bounds)
 
     def _bounds(self, chosen: Sequence[_Chosen]) -> pc.Expression | None:
         """Give the condition of the window; None where all rows are inside."""

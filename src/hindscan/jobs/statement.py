@@ -23,7 +23,7 @@ import msgspec
 
 from hindscan.condition import mappings_in
 from hindscan.data import Data
-from hindscan.engine import database
+from hindscan.engine import database, stabilities
 from hindscan.jobs.job import StepName
 
 if TYPE_CHECKING:
@@ -153,12 +153,9 @@ def _fault_of(
 @functools.cache
 def _changing(process: int) -> frozenset[str]:
     """Names of the functions that depend on more than their arguments in every form they have; `error` gives nothing at all."""
-    with closing(database(process, planning=True).cursor()) as cursor:
-        rows = cursor.execute(
-            "SELECT function_name FROM duckdb_functions() WHERE function_type = 'scalar' AND function_name <> 'error' "
-            "GROUP BY function_name HAVING bool_and(stability <> 'CONSISTENT')"
-        ).fetchall()
-    return frozenset(str(row[0]) for row in rows)
+    return frozenset(
+        name for name, found in stabilities(process).items() if "CONSISTENT" not in found and name != "error"
+    )
 
 
 def _without_places(tree: Any) -> Any:
