@@ -177,7 +177,7 @@ def per_bidder(combined: hs.Data) -> pl.DataFrame:
 '''
 #: hindscan in a process that is warm. Each line it reads is a request; it answers with the seconds from there to the published result.
 HINDSCAN = """
-import json, os, sys, time
+import json, os, shutil, sys, time
 from pathlib import Path
 from hindscan.config_file import load_project
 from hindscan.driver import drive
@@ -190,6 +190,8 @@ project = load_project(Path(sys.argv[1]))
 with open_workshop(project) as workshop:
     for line in sys.stdin:
         asked = json.loads(line)
+        if asked["fresh"]:  # as of a first run, nothing is there to be replaced
+            shutil.rmtree(workshop.partials.folder, ignore_errors=True)
         began = time.monotonic()
         spec, code = workshop.job(asked["job"])
         request = ask(project, spec, {}, fresh=asked["fresh"])
@@ -352,7 +354,7 @@ def measured(root: Path, data: Path, form: str, given: argparse.Namespace, env: 
             settings = env if verify else {**env, "HINDSCAN_HISTORY__BIDS__VERIFY": "false", "HINDSCAN_HISTORY__AUCTIONS__VERIFY": "false"}  # fmt: skip
             name = f"hindscan, {engine} job, {'verified' if verify else 'verify = false'}"
             server = Warm(root, settings)
-            server.run(job, fresh=True)
+            server.run(job, fresh=True)  # which starts the workers
             first = [server.run(job, fresh=True) for _ in range(given.repeats)]
             whole = whole_command(root, job, settings)
             rows.append(Row(f"{name}, first run", seconds_of(first), whole, f"{first[0]['slices']['total']} slices"))

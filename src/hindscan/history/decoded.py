@@ -2,23 +2,30 @@
 
 Serves promise 2 at an engine's pace. What is decoded is what Arrow's scanner gives, checksums verified, in the same order; only its encoding differs, which no
 query sees. A column of few different texts is spelt out for every row by whoever asks for texts, and that takes longer than all the numbers beside it; engines compute
-with the dictionary. Where a file's columns are not of the pinned types they must be converted, which is the scanner's work: then there is no table.
+with the dictionary. Where a condition compares columns with values, these are decoded first, row group by row group, and of the others only what is in groups that
+have rows which pass; only such rows are kept, so that what is held is what passes, not what lies there. Where a file's columns are not of the pinned types they
+must be converted, which is the scanner's work: then there is no table.
 
 Stands beside `parquet_reader`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hindscan.history.parquet_files import OpenFile
 
 if TYPE_CHECKING:
     from pyarrow import Scalar
+
+    from hindscan.condition import Where
 
 __all__ = ["decoded"]
 
@@ -32,9 +39,10 @@ def decoded(
     schema: pa.Schema,
     *,
     constants: Mapping[str, Scalar[Any]],
+    where: Where,
     verify: bool,
 ) -> pa.Table | None:
-    """Decode columns of some row groups.
+    """Decode columns of some row groups, perhaps without rows that do not fulfil a condition.
 
     Parameters
     ----------
@@ -46,6 +54,8 @@ def decoded(
         The columns wanted, with their pinned types.
     constants : mapping
         Values that all rows share, by column: those of the folders' names.
+    where : Where
+        Rows that do not fulfil it may be left out.
     verify : bool
         Verify page checksums.
 
@@ -75,14 +85,30 @@ def decoded(
             page_checksum_verification=verify,
             pre_buffer=not file.place.is_local,
         )
-        names = [field.name for field in stored]
-        table = parquet.read_row_groups(list(row_groups), columns=names, use_threads=False)
-    rows = sum(metadata.row_group(number).num_rows for number in row_groups)
-    columns = [
-        table.column(field.name) if field.name not in constants else _repeated(constants[field.name], rows)
-        for field in schema
-    ]
-    return pa.table(columns, names=schema.names)
+
+        def read(group: int, names: Sequence[str]) -> pa.Table:
+            wanted = [name for name in names if name not in constants]
+            table = parquet.read_row_group(group, columns=wanted, use_threads=False)
+            rows = metadata.row_group(group).num_rows
+            columns = [_repeated(constants[name], rows) if name in constants else table.column(name) for name in names]
+            return pa.table(columns, names=list(names))
+
+        found = [_passing(functools.partial(read, group), schema.names, where) for group in row_groups]
+    tables = [table for table in found if table is not None]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _passing(read: Callable[[Sequence[str]], pa.Table], names: Sequence[str], where: Where) -> pa.Table | None:
+    """Read the rows of one row group that may fulfil a condition; None if there are none."""
+    judged = read(where.columns if where.is_implied else names)
+    kept = where.keeps_plainly(judged)
+    passing = judged.num_rows if kept is None else pc.sum(kept).as_py()
+    if not passing:
+        return None
+    rest = read([name for name in names if name not in judged.column_names])
+    columns = [(judged if name in judged.column_names else rest).column(name) for name in names]
+    rows = pa.table(columns, names=list(names))
+    return rows if kept is None or passing == rows.num_rows else rows.filter(kept)
 
 
 def _is_stored(physical: pa.Schema, field: pa.Field[Any]) -> bool:
@@ -111,5 +137,6 @@ def _coded(metadata: pq.FileMetaData, row_groups: Collection[int], fields: Seque
 
 def _repeated(value: Scalar[Any], rows: int) -> pa.Array[Any]:
     """Give one value for all rows."""
-    places = pa.repeat(pa.scalar(0 if value.is_valid else None, pa.int8()), rows)
-    return pa.DictionaryArray.from_arrays(places, pa.array([value.as_py()] if value.is_valid else [], value.type))
+    places: Any = pa.array(np.zeros(rows, np.int8)) if value.is_valid else pa.nulls(rows, pa.int8())
+    texts = pa.array([value.as_py()] if value.is_valid else [], value.type)
+    return pa.DictionaryArray.from_arrays(places, texts, safe=False)

@@ -124,7 +124,7 @@ class ParquetSource:
         if where is None:
             return self._dataset(chosen, wanted)
         # What is left is decoded at once: an engine filters a table faster than Arrow filters while it scans.
-        rows = self._decoded(chosen, wanted)
+        rows = self._decoded(chosen, wanted, where)
         if rows is None:
             rows = self._dataset(chosen, wanted, where=where).to_table(columns=wanted, use_threads=False)
         return _in_memory(rows)
@@ -258,8 +258,8 @@ class ParquetSource:
         dataset = parts[0] if len(parts) == 1 else ds.dataset(parts, schema=schema)
         return dataset if bounds is None else dataset.filter(bounds)
 
-    def _decoded(self, chosen: Sequence[_Chosen], wanted: Sequence[str]) -> pa.Table | None:
-        """Give the rows of what was chosen as they lie; None where something of them must be converted first."""
+    def _decoded(self, chosen: Sequence[_Chosen], wanted: Sequence[str], where: Where) -> pa.Table | None:
+        """Give the rows of what was chosen as they lie, perhaps without such as do not fulfil a condition; None where something of them must be converted first."""
         bounds = self._bounds(chosen)
         schema = self._columns(wanted, bounds)
         tables = []
@@ -268,10 +268,11 @@ class ParquetSource:
             if one.slice.deleted or self._may_drift or (bounds is not None and self._reader.time in constants):
                 return None
             file = self._file(one.slice)
-            table = decoded(file, one.row_groups, schema, constants=constants, verify=self._reader.verify)
+            table = decoded(file, one.row_groups, schema, constants=constants, where=where, verify=self._reader.verify)
             if table is None:
                 return None
-            tables.append(table)
+            if table.num_rows:
+                tables.append(table)
         alike = len({table.schema for table in tables}) == 1
         whole = (
             pa.concat_tables(tables if alike else [table.cast(schema) for table in tables])

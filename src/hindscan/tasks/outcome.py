@@ -1,7 +1,7 @@
 """What a plan that was carried out gives: one finished table, or the parts of a table that is split by key, merged to one in the order of its keys.
 
-Keeps promises 8, 9 and 10. Every part is verified, one at a time, before the first row of any is given; then they are merged batch by batch, so that a result
-is published that no process has held whole.
+Keeps promises 8, 9 and 10. Every part is verified, one at a time, before the first row of any is given; then they are merged batch by batch, so that a large result
+is published that no process has held whole. A small one is one table at once, which need not be read again to be digested.
 
 ::
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import pyarrow as pa
 
@@ -20,6 +21,9 @@ from hindscan.runs.parts import merge
 from hindscan.tasks.bench import one_table
 
 __all__ = ["Merged", "outcome"]
+
+#: Bytes of rows up to which parts that are merged are held as one table.
+SMALL_BYTES: Final = 64_000_000
 
 
 class Merged:
@@ -44,11 +48,12 @@ class Merged:
 
     def __init__(self, partials: Partials, keys: Sequence[str], by: Sequence[str]) -> None:
         self._partials, self._keys, self._by = partials, tuple(keys), tuple(by)
-        schemas, self.num_rows = [], 0
+        schemas, self.num_rows, self.nbytes = [], 0, 0
         for key in keys:
             part = partials.read(key)
             schemas.append(part.schema)
             self.num_rows += part.num_rows
+            self.nbytes += part.nbytes
         self.schema = one_table([schema.empty_table() for schema in schemas], keys).schema
 
     def tables(self) -> Iterator[pa.Table]:
@@ -62,8 +67,9 @@ class Merged:
 
 
 def outcome(partials: Partials, keys: Sequence[str], by: Sequence[str]) -> pa.Table | Merged:
-    """Give what is published: the finished table, or its parts where the job is split by key."""
+    """Give what is published: the finished table, or its parts where the job is split by key, as one table where they are small."""
     if by:
-        return Merged(partials, keys, by)
+        merged = Merged(partials, keys, by)
+        return merged.table() if merged.nbytes <= SMALL_BYTES else merged
     (key,) = keys
     return partials.read(key)

@@ -501,7 +501,8 @@ def damaged(of: StitchedHistory, column: str, group: int) -> None:
     path = Path(of.archive.place.path) / first.path
     content, metadata = bytearray(path.read_bytes()), pq.read_metadata(path)
     chunk = metadata.row_group(group).column(metadata.schema.names.index(column))
-    content[(chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size // 2] ^= 4
+    # Near the end, where surely no page has its header.
+    content[(chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size - 5] ^= 4
     path.write_bytes(content)
     as_it_is = replace(first, identity=files.look(of.archive.place, first.path).identity)
     write_archive(of.archive.place, replace(known[0], files=(as_it_is, *known[0].files[1:])))

@@ -214,6 +214,34 @@ def test_a_dictionary_gives_the_rows_of_its_texts_in_their_order(tmp_path: Path,
     assert found.equals(plain)
 
 
+@pytest.mark.parametrize("stored", ["arrow", "dictionary"])
+@pytest.mark.parametrize(
+    "condition",
+    ["s = 'v3'", "s = 'v3' AND kind = 1", "s >= 'v3' AND b < 25", "s = 'none'", "b BETWEEN 3 AND 5", "kind = 2"],
+)
+def test_of_a_file_only_what_passes_is_held(tmp_path: Path, stored: str, condition: str) -> None:
+    rng = np.random.default_rng(4)
+    count = 20_000
+    texts = pa.array([None if n == 9 else f"v{n}" for n in rng.integers(0, 10, count)])
+    # The first row group has nothing that passes, and its least and greatest do not say so.
+    texts = pa.concat_arrays([pa.array(["v2", "v8"] * 2_500), texts[5_000:]])
+    numbers = np.concatenate([np.tile([1, 9], 2_500), rng.integers(0, 50, count - 5_000)])
+    rows = pa.table({"s": texts, "b": numbers, "x": rng.random(count)})
+    file = rows.set_column(0, "s", texts.cast(CODED)) if stored == "dictionary" else rows
+    write(tmp_path / "b/kind=1/a.parquet", file, "arrow", 5_000)
+    write(tmp_path / "b/kind=2/a.parquet", file.slice(0, 0), "arrow", 5_000)
+    of = ParquetHistory(name="t", location=str(tmp_path / "b"), place=files.place(tmp_path / "b"))
+    pin = of.pin(Window())
+    query = f"SELECT s, b, x, kind FROM t WHERE {condition}"
+    with of.reader(pin).open(cut(pin, 100_000)) as source:
+        where = reads_of(query, {}, {"t": source.schema})["t"].where
+        held = source.dataset(["s", "b", "x", "kind"], where).to_table()
+    with duckdb.connect() as oracle:
+        oracle.register("t", rows.append_column("kind", pa.repeat(pa.scalar(1), count)))
+        expected = oracle.sql(query).to_arrow_table()
+    assert held.to_pydict() == expected.to_pydict()
+
+
 def test_slices_that_a_condition_leaves_nothing_give_what_no_rows_give(tmp_path: Path) -> None:
     write(tmp_path / "b/a.parquet", pa.table({"n": pa.array(range(100), pa.int64())}), "arrow", 10)
     of = ParquetHistory(name="t", location=str(tmp_path / "b"), place=files.place(tmp_path / "b"))

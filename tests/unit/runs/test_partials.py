@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,6 +34,16 @@ def a_table(rows: int = 1000) -> pa.Table:
             "price": [n / 7 for n in range(rows)],
         }
     )
+
+
+def numbers_of(table: pa.Table) -> pa.Table:
+    """Give what is stored as it is: columns of numbers."""
+    return table.select(["bidder", "price"])
+
+
+def whole(table: pa.Table) -> pa.Table:
+    """Give all of it, texts too, which are compressed."""
+    return table
 
 
 @pytest.fixture
@@ -186,12 +197,13 @@ print(found, harmless)
     assert found > harmless, (found, harmless)
 
 
+@pytest.mark.parametrize("of", [whole, numbers_of])
 @pytest.mark.parametrize("rows", [1000, MAPPED])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_a_file_cut_short_is_found_removed_and_can_be_written_again(
-    partials: Partials, share: float, rows: int
+    partials: Partials, share: float, rows: int, of: Callable[[pa.Table], pa.Table]
 ) -> None:
-    partials.write(KEY, a_table(rows), PROOF)
+    partials.write(KEY, of(a_table(rows)), PROOF)
     content = partials.path(KEY).read_bytes()
     partials.path(KEY).write_bytes(content[: int(len(content) * share)])
     with pytest.raises(CorruptPartial, match="computed again by a retry") as caught:
@@ -200,6 +212,23 @@ def test_a_file_cut_short_is_found_removed_and_can_be_written_again(
     assert not partials.has(KEY)
     partials.write(KEY, a_table(), PROOF)
     assert partials.read(KEY) == a_table()
+
+
+def test_a_flipped_bit_of_numbers_that_are_mapped_is_found(partials: Partials) -> None:
+    table = numbers_of(a_table(MAPPED))
+    partials.write(KEY, table, PROOF)
+    content = partials.path(KEY).read_bytes()
+    first = content.index(table["price"].chunk(0).buffers()[1].to_pybytes()[:4096])
+    partials.path(KEY).write_bytes(flipped(content, first + 100_000, 3))
+    with pytest.raises(CorruptPartial, match="its content has digest"):
+        partials.read(KEY)
+    assert not partials.has(KEY)
+
+
+def test_texts_are_compressed_and_numbers_lie_as_they_are(partials: Partials) -> None:
+    table = pa.table({"n": pa.array([7] * MAPPED), "s": ["seven"] * MAPPED})
+    assert partials.write(KEY, table.select(["n"]))[1] > table.select(["n"]).nbytes
+    assert partials.write(KEY, table.select(["s"]))[1] < table.select(["s"]).nbytes / 2
 
 
 def test_a_partial_of_another_content_under_the_key_is_found(partials: Partials) -> None:
