@@ -55,7 +55,7 @@ HOMES = {
     "packaging": {"jobs.isolated"},
     "pandas": {"data", "api", "explore"},
     "prometheus_client": {"web.metrics"},
-    "pyiceberg": {"history.iceberg", "history.iceberg_target"},
+    "pyiceberg": {"history.iceberg", "history.iceberg_deletes", "history.iceberg_target"},
     "polars": {"data", "api", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
     "scipy": {"jobs.resampling", "jobs.sampling"},

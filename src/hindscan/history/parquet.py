@@ -28,6 +28,7 @@ from hindscan.history.archive import listed_only
 from hindscan.history.bounds import bounds_of, check_time_column
 from hindscan.history.columns import schema_from_text, schema_to_text
 from hindscan.history.deletes import Positions, masked
+from hindscan.history.equality import digest_of
 from hindscan.history.footer import Footer
 from hindscan.history.footers import Footers
 from hindscan.history.parquet_reader import ParquetReader
@@ -173,6 +174,7 @@ class ParquetHistory:
             verify=pin.verify,
             widens=pin.widens,
             rename=pin.rename,
+            equality_deletes={digest_of(found): found for file in pin.files if (found := pin.deletes_of(file))},
         )
 
     def _schema(self, footers: Mapping[str, Footer], hive: Sequence[dict[str, str | None]]) -> pa.Schema:

@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
@@ -28,12 +30,14 @@ from hindscan.errors import CorruptData, SchemaMismatch, SourceChanged
 from hindscan.history.bounds import Bounds, keeps
 from hindscan.history.columns import described
 from hindscan.history.decoded import decoded
+from hindscan.history.deletes import kept_mask
 from hindscan.history.drifted import is_read_as_pinned, rows_as_pinned
+from hindscan.history.equality import DeleteFiles, Erasers, stored_name
 from hindscan.history.expansion import check_expansion
 from hindscan.history.footer import greatest_times
 from hindscan.history.pages import check_headers, has_checksums
 from hindscan.history.parquet_files import Files, OpenFile
-from hindscan.history.snapshot import ParquetSlice, Slice
+from hindscan.history.snapshot import EqualityDeletes, ParquetSlice, Slice
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -54,8 +58,11 @@ class ParquetReader:
     #: Files may have other columns than the pinned ones, and under these older names.
     widens: bool = False
     rename: Mapping[str, str] = field(default_factory=dict)
+    #: By what slices call them.
+    equality_deletes: Mapping[str, Sequence[EqualityDeletes]] = field(default_factory=dict)
     #: What slices of one file share.
     files: Files = field(default_factory=Files, compare=False, repr=False)
+    erasers: Erasers = field(default_factory=Erasers, compare=False, repr=False)
 
     def open(self, slices: Sequence[Slice]) -> ParquetSource:
         """Open slices as one table, rows in the order of the slices.
@@ -83,6 +90,11 @@ class _Chosen(NamedTuple):
     def row_groups(self) -> list[int]:
         return [group.id for group in self.fragment.row_groups]
 
+    @property
+    def loses_rows(self) -> bool:
+        """Its table has, or may have, deleted some of its rows."""
+        return bool(self.slice.deleted or self.slice.equality_deletes)
+
 
 class ParquetSource:
     """Slices of a Parquet pin as one table."""
@@ -93,6 +105,8 @@ class ParquetSource:
         self._asked: list[str] = []
         #: Of each slice, by position: the columns that were ever asked for, and the row groups of each that were left.
         self._decodes: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
+        #: Which rows of a slice count, by position.
+        self._kept: dict[int, npt.NDArray[np.bool_]] = {}
         self._check_identity()
 
     def __enter__(self) -> ParquetSource:
@@ -216,10 +230,11 @@ class ParquetSource:
             greatest = max((t for t in times if t is not None), default=None) if None not in times else None
             if None in times and (s.since is not None or s.before is not None):
                 self._check_null_times(s)
-        seen = xxhash.xxh3_128(f"{s.path}\0{s.size}\0{s.identity}\0{s.first}\0{s.last}{''.join(s.deleted)}".encode())
+        which = f"{s.path}\0{s.size}\0{s.identity}\0{s.first}\0{s.last}{''.join(s.deleted)}{s.equality_deletes}"
+        seen = xxhash.xxh3_128(which.encode())
         return Proof(
             slice=s.position,
-            records=s.rows,
+            records=int(self._kept_of(s).sum()) if s.equality_deletes else s.rows,
             bytes=s.bytes,
             greatest_time=greatest,
             digest=seen.hexdigest(),
@@ -265,7 +280,7 @@ class ParquetSource:
         tables = []
         for one in chosen:
             constants = self._constants(one.slice)
-            if one.slice.deleted or self._may_drift or (bounds is not None and self._reader.time in constants):
+            if one.loses_rows or self._may_drift or (bounds is not None and self._reader.time in constants):
                 return None
             file = self._file(one.slice)
             table = decoded(file, one.row_groups, schema, constants=constants, verify=self._reader.verify)
@@ -312,14 +327,15 @@ class ParquetSource:
             left = whole if may_pass is None else whole.subset(may_pass, schema=self.schema)
             if may_pass is None or left.num_row_groups:
                 # What is deleted goes by position: a row group that is left out would move the others.
-                chosen.append(_Chosen(s, whole if s.deleted else left))
+                one = _Chosen(s, left)
+                chosen.append(_Chosen(s, whole) if one.loses_rows else one)
         return chosen
 
     def _alike(self, chosen: Sequence[_Chosen], schema: pa.Schema) -> list[list[tuple[_Chosen, bool]]]:
         """Put those together that one scan reads: all, unless files drifted."""
         runs: list[list[tuple[_Chosen, bool]]] = []
         for one in chosen:
-            as_pinned = not one.slice.deleted and (
+            as_pinned = not one.loses_rows and (
                 not self._may_drift or is_read_as_pinned(one.fragment.physical_schema, schema, self._reader.rename)
             )
             if not (runs and as_pinned and runs[-1][0][1]):
@@ -335,21 +351,47 @@ class ParquetSource:
     ) -> ds.Dataset:
         import pyarrow.dataset as ds
 
-        (s, fragment), as_pinned = run[0]
+        one, as_pinned = run[0]
+        s = one.slice
         if as_pinned:
             return ds.FileSystemDataset(
-                [one.fragment for one, _ in run], schema, self._parquet, self._reader.root.filesystem
+                [each.fragment for each, _ in run], schema, self._parquet, self._reader.root.filesystem
             )
         table = rows_as_pinned(
-            fragment,
+            one.fragment,
             schema,
             shown=s.path,
             rename=self._reader.rename,
             constants=self._constants(s),
-            deleted=s.deleted,
+            kept=self._kept_of(s) if one.loses_rows else None,
             where=where,
         )
         return ds.dataset(table)
+
+    def _kept_of(self, s: ParquetSlice) -> npt.NDArray[np.bool_]:
+        """Tell which rows of a slice count; where deletes go by what rows hold, those columns of it are read, once."""
+        found = self._kept.get(s.position)
+        if found is None:
+            [(_, fragment)] = self._chosen([s])
+            rows = [group.num_rows for group in fragment.row_groups]
+            found = kept_mask(s.deleted or [""] * len(rows), rows)
+            if s.equality_deletes:
+                found[self._erased(s, fragment)] = False
+            self._kept[s.position] = found
+        return found
+
+    def _erased(self, s: ParquetSlice, fragment: ds.ParquetFileFragment) -> npt.NDArray[np.int64]:
+        deletes = self._reader.equality_deletes[s.equality_deletes]
+        keys = {column for one in deletes for column in one.columns}
+        stored = {name for key in keys if (name := stored_name(fragment.physical_schema, key)) is not None}
+        self._decodes[s.position] |= {(name, group) for name in stored for group in range(s.first, s.last)}
+        self._check_expansion(s, list(stored))
+        try:
+            where = DeleteFiles(root=self._reader.root, parquet=self._parquet, verify=self._reader.verify)
+            return self._reader.erasers.found(fragment, deletes, self._constants(s), where)
+        except (pa.ArrowException, OSError) as fault:
+            self._check_identity()
+            raise _corrupt(s, fault) from fault
 
     def _constants(self, s: ParquetSlice) -> dict[str, Any]:
         return {
