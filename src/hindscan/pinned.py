@@ -336,6 +336,7 @@ def _read_of_run(row: dict[str, Any], pin: KafkaPin | ParquetPin) -> SliceRead:
         piece = ParquetSlice(
             partition_values=file.partition_values,
             deleted=file.deleted(row["first"], row["last"]),
+            version=file.version,
             equality_deletes=digest_of(pin.deletes_of(file)),
             **place,
             **common,

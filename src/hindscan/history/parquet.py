@@ -151,6 +151,7 @@ class ParquetHistory:
                         file.path, self._timed(footer.row_groups, values, schema), (deleted or {}).get(file.path)
                     ),
                     partition_values=values,
+                    version=file.version,
                 )
                 for file, footer, values in zip(found, footers, hive, strict=True)
             ),

@@ -26,7 +26,7 @@ import xxhash
 
 from hindscan import files
 from hindscan.data import Proof
-from hindscan.errors import CorruptData, SchemaMismatch, SourceChanged
+from hindscan.errors import CorruptData, ReadIncomplete, SchemaMismatch, SourceChanged
 from hindscan.history.bounds import Bounds, keeps
 from hindscan.history.columns import described
 from hindscan.history.decoded import decoded
@@ -38,6 +38,7 @@ from hindscan.history.footer import greatest_times
 from hindscan.history.pages import check_headers, has_checksums
 from hindscan.history.parquet_files import Files, OpenFile
 from hindscan.history.snapshot import EqualityDeletes, ParquetSlice, Slice
+from hindscan.object_versions import version_of
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -107,7 +108,11 @@ class ParquetSource:
         self._decodes: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
         #: Which rows of a slice count, by position.
         self._kept: dict[int, npt.NDArray[np.bool_]] = {}
-        self._check_identity()
+        #: Files that are read as they were, from the versions their bucket keeps.
+        self._older: dict[str, files.Place] = {}
+        changed = self._changed()
+        self._older |= {s.path: place for s, _ in changed if (place := self._pinned_version(s)) is not None}
+        self._refuse([(s, now) for s, now in changed if s.path not in self._older])
 
     def __enter__(self) -> ParquetSource:
         return self
@@ -184,10 +189,13 @@ class ParquetSource:
         """Keep nothing open: files are open only while a data set is scanned."""
 
     def _file(self, s: ParquetSlice) -> OpenFile:
-        return self._reader.files.open(self._reader.root / s.path, s.size, s.identity, lambda: self._fragment(s))
+        return self._reader.files.open(self._place(s), s.size, s.identity, lambda: self._fragment(s))
+
+    def _place(self, s: ParquetSlice) -> files.Place:
+        return self._older.get(s.path) or self._reader.root / s.path
 
     def _fragment(self, s: ParquetSlice) -> ds.ParquetFileFragment:
-        place = self._reader.root / s.path
+        place = self._place(s)
         partition = self._partition(s)
         made: Any = self._parquet.make_fragment(place.path, place.filesystem, partition_expression=partition)
         return cast("ds.ParquetFileFragment", made)
@@ -408,23 +416,51 @@ class ParquetSource:
             whole = whole & (column == value if value.is_valid else column.is_null())
         return whole
 
-    def _check_identity(self) -> None:
-        pinned = {s.path: (s.size, s.identity) for s in self._slices}
+    def _changed(self) -> list[tuple[ParquetSlice, str]]:
+        """Find files that are no longer those that were pinned, each by one slice of it, and what is there now."""
         changed = []
-        for path, (size, identity) in pinned.items():
-            found = files.look(self._reader.root, path)
-            if (found.size, found.identity) != (size, identity):
-                self._reader.files.forget(self._reader.root / path)
-                changed.append(
-                    f"{path}: pinned with {size} bytes, {identity}; found {found.size} bytes, {found.identity}"
-                )
-        if changed:
-            listed = "\n  ".join(changed[:20])
-            raise SourceChanged(
-                f"While reading Parquet: files must be those that were pinned; {len(changed)} changed:\n  {listed}\n"
-                "Run again to pin the files as they are now.",
-                paths=changed,
+        for s in {s.path: s for s in self._slices if s.path not in self._older}.values():
+            try:
+                found = files.look(self._reader.root, s.path)
+            except SourceChanged:
+                if not s.version:
+                    raise
+                changed.append((s, "it has gone"))
+                continue
+            if (found.size, found.identity) != (s.size, s.identity):
+                self._reader.files.forget(self._reader.root / s.path)
+                changed.append((s, f"found {found.size} bytes, {found.identity}"))
+        return changed
+
+    def _pinned_version(self, s: ParquetSlice) -> files.Place | None:
+        """Give the place of the pinned version of a file; None where its bucket kept none, or no longer."""
+        at = version_of(self._reader.root / s.path, s.version) if s.version else None
+        return at if at is not None and at.filesystem.get_file_info(at.path).size == s.size else None
+
+    def _check_identity(self) -> None:
+        self._refuse(self._changed())
+
+    def _refuse(self, changed: Sequence[tuple[ParquetSlice, str]]) -> None:
+        if not changed:
+            return
+        listed = [f"{s.path}: pinned with {s.size} bytes, {s.identity}; {now}" for s, now in changed]
+        shown = "\n  ".join(listed[:20])
+        if all(self._pinned_version(s) is not None for s, _ in changed):
+            raise ReadIncomplete(
+                f"While reading Parquet: files must stay what they were pinned as while they are read; {len(changed)} changed:\n  {shown}\n"
+                "Their bucket keeps the pinned versions, which are read when the slice is tried again.",
+                paths=listed,
             )
+        more = (
+            " Where a bucket keeps the versions that were pinned, the extra `versions` reads them."
+            if any(s.version for s, _ in changed)
+            else ""
+        )
+        raise SourceChanged(
+            f"While reading Parquet: files must be those that were pinned; {len(changed)} changed:\n  {shown}\n"
+            f"Run again to pin the files as they are now.{more}",
+            paths=listed,
+        )
 
 
 def _corrupt(s: ParquetSlice, fault: Exception) -> CorruptData:

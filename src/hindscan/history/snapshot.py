@@ -131,6 +131,8 @@ class FilePin(msgspec.Struct, frozen=True, kw_only=True):
     row_groups: tuple[RowGroup, ...]
     #: Values of the hive partitions the file lies in; they are columns too.
     partition_values: dict[str, str | None] = {}
+    #: Id of the object's version, where its bucket keeps several; it tells where the content is, never what it is, and is part of no key.
+    version: str = ""
     #: Which of the pin's `equality_deletes` may delete rows of it, as ranges `[first, last)`.
     equality_deletes: tuple[tuple[int, int], ...] = ()
 
@@ -279,6 +281,8 @@ class ParquetSlice(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     partition_values: dict[str, str | None] = {}
     #: Of each row group the rows that do not count, as `deletes` writes them; empty where all do.
     deleted: tuple[str, ...] = ()
+    #: Id of the file's version in its bucket; empty: it has none.
+    version: str = ""
     #: Digest of the files that may delete more of them, as `equality` makes it; empty: there is none. `rows` counts as if they did not.
     equality_deletes: str = ""
 

@@ -123,6 +123,7 @@ def _cut_file(file: FilePin, pin: ParquetPin, slice_rows: int) -> Iterator[Parqu
             before=None if ends_inside else pin.before,
             partition_values=file.partition_values,
             deleted=file.deleted(first, last),
+            version=file.version,
             equality_deletes=deletes,
         )
 
