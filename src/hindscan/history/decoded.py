@@ -10,7 +10,7 @@ Stands beside `parquet_reader`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +32,7 @@ def decoded(
     schema: pa.Schema,
     *,
     constants: Mapping[str, Scalar[Any]],
+    int96: Literal["us", "ns"],
     verify: bool,
 ) -> pa.Table | None:
     """Decode columns of some row groups.
@@ -46,6 +47,8 @@ def decoded(
         The columns wanted, with their pinned types.
     constants : mapping
         Values that all rows share, by column: those of the folders' names.
+    int96 : {"us", "ns"}
+        Unit in which times of twelve bytes are read.
     verify : bool
         Verify page checksums.
 
@@ -72,6 +75,7 @@ def decoded(
             stream,
             metadata=metadata,
             read_dictionary=_coded(metadata, row_groups, stored),
+            coerce_int96_timestamp_unit=int96,
             page_checksum_verification=verify,
             pre_buffer=not file.place.is_local,
         )

@@ -16,7 +16,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from hindscan.history.drifted import is_read_as_pinned, rows_as_pinned
 from hindscan.history.equality import DeleteFiles, Erasers, stored_name
 from hindscan.history.expansion import check_expansion
 from hindscan.history.footer import greatest_times
+from hindscan.history.int96 import check_int96, int96_unit
 from hindscan.history.pages import check_headers, has_checksums
 from hindscan.history.parquet_files import Files, OpenFile
 from hindscan.history.snapshot import EqualityDeletes, ParquetSlice, Slice
@@ -140,6 +141,9 @@ class ParquetSource:
         if any(pa.types.is_string(kind) or pa.types.is_binary(kind) for kind in map(self._type, wanted)):
             for one in chosen:
                 self._check_expansion(one.slice, wanted)
+        if any(map(pa.types.is_timestamp, self.schema.types)):
+            for one in chosen:
+                self._check_int96(one, wanted)
         if where is None:
             return self._dataset(chosen, wanted)
         # What is left is decoded at once: an engine filters a table faster than Arrow filters while it scans.
@@ -211,6 +215,22 @@ class ParquetSource:
         except (pa.ArrowException, OSError) as fault:
             self.diagnose()
             raise _corrupt(s, fault) from fault
+
+    def _check_int96(self, one: _Chosen, wanted: Sequence[str]) -> None:
+        needed = set(self._columns(wanted, self._bounds([one])).names)
+        stored = needed | {old for old, new in self._reader.rename.items() if new in needed}
+        try:
+            check_int96(
+                self._file(one.slice),
+                one.row_groups,
+                stored,
+                self._int96,
+                shown=one.slice.path,
+                verify=self._reader.verify,
+            )
+        except (pa.ArrowException, OSError) as fault:
+            self.diagnose()
+            raise _corrupt(one.slice, fault) from fault
 
     def _check_headers(self) -> None:
         """Look at the page headers of the columns that were read: checksums do not cover them, and what they hide is missing without a word."""
@@ -291,7 +311,9 @@ class ParquetSource:
             if one.loses_rows or self._may_drift or (bounds is not None and self._reader.time in constants):
                 return None
             file = self._file(one.slice)
-            table = decoded(file, one.row_groups, schema, constants=constants, verify=self._reader.verify)
+            table = decoded(
+                file, one.row_groups, schema, constants=constants, int96=self._int96, verify=self._reader.verify
+            )
             if table is None:
                 return None
             tables.append(table)
@@ -321,7 +343,12 @@ class ParquetSource:
         import pyarrow.dataset as ds
 
         scanning = ds.ParquetFragmentScanOptions(page_checksum_verification=self._reader.verify)
-        return ds.ParquetFileFormat(default_fragment_scan_options=scanning)
+        how: dict[str, Any] = {"coerce_int96_timestamp_unit": self._int96}
+        return ds.ParquetFileFormat(default_fragment_scan_options=scanning, **how)
+
+    @functools.cached_property
+    def _int96(self) -> Literal["us", "ns"]:
+        return int96_unit(self.schema)
 
     @property
     def _may_drift(self) -> bool:
