@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from hindscan import files
 from hindscan.errors import ServiceUnavailable, SourceMissing
 from hindscan.history.formats.decoder import missing_extra
-from hindscan.history.iceberg_deletes import Equality, deleted_positions, is_of_equality, is_of_positions
+from hindscan.history.iceberg_deletes import Equality, deleted_positions, is_of_equality, is_of_positions, mapped_names
 from hindscan.history.lake import TableFile, TableVersion, inside, plain_schema, refused, unqualified
 from hindscan.history.snapshot import KeyColumn
 
@@ -227,13 +227,13 @@ def _entries(table: Table, snapshot: Snapshot) -> Iterator[ManifestEntry]:
 
 
 class _Names:
-    """What columns are called in files, by all schemas the table has had."""
+    """What columns are called in files, by all schemas the table has had, and by what it says of files that know no ids."""
 
     def __init__(self, metadata: TableMetadata, schema: Schema) -> None:
         schemas = [{number: str(one.find_column_name(number)) for number in one.field_ids} for one in metadata.schemas]
         ids: dict[str, set[int]] = {}
         names: dict[int, set[str]] = {}
-        for number, path in (column for one in schemas for column in one.items()):
+        for number, path in [*(column for one in schemas for column in one.items()), *mapped_names(metadata)]:
             ids.setdefault(path, set()).add(number)
             names.setdefault(number, set()).add(path)
         current = {one.name: one.field_id for one in schema.fields}

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from pyiceberg.schema import Schema
     from pyiceberg.table import Table
     from pyiceberg.table.metadata import TableMetadata
+    from pyiceberg.table.name_mapping import MappedField
 
-__all__ = ["Equality", "deleted_positions", "is_of_equality", "is_of_positions"]
+__all__ = ["Equality", "deleted_positions", "is_of_equality", "is_of_positions", "mapped_names"]
 
 
 def is_of_positions(file: DataFile) -> bool:
@@ -189,10 +190,26 @@ def _ids(entry: ManifestEntry) -> list[int]:
 def _key_column(metadata: TableMetadata, schema: Schema, number: int) -> KeyColumn | None:
     """Find a column by its id, in any schema the table has had; None: it is none, or lies inside of another."""
     found = [one.name for other in (*metadata.schemas, schema) for one in other.fields if one.field_id == number]
+    mapped = [name for at, name in mapped_names(metadata) if at == number]
     nested = any(
         one.field_id == number and not one.field_type.is_primitive for other in metadata.schemas for one in other.fields
     )
-    return KeyColumn(id=number, name=found[-1], names=tuple(sorted(set(found)))) if found and not nested else None
+    return (
+        KeyColumn(id=number, name=found[-1], names=tuple(sorted({*found, *mapped}))) if found and not nested else None
+    )
+
+
+def mapped_names(metadata: TableMetadata) -> Iterator[tuple[int, str]]:
+    """Give the names, by the ids of their columns, that the table says files without ids have; those inside of others as paths."""
+
+    def named(fields: Sequence[MappedField], before: str) -> Iterator[tuple[int, str]]:
+        for field in fields:
+            if field.field_id is not None:
+                yield from ((field.field_id, before + name) for name in field.names)
+            yield from named(field.fields, f"{before}{field.names[0]}." if field.names else before)
+
+    mapping = metadata.name_mapping()
+    return named([] if mapping is None else mapping.root, "")
 
 
 def _kind_of(metadata: TableMetadata, number: int) -> str | None:

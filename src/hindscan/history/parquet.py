@@ -271,7 +271,7 @@ def _hive_values(path: str) -> dict[str, str | None]:
 
 def _hive_type(key: str, hive: Sequence[Mapping[str, str | None]]) -> pa.DataType:
     values = [values[key] for values in hive if values.get(key) is not None]
-    whole = bool(values) and all(re.fullmatch(r"-?\d{1,18}", str(value)) for value in values)
+    whole = bool(values) and all(re.fullmatch("-?[0-9]{1,18}", str(value)) for value in values)
     return pa.int64() if whole else pa.string()
 
 

@@ -20,6 +20,7 @@ import pytest
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.table import Table
+from pyiceberg.typedef import Record
 from pyiceberg.types import LongType
 from pyroaring import BitMap
 
@@ -189,6 +190,46 @@ def test_columns_of_an_iceberg_table_are_renamed_added_dropped_and_widened(tmp_p
     found = read(by_name(tmp_path))
     assert rows(found.select(table.schema().as_arrow().names)) == rows(table.scan().to_arrow())
     assert set(found.schema.names) == {"auction", "amount", "date_time", "channel"}
+
+
+def test_files_without_ids_are_read_by_the_names_that_the_table_maps(tmp_path: Path) -> None:
+    table = catalog(tmp_path).create_table("auctions.bids", schema=bids(0, 1).schema)
+    mapped = [{"field-id": 3, "names": ["price", "cost"]}]
+    mapped += [{"field-id": at, "names": [name]} for at, name in ((1, "auction"), (2, "day"), (4, "date_time"))]
+    with table.transaction() as change:
+        change.set_properties({"schema.name-mapping.default": json.dumps(mapped)})
+    file = tmp_path / "lake/auctions/bids/data/imported.parquet"
+    file.parent.mkdir(parents=True)
+    pq.write_table(bids(0, 9).rename_columns(["auction", "day", "cost", "date_time"]), file)
+    imported = DataFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=f"file://{file}",
+        file_format=FileFormat.PARQUET,
+        partition=Record(),
+        record_count=9,
+        file_size_in_bytes=file.stat().st_size,
+    )
+    imported.spec_id = 0
+    with table.transaction() as change, change.update_snapshot().fast_append() as append:
+        append.append_data_file(imported)
+    assert rows(read(by_name(tmp_path))) == rows(table.scan().to_arrow()) == rows(bids(0, 9))
+
+
+def test_mapped_names_inside_of_columns_are_refused_where_files_have_them(tmp_path: Path) -> None:
+    seller = pa.array([{"name": "ann"}, None], pa.struct({"name": pa.string()}))
+    rows_of = pa.table({"date_time": pa.array([1, 2], US), "seller": seller})
+    table = catalog(tmp_path).create_table("auctions.bids", schema=rows_of.schema)
+    table.append(rows_of)
+    inner = table.schema().find_field("seller.name").field_id
+    mapped = [{"field-id": 2, "names": ["seller"], "fields": [{"field-id": inner, "names": ["name"]}]}]
+    for names in (["name"], ["name", "called"]):
+        mapped[0]["fields"][0]["names"] = names
+        with table.transaction() as change:
+            change.set_properties({"schema.name-mapping.default": json.dumps(mapped)})
+        if len(names) == 1:
+            assert rows(read(by_name(tmp_path))) == rows(table.scan().to_arrow())
+    with pytest.raises(HistoryError, match=r"a field inside a column was renamed: seller.called, seller.name"):
+        by_name(tmp_path).pin(Window())
 
 
 def test_a_name_that_was_two_columns_is_refused_where_a_file_has_the_other(tmp_path: Path) -> None:
