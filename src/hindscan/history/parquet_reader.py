@@ -185,6 +185,9 @@ class ParquetSource:
 
     def proofs(self) -> list[Proof]:
         """Check that the files are still those that were pinned, and that every row had a time if a bound needed it."""
+        for s in self._slices:
+            if s.equality_deletes:
+                self._kept_of(s)
         self._check_identity()
         self._check_headers()
         return [self._proof(s) for s in self._slices]
@@ -420,8 +423,8 @@ class ParquetSource:
         keys = {column for one in deletes for column in one.columns}
         stored = {name for key in keys if (name := stored_name(fragment.physical_schema, key)) is not None}
         self._decodes[s.position] |= {(name, group) for name in stored for group in range(s.first, s.last)}
-        self._check_expansion(s, list(stored))
         try:
+            check_expansion(self._file(s), s, list(stored), verify=self._reader.verify)
             where = DeleteFiles(root=self._reader.root, parquet=self._parquet, verify=self._reader.verify)
             return self._reader.erasers.found(fragment, deletes, self._constants(s), where)
         except (pa.ArrowException, OSError) as fault:

@@ -296,6 +296,38 @@ def test_columns_are_known_by_id_whatever_they_are_called_and_wherever_they_went
     assert numbers(of) == [3]
 
 
+@pytest.mark.parametrize("slice_rows", [1, 7, 1000])
+def test_deletes_find_their_rows_in_whatever_row_groups_a_slice_has(tmp_path: Path, slice_rows: int) -> None:
+    table = table_in(tmp_path)
+    with table.transaction() as change:
+        change.set_properties({"write.parquet.row-group-limit": "3"})
+    table.append(bids(0, 50))
+    [data] = _data_files(table)
+    assert pq.read_metadata(data.file_path.removeprefix("file://")).num_row_groups > 10
+    gone = {0, 2, 3, 11, 29, 30, 31, 32, 49}
+    delete_equal(table, [{1: n} for n in gone], [1])
+    delete_positions(table, data, 4, 48)
+    found = read(history(tmp_path), "SELECT n, s FROM t", slice_rows)
+    kept = [n for n in range(50) if n not in {*gone, 4, 48}]
+    assert [(row["n"], row["s"]) for row in found] == [(n, f"s{n % 2}") for n in kept]
+
+
+def test_a_damaged_file_whose_rows_are_deleted_by_equality_fails_by_its_name(tmp_path: Path) -> None:
+    table = table_in(tmp_path)
+    table.append(bids(0, 2000))
+    delete_equal(table, [{4: "s1"}], [4])
+    of = history(tmp_path)
+    path = Path(_data_files(table)[0].file_path.removeprefix("file://"))
+    broken = bytearray(path.read_bytes())
+    chunk = pq.read_metadata(path).row_group(0).column(3)
+    for at in range(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset + 20):
+        broken[at] ^= 0xFF
+    path.write_bytes(broken)
+    pin = of.pin(Window())
+    with of.reader(pin).open(cut(pin, 1000)) as source, pytest.raises(CorruptData, match=rf"of data/{path.name}"):
+        Data("t", {"t": source}).sql("SELECT n FROM t")
+
+
 def test_a_delete_counts_in_its_partition_or_in_all(tmp_path: Path) -> None:
     table = table_in(tmp_path, partitioned=True)
     table.append(pa.concat_tables([bids(0, 3, "p"), bids(3, 3, "q")]))
