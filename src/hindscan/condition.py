@@ -353,6 +353,8 @@ def _as_stored(value: object, kind: pa.DataType) -> pa.Scalar[Any] | None:
 
 def _select_from(said: dict[str, Any], table: str) -> dict[str, Any] | None:
     """Find the one SELECT straight from the table, if the statement names it nowhere else."""
+    if any(part.get("type") == "TABLE_FUNCTION" and not _makes_rows(part) for part in mappings_in(said)):
+        return None
     named = [
         part
         for part in mappings_in(said)
@@ -365,6 +367,11 @@ def _select_from(said: dict[str, Any], table: str) -> dict[str, Any] | None:
         part for part in mappings_in(said) if part.get("from_table") is named[0] and part.get("type") == "SELECT_NODE"
     ]
     return found[0] if found and "sample" not in found[0] else None
+
+
+def _makes_rows(called: Mapping[str, Any]) -> bool:
+    """Tell whether a function in a FROM makes its rows of its arguments; others look tables up by a text: ``query_table('t')``."""
+    return str(called["function"].get("function_name", "")).lower() in {"unnest", "range", "generate_series"}
 
 
 def mappings_in(tree: object) -> Iterator[dict[str, Any]]:
@@ -402,6 +409,8 @@ _COMPARABLE: Final = {
     "truth": (frozenset({"BOOLEAN"}), (bool,)),
     "time": (frozenset({"STRING"}), (str, datetime)),
 }
+#: Digits of a decimal number beside which every integer of 64 bits fits into one decimal type.
+_SHORT: Final = 18
 
 
 def _cannot_fail(part: Mapping[str, Any], kinds: Mapping[str, pa.DataType], values: Mapping[str, object]) -> bool:
@@ -451,7 +460,10 @@ def _is_constant(part: Mapping[str, Any], kind: str, values: Mapping[str, object
     literals, types = _COMPARABLE[kind]
     match part["class"]:
         case "CONSTANT":
-            return part["literal"]["kind"] in literals
+            literal = part["literal"]
+            # Integers become decimals of the digits that both need, of which there are 38.
+            fits = kind != "integer" or literal["kind"] != "NUMERIC" or len(literal["text"]) <= _SHORT
+            return literal["kind"] in literals and fits
         case "PARAMETER":
             value = values[str(part["identifier"])]
             return isinstance(value, types) and (kind == "truth" or not isinstance(value, bool))

@@ -188,7 +188,8 @@ class PinnedHistory:
             return Count(sum(one.rows or 0 for one in read), exact=True)
         slices = self._pinned.slices
         bounded = any(s.since is not None or s.before is not None for s in slices)
-        return Count(sum(s.rows for s in slices), exact=isinstance(self.pin, ParquetPin) and not bounded)
+        tells = isinstance(self.pin, ParquetPin) and not self.pin.equality_deletes
+        return Count(sum(s.rows for s in slices), exact=tells and not bounded)
 
     @property
     def bytes(self) -> int:

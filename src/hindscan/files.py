@@ -14,7 +14,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "ANSWER_SECONDS",
+    "CONNECT_SECONDS",
     "FoundFile",
     "ParquetColumns",
     "Place",
@@ -45,8 +47,8 @@ __all__ = [
 #: Properties of one object store, from the project file.
 StoreSettings = Mapping[str, str | int | float | bool]
 #: Seconds until a store that does not answer is given up, for a connection and for an answer.
-_CONNECT_SECONDS = 5.0
-_ANSWER_SECONDS = 30.0
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _MAGIC = re.compile(r"[*?\[]")
@@ -59,10 +61,12 @@ class Place:
 
     filesystem: pafs.FileSystem
     path: str
+    #: How an object store is reached, where that is declared.
+    store: StoreSettings | None = field(default=None, repr=False, compare=False)
 
     def __truediv__(self, name: str) -> Place:
         """Give the place of that name (which may have slashes) inside this one."""
-        return Place(filesystem=self.filesystem, path=posixpath.join(self.path, name))
+        return Place(filesystem=self.filesystem, path=posixpath.join(self.path, name), store=self.store)
 
     def __str__(self) -> str:
         """Show the path, with the kind of file system where it is not the local one."""
@@ -76,7 +80,7 @@ class Place:
     @property
     def parent(self) -> Place:
         """The folder this place is in."""
-        return Place(filesystem=self.filesystem, path=posixpath.dirname(self.path))
+        return Place(filesystem=self.filesystem, path=posixpath.dirname(self.path), store=self.store)
 
     @property
     def name(self) -> str:
@@ -92,6 +96,8 @@ class FoundFile:
     path: str
     size: int
     identity: str
+    #: Id of its version, where a bucket keeps versions and it was asked for.
+    version: str = ""
 
 
 def place(
@@ -124,7 +130,8 @@ def place(
     bucket = text.removeprefix("s3://").split("/", 1)[0] if text.startswith("s3://") else None
     settings = None if bucket is None else (stores or {}).get(bucket, (stores or {}).get("default"))
     if settings is not None:
-        return Place(filesystem=_object_store(settings), path=text.removeprefix("s3://").rstrip("/"))
+        path = text.removeprefix("s3://").rstrip("/")
+        return Place(filesystem=_object_store(settings), path=path, store=settings)
     try:
         filesystem, path = pafs.FileSystem.from_uri(text)
     except (pa.ArrowInvalid, ValueError, OSError) as fault:
@@ -149,7 +156,7 @@ def _object_store(settings: StoreSettings) -> pafs.FileSystem:
         given |= {"endpoint_override": host, "scheme": scheme if separator else "https"}
     # Else Arrow asks the store for the bucket's region, and a store behind an endpoint has none.
     given.setdefault("region", "us-east-1")
-    return pafs.S3FileSystem(connect_timeout=_CONNECT_SECONDS, request_timeout=_ANSWER_SECONDS, **given)
+    return pafs.S3FileSystem(connect_timeout=CONNECT_SECONDS, request_timeout=ANSWER_SECONDS, **given)
 
 
 @contextmanager
@@ -189,7 +196,7 @@ def _scrub(url: str) -> str:
 
 
 def identified(root: Place, file: FoundFile) -> FoundFile:
-    """Name the content of a listed file as well as its file system can: an object store is asked for the etag.
+    """Name the content of a listed file as well as its file system can: an object store is asked for the etag, and for the version where it keeps several.
 
     Raises
     ------
@@ -202,11 +209,14 @@ def identified(root: Place, file: FoundFile) -> FoundFile:
         with root.filesystem.open_input_file((root / file.path).path) as stream:
             # The stubs say that its keys are bytes; they are texts.
             metadata: Any = stream.metadata()
-            etag = metadata.get("ETag")
+            etag, version = metadata.get("ETag"), metadata.get("VersionId", b"")
             size = stream.size()
     except FileNotFoundError as fault:
         raise _gone(file.path) from fault
-    return FoundFile(path=file.path, size=size, identity=f"etag:{etag.decode().strip(chr(34))}") if etag else file
+    if not etag:
+        return file
+    identity = f"etag:{etag.decode().strip(chr(34))}"
+    return FoundFile(path=file.path, size=size, identity=identity, version=version.decode())
 
 
 def look(root: Place, path: str) -> FoundFile:
@@ -307,7 +317,7 @@ def listing_root(where: Place | str | os.PathLike[str]) -> Place:
     parts = at.path.split("/")
     for index, part in enumerate(parts):
         if _MAGIC.search(part) and not exists(at):
-            return Place(filesystem=at.filesystem, path="/".join(parts[:index]) or "/")
+            return Place(filesystem=at.filesystem, path="/".join(parts[:index]) or "/", store=at.store)
     with _reaching(at):
         return at.parent if at.filesystem.get_file_info(at.path).type == pafs.FileType.File else at
 

@@ -25,6 +25,7 @@ from hindscan.data import Proof
 from hindscan.errors import HistoryError, UsageError
 from hindscan.history.bounds import micros_of
 from hindscan.history.columns import schema_from_text
+from hindscan.history.equality import digest_of
 from hindscan.history.kafka_window import check_lateness
 from hindscan.history.lake import LakeHistory
 from hindscan.history.parquet import ParquetHistory
@@ -333,7 +334,12 @@ def _read_of_run(row: dict[str, Any], pin: KafkaPin | ParquetPin) -> SliceRead:
         file = next(file for file in pin.files if file.path == row["path"])
         place = {name: row[name] for name in ("path", "size", "identity", "first", "last")}
         piece = ParquetSlice(
-            partition_values=file.partition_values, deleted=file.deleted(row["first"], row["last"]), **place, **common
+            partition_values=file.partition_values,
+            deleted=file.deleted(row["first"], row["last"]),
+            version=file.version,
+            equality_deletes=digest_of(pin.deletes_of(file)),
+            **place,
+            **common,
         )
     proof = Proof(
         slice=row["position"],

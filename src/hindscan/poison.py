@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from hindscan import files
 from hindscan.history.archived import TIMESTAMP
 from hindscan.history.bounds import Bounds, keeps
+from hindscan.history.int96 import INT96_UNIT
 from hindscan.history.parquet import SUFFIXES, ParquetHistory
 from hindscan.history.snapshot import Reader, Slice
 
@@ -152,7 +153,7 @@ def _poison_file(
     """Write a poisoned copy; give how many rows were changed and added, or None where nothing is to be."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(original) as file:
+    with pq.ParquetFile(original, coerce_int96_timestamp_unit=INT96_UNIT) as file:
         names = file.schema_arrow.names
         time = next((n for n in names if history.rename.get(n, n) == history.time), None)
         late = 0

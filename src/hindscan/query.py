@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ __all__ = ["Read", "reads_of"]
 class Read(msgspec.Struct, frozen=True):
     """What a statement looks at of one table."""
 
-    #: Name and DuckDB type of every column.
+    #: DuckDB type of every column by its name.
     types: dict[str, str]
     #: Those it looks at; empty: the statement does not read the table at all.
     columns: list[str]
@@ -96,8 +97,10 @@ def _reads_of(query: str, values: Values, schemas: tuple[tuple[str, pa.Schema], 
             renamed = ", ".join(f"t{index}c{at} AS {quoted(column)}" for at, column in enumerate(schema.names))
             cursor.execute(f"CREATE TEMP VIEW {quoted(name)} AS SELECT {renamed} FROM __table_{index}")
             described = cursor.execute(f"DESCRIBE {quoted(name)}").fetchall()
-            types[name] = {str(row[0]): str(row[1]) for row in described}
+            # The engine gives a name that it has already another one.
+            types[name] = dict(zip(schema.names, (str(row[1]) for row in described), strict=True))
         columns = _columns_of(cursor, query, values, schemas)
+        _refuse_alike(columns, schemas)
         conditions: dict[str, Where | None] = {}
         for name, schema in schemas:
             if columns[name]:
@@ -107,6 +110,20 @@ def _reads_of(query: str, values: Values, schemas: tuple[tuple[str, pa.Schema], 
 
                 conditions[name] = where_of(cursor, query, name, values, schema, looked_at)
     return {name: Read(types[name], columns[name], conditions.get(name)) for name, _ in schemas}
+
+
+def _refuse_alike(columns: Mapping[str, list[str]], schemas: tuple[tuple[str, pa.Schema], ...]) -> None:
+    """Refuse columns that SQL cannot tell from others of their table, as it sees no difference between upper and lower case."""
+    for table, schema in schemas:
+        spelt = Counter(name.lower() for name in schema.names)
+        alike = sorted({name.lower() for name in columns[table] if spelt[name.lower()] > 1})
+        if alike:
+            named = [name for name in schema.names if name.lower() in alike]
+            raise UsageError(
+                f"While running SQL: a column of {table} that is looked at must have a name of its own, whatever its case; found {named}. "
+                "Give one of them another name (`rename` of a history in files), or read the table with `.arrow`.",
+                columns=named,
+            )
 
 
 def _columns_of(

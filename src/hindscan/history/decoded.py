@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,7 @@ def decoded(
     *,
     constants: Mapping[str, Scalar[Any]],
     where: Where,
+    int96: Literal["us", "ns"],
     verify: bool,
 ) -> pa.Table | None:
     """Decode columns of some row groups, perhaps without rows that do not fulfil a condition.
@@ -56,6 +57,8 @@ def decoded(
         Values that all rows share, by column: those of the folders' names.
     where : Where
         Rows that do not fulfil it may be left out.
+    int96 : {"us", "ns"}
+        Unit in which times of twelve bytes are read.
     verify : bool
         Verify page checksums.
 
@@ -82,6 +85,7 @@ def decoded(
             stream,
             metadata=metadata,
             read_dictionary=_coded(metadata, row_groups, stored),
+            coerce_int96_timestamp_unit=int96,
             page_checksum_verification=verify,
             pre_buffer=not file.place.is_local,
         )

@@ -3,21 +3,22 @@
 Keeps promise 1 for files that drifted: every value becomes exactly the pinned type's, or the slice fails by file and column; what the file lacks is
 null. Which types there can be, `unify` decided when the files were pinned. A file that Arrow's own scan reads as pinned (wider integers and floats, finer
 times, absent columns) is not touched here and stays lazy, pruned by its statistics; of others a slice is decoded batch by batch, each filtered by the
-query's own condition before the next. So are slices some of whose rows their table has deleted (`deletes`).
+query's own condition before the next. So are slices some of whose rows their table has deleted (`deletes`, `equality`).
 
 Stands beside `parquet_reader`, which asks it for the files that need it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hindscan.errors import SchemaMismatch
-from hindscan.history.deletes import kept_mask
 from hindscan.history.footer import plain_type
 from hindscan.history.unify import widens
 
@@ -59,7 +60,7 @@ def rows_as_pinned(
     shown: str,
     rename: Mapping[str, str],
     constants: Mapping[str, Any],
-    deleted: Sequence[str] = (),
+    kept: npt.NDArray[np.bool_] | None = None,
     where: Where | None = None,
 ) -> pa.Table:
     """Decode one slice's columns and make them the pinned ones.
@@ -76,8 +77,8 @@ def rows_as_pinned(
         New names by old ones.
     constants : mapping of str to pyarrow.Scalar
         Columns whose value the folders' names say.
-    deleted : sequence of str
-        Of each row group the rows that do not count; empty: all do.
+    kept : array of bool, optional
+        Which rows count. Default: all do.
     where : Where, optional
         Rows that do not fulfil it are left out.
 
@@ -90,7 +91,6 @@ def rows_as_pinned(
     stored = {rename.get(name, name): name for name in found.names}
     # The stubs know only names here; Arrow takes expressions, too.
     read: Any = {c.name: pc.field(stored[c.name]) for c in pinned if c.name in stored and c.name not in constants}
-    kept = kept_mask(deleted, [group.num_rows for group in fragment.row_groups]) if deleted else None
     batches, at = [], 0
     for batch in fragment.to_batches(schema=found, columns=read, batch_size=_BATCH_ROWS):
         columns: list[pa.Array[Any]] = []

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from hindscan.errors import CorruptData, SchemaMismatch, SourceChanged
 from hindscan.files import Place
+from hindscan.history.int96 import INT96_UNIT
 from hindscan.history.snapshot import RowGroup
 
 __all__ = ["Footer", "greatest_times", "plain_type", "read_footer"]
@@ -61,7 +62,7 @@ def read_footer(file: Place, shown: str, time: str | None, rename: Mapping[str, 
     SourceChanged
         The file has gone since it was listed.
     SchemaMismatch
-        The file has a renamed column under both names.
+        Two columns have one name, or a renamed column is there under both of its own.
     """
     rename = rename or {}
     try:
@@ -70,7 +71,7 @@ def read_footer(file: Place, shown: str, time: str | None, rename: Mapping[str, 
             arrow = metadata.schema.to_arrow_schema()
         # Arrow's own copy of the schema knows more (durations, zones) and is there when Arrow or Polars wrote the file.
         with file.filesystem.open_input_file(file.path) as stream:
-            arrow = pq.ParquetFile(stream, metadata=metadata).schema_arrow
+            arrow = pq.ParquetFile(stream, metadata=metadata, coerce_int96_timestamp_unit=INT96_UNIT).schema_arrow
         _refuse_doubles(arrow.names, rename, shown)
         schema = pa.schema([pa.field(rename.get(f.name, f.name), plain_type(f.type), f.nullable) for f in arrow])
         return _footer(metadata, schema, time, rename)
@@ -88,6 +89,13 @@ def read_footer(file: Place, shown: str, time: str | None, rename: Mapping[str, 
 
 
 def _refuse_doubles(names: list[str], rename: Mapping[str, str], shown: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SchemaMismatch(
+            f"While reading the footer of {shown}: every column must have a name of its own; several have {', '.join(map(repr, twice))}. "
+            "Write the file with other names, or take it out of the history.",
+            path=shown,
+        )
     now = [rename.get(name, name) for name in names]
     doubled = [f"{new} (as {old})" for old, new in rename.items() if old in names and now.count(new) > 1]
     if doubled:

@@ -32,7 +32,7 @@ __all__ = ["Footers"]
 #: Footers read at once: enough to hide the latency of an object store.
 THREADS: Final = 16
 #: Meaning of what is kept. Raised when a footer is understood in another way.
-VERSION: Final = 1
+VERSION: Final = 2
 #: Fewer new footers than this are read again rather than kept: writing costs more than reading them.
 WORTH_KEEPING: Final = 8
 

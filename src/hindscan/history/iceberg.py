@@ -2,31 +2,30 @@
 
 Keeps promise 1 for Iceberg: a snapshot id is one list of files for ever. Manifests and deletes are read with pyiceberg, and nothing else is: no plan of its own,
 no rows. Columns are known by their ids: a column that was renamed is read from older files under the name it had there. Where names do not tell columns apart (a
-name that was two columns, a renamed field inside a struct) a file that could be read wrong is refused by name, and so are snapshots with deletes by equality:
-compact the table first. Deletes by position are applied.
+name that was two columns, a renamed field inside a struct) a file that could be read wrong is refused by name: compact the table first. What a snapshot has
+deleted of its files, `iceberg_deletes` says.
 
-With `iceberg_target` the only user of pyiceberg. Stands beside `delta`, behind `lake`.
+With `iceberg_deletes` and `iceberg_target` the only user of pyiceberg. Stands beside `delta`, behind `lake`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from hindscan import files
 from hindscan.errors import ServiceUnavailable, SourceMissing
-from hindscan.history.deletes import Positions
 from hindscan.history.formats.decoder import missing_extra
+from hindscan.history.iceberg_deletes import Equality, deleted_positions, is_of_equality, is_of_positions, mapped_names
 from hindscan.history.lake import TableFile, TableVersion, inside, plain_schema, refused, unqualified
+from hindscan.history.snapshot import KeyColumn
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile, ManifestEntry
@@ -95,27 +94,42 @@ class IcebergTable:
         whole = sorted(
             _entries(table, snapshot), key=lambda entry: (entry.sequence_number or 0, entry.data_file.file_path)
         )
-        deletes = [entry for entry in whole if _is_of_positions(entry.data_file)]
-        entries = [entry for entry in whole if not _is_of_positions(entry.data_file)]
+        positions = [entry for entry in whole if is_of_positions(entry.data_file)]
+        equality = Equality(table, schema, [entry for entry in whole if is_of_equality(entry.data_file)])
+        entries = [
+            entry for entry in whole if not (is_of_positions(entry.data_file) or is_of_equality(entry.data_file))
+        ]
         names = _Names(table.metadata, schema)
         root = files.place(unqualified(table.location()), stores=self.stores)
         keys = _constant_columns(table.metadata, schema, {entry.data_file.spec_id for entry in entries})
-        faults = [fault for entry in entries for fault in _faults(entry.data_file, table, schema, names, keys, root)]
+        faults = [
+            fault
+            for entry in entries
+            for fault in _faults(entry.data_file, table, schema, names, keys, root, equality.keys)
+        ]
+        faults += equality.faults()
         faults += [f"column {one.name!r} has a default for older files" for one in schema.fields if one.initial_default]
         if faults:
             todo = "Rewrite the table's data files (compaction), or pin a snapshot without them by `version`."
             raise refused(self.declared, name, faults, todo)
-        deleted = _deleted(table, deletes)
+        deleted = deleted_positions(table, positions)
         listed = tuple(
             TableFile(
                 path=inside(table.location(), entry.data_file.file_path) or "",
                 size=entry.data_file.file_size_in_bytes,
                 partition_values={key: value(entry.data_file) for key, value in keys.items()},
                 deleted=deleted(entry),
+                equality_deletes=equality.of(entry),
             )
             for entry in entries
         )
-        return TableVersion(name=name, files=listed, columns=plain_schema(schema.as_arrow()), rename=names.renamed)
+        return TableVersion(
+            name=name,
+            files=listed,
+            columns=plain_schema(schema.as_arrow()),
+            rename=names.renamed,
+            equality_deletes=equality.files,
+        )
 
     def _load(self) -> Table:
         try:
@@ -212,55 +226,14 @@ def _entries(table: Table, snapshot: Snapshot) -> Iterator[ManifestEntry]:
         yield from manifest.fetch_manifest_entry(table.io, discard_deleted=True)
 
 
-def _is_of_positions(file: DataFile) -> bool:
-    from pyiceberg.manifest import DataFileContent, FileFormat
-
-    return file.content == DataFileContent.POSITION_DELETES and file.file_format in (
-        FileFormat.PARQUET,
-        FileFormat.PUFFIN,
-    )
-
-
-def _deleted(table: Table, deletes: Sequence[ManifestEntry]) -> Callable[[ManifestEntry], Positions | None]:
-    """Read files of position deletes, and deletion vectors; tell of a data file which of its rows are deleted."""
-    found: dict[str, list[tuple[int, Positions]]] = {}
-    for path, entry in {entry.data_file.file_path: entry for entry in deletes}.items():
-        with table.io.new_input(path).open() as stream:
-            content = stream.read()
-        for data_file, positions in _positions(content, entry.data_file.file_format.value):
-            found.setdefault(unqualified(data_file), []).append((entry.sequence_number or 0, positions))
-
-    def of(entry: ManifestEntry) -> Positions | None:
-        # A delete is of files that were there: "applied when the data file's sequence number is less than or equal to the delete's".
-        known = found.get(unqualified(entry.data_file.file_path), ())
-        parts = [positions for sequence, positions in known if sequence >= (entry.sequence_number or 0)]
-        return np.concatenate(parts) if parts else None
-
-    return of
-
-
-def _positions(content: bytes, kind: str) -> Iterator[tuple[str, Positions]]:
-    """Give the deleted rows that a file names, by the path of their data file."""
-    if kind == "PUFFIN":
-        from pyiceberg.table.deletion_vector import deletion_vectors_from_puffin_file
-        from pyiceberg.table.puffin import PuffinFile
-
-        for vector in deletion_vectors_from_puffin_file(PuffinFile(content)):
-            yield vector.referenced_data_file, vector.to_vector().to_numpy()
-        return
-    named = pq.read_table(pa.BufferReader(content), columns=["file_path", "pos"])
-    for path in named["file_path"].unique().to_pylist():
-        yield str(path), named.filter(pc.field("file_path") == path)["pos"].to_numpy()
-
-
 class _Names:
-    """What columns are called in files, by all schemas the table has had."""
+    """What columns are called in files, by all schemas the table has had, and by what it says of files that know no ids."""
 
     def __init__(self, metadata: TableMetadata, schema: Schema) -> None:
         schemas = [{number: str(one.find_column_name(number)) for number in one.field_ids} for one in metadata.schemas]
         ids: dict[str, set[int]] = {}
         names: dict[int, set[str]] = {}
-        for number, path in (column for one in schemas for column in one.items()):
+        for number, path in [*(column for one in schemas for column in one.items()), *mapped_names(metadata)]:
             ids.setdefault(path, set()).add(number)
             names.setdefault(number, set()).add(path)
         current = {one.name: one.field_id for one in schema.fields}
@@ -321,7 +294,13 @@ def _identities(metadata: TableMetadata, spec: int) -> dict[int, int]:
 
 
 def _faults(
-    file: DataFile, table: Table, schema: Schema, names: _Names, keys: Mapping[str, object], root: files.Place
+    file: DataFile,
+    table: Table,
+    schema: Schema,
+    names: _Names,
+    keys: Mapping[str, object],
+    root: files.Place,
+    compared: Mapping[int, KeyColumn | None],
 ) -> Iterator[str]:
     from pyiceberg.manifest import DataFileContent, FileFormat
 
@@ -334,7 +313,8 @@ def _faults(
     if shown is None:
         yield f"{file.file_path}: it lies outside the table's folder {table.location()}"
     # What a file has is asked of the file: counts of values in the manifest may leave columns out.
-    present = {one.field_id: one.name for one in schema.fields}
+    present = {number: key.name for number, key in compared.items() if key is not None}
+    present |= {one.field_id: one.name for one in schema.fields}
     absent = [
         number for number in _identities(table.metadata, file.spec_id) if present.get(number) not in {None, *keys}
     ]

@@ -1,10 +1,10 @@
 """A history in a lake table: Iceberg or Delta, pinned by the version of the table.
 
 Keeps promises 1, 2 and 7 for tables. A version of a table is a fixed list of Parquet files, so its pin is a `ParquetPin` like any other: from there on cutting,
-reading, proofs and keys are those of `parquet`, and a file keeps its partials while the table around it grows. What the table knows better than a
-listing is taken from it: which files count, how large each is, which of their rows are deleted (`deletes`), the columns with their older names, and the values
-of partitions. What cannot be read right is refused by name (rows deleted by equality, other formats than Parquet); a file that has gone, because a snapshot
-expired or the table was vacuumed, fails the run by its name when it is pinned and again when it is read.
+reading, proofs and keys are those of `parquet`, and a file keeps its partials while the table around it grows. What the table knows better than a listing is
+taken from it: which files count, how large each is, which of their rows are deleted (`deletes`, `equality`), the columns with their older names, and the values
+of partitions. What cannot be read right is refused by name (other formats than Parquet, columns that cannot be told apart); a file that has gone, because a
+snapshot expired or the table was vacuumed, fails the run by its name when it is pinned and again when it is read.
 
 With ``as_of = "snapshot"`` a run as of T reads the last version committed before T (promise 3), of which rows are cut by time too where they have one.
 
@@ -16,7 +16,8 @@ With ``as_of = "snapshot"`` a run as of T reads the last version committed befor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -28,9 +29,10 @@ from hindscan import files
 from hindscan.errors import HistoryError, SourceChanged
 from hindscan.history.deletes import Positions
 from hindscan.history.footer import plain_type
+from hindscan.history.footers import THREADS
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.parquet_reader import ParquetReader
-from hindscan.history.snapshot import ParquetPin, Pin, Window
+from hindscan.history.snapshot import EqualityDeletes, ParquetPin, Pin, Window
 
 __all__ = ["LakeHistory", "LakeTable", "TableFile", "TableVersion", "inside", "plain_schema", "refused", "unqualified"]
 
@@ -49,6 +51,8 @@ class TableFile:
     partition_values: dict[str, str | None] = field(default_factory=dict)
     #: Rows that the table has deleted.
     deleted: Positions | None = None
+    #: Which of the version's `equality_deletes` may delete more of them, as ranges `[first, last)`.
+    equality_deletes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +66,8 @@ class TableVersion:
     columns: pa.Schema
     #: Names that columns have now by names they have in some files.
     rename: Mapping[str, str] = field(default_factory=dict)
+    #: Files whose rows delete rows that are equal to them, without their identities.
+    equality_deletes: tuple[EqualityDeletes, ...] = ()
 
 
 class LakeTable(Protocol):
@@ -135,12 +141,16 @@ class LakeHistory:
         if self.by_snapshot and self.parquet.time is None:
             # The version is what bounds it: its rows have no time to be cut by.
             window = msgspec.structs.replace(window, as_of=None)
-        found = _found(root, version, self.name)
+        found = _found(root, version.files, version.name, self.name)
         values = [file.partition_values for file in version.files]
         deleted = {file.path: file.deleted for file in version.files if file.deleted is not None}
         pin = self._reading(version).pin_files(window, root, found, values, deleted)
         caveat = f"{version.name}: its files can be read until it is expired or vacuumed"
-        return msgspec.structs.replace(pin, version=version.name, caveats=(*pin.caveats, caveat))
+        return msgspec.structs.replace(
+            _with_equality_deletes(pin, root, version, self.name),
+            version=version.name,
+            caveats=(*pin.caveats, caveat),
+        )
 
     def reader(self, pin: Pin) -> ParquetReader:
         """Give what workers need to read this pin."""
@@ -158,12 +168,33 @@ class LakeHistory:
         return kept
 
 
-def _found(root: files.Place, version: TableVersion, history: str) -> list[files.FoundFile]:
-    """Look at every file of a version."""
-    infos = root.filesystem.get_file_info([(root / file.path).path for file in version.files])
+def _with_equality_deletes(pin: ParquetPin, root: files.Place, version: TableVersion, history: str) -> ParquetPin:
+    """Put what a version deletes by equality into its pin."""
+    if not version.equality_deletes:
+        return pin
+    found = _found(root, version.equality_deletes, version.name, history)
+    with ThreadPoolExecutor(THREADS) as pool:
+        identified = list(pool.map(lambda one: files.identified(root, one), found))
+    deletes = [
+        msgspec.structs.replace(one, identity=known.identity)
+        for one, known in zip(version.equality_deletes, identified, strict=True)
+    ]
+    ranges = {file.path: file.equality_deletes for file in version.files}
+    return msgspec.structs.replace(
+        pin,
+        equality_deletes=tuple(deletes),
+        files=tuple(msgspec.structs.replace(file, equality_deletes=ranges[file.path]) for file in pin.files),
+    )
+
+
+def _found(
+    root: files.Place, named: Sequence[TableFile | EqualityDeletes], version: str, history: str
+) -> list[files.FoundFile]:
+    """Look at files of a version."""
+    infos = root.filesystem.get_file_info([(root / file.path).path for file in named])
     faults = []
     found = []
-    for file, info in zip(version.files, infos, strict=True):
+    for file, info in zip(named, infos, strict=True):
         if info.type != pafs.FileType.File:
             faults.append(f"{file.path}: it has gone")
         elif info.size != file.size:
@@ -172,7 +203,7 @@ def _found(root: files.Place, version: TableVersion, history: str) -> list[files
             found.append(files.FoundFile(path=file.path, size=info.size, identity=f"mtime_ns:{info.mtime_ns}"))
     if faults:
         raise SourceChanged(
-            f"While pinning history {history}, {version.name}: every file of the version must be in {root} as it was written; "
+            f"While pinning history {history}, {version}: every file of the version must be in {root} as it was written; "
             f"{_listed(faults)}\nThe version was expired or vacuumed, or its files were changed: pin a newer one, or restore them.",
             history=history,
             paths=[fault.partition(":")[0] for fault in faults],

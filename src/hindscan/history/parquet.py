@@ -28,6 +28,7 @@ from hindscan.history.archive import listed_only
 from hindscan.history.bounds import bounds_of, check_time_column
 from hindscan.history.columns import schema_from_text, schema_to_text
 from hindscan.history.deletes import Positions, masked
+from hindscan.history.equality import digest_of
 from hindscan.history.footer import Footer
 from hindscan.history.footers import Footers
 from hindscan.history.parquet_reader import ParquetReader
@@ -150,6 +151,7 @@ class ParquetHistory:
                         file.path, self._timed(footer.row_groups, values, schema), (deleted or {}).get(file.path)
                     ),
                     partition_values=values,
+                    version=file.version,
                 )
                 for file, footer, values in zip(found, footers, hive, strict=True)
             ),
@@ -173,6 +175,7 @@ class ParquetHistory:
             verify=pin.verify,
             widens=pin.widens,
             rename=pin.rename,
+            equality_deletes={digest_of(found): found for file in pin.files if (found := pin.deletes_of(file))},
         )
 
     def _schema(self, footers: Mapping[str, Footer], hive: Sequence[dict[str, str | None]]) -> pa.Schema:
@@ -268,7 +271,7 @@ def _hive_values(path: str) -> dict[str, str | None]:
 
 def _hive_type(key: str, hive: Sequence[Mapping[str, str | None]]) -> pa.DataType:
     values = [values[key] for values in hive if values.get(key) is not None]
-    whole = bool(values) and all(re.fullmatch(r"-?\d{1,18}", str(value)) for value in values)
+    whole = bool(values) and all(re.fullmatch("-?[0-9]{1,18}", str(value)) for value in values)
     return pa.int64() if whole else pa.string()
 
 

@@ -16,24 +16,30 @@ import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
 from hindscan import files
 from hindscan.data import Proof
-from hindscan.errors import CorruptData, SchemaMismatch, SourceChanged
+from hindscan.errors import CorruptData, ReadIncomplete, SchemaMismatch, SourceChanged
 from hindscan.history.bounds import Bounds, keeps
 from hindscan.history.columns import described
 from hindscan.history.decoded import decoded
+from hindscan.history.deletes import kept_mask
 from hindscan.history.drifted import is_read_as_pinned, rows_as_pinned
+from hindscan.history.equality import DeleteFiles, Erasers, stored_name
 from hindscan.history.expansion import check_expansion
 from hindscan.history.footer import greatest_times
+from hindscan.history.int96 import check_int96, int96_unit
 from hindscan.history.pages import check_headers, has_checksums
 from hindscan.history.parquet_files import Files, OpenFile
-from hindscan.history.snapshot import ParquetSlice, Slice
+from hindscan.history.snapshot import EqualityDeletes, ParquetSlice, Slice
+from hindscan.object_versions import version_of
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -54,8 +60,11 @@ class ParquetReader:
     #: Files may have other columns than the pinned ones, and under these older names.
     widens: bool = False
     rename: Mapping[str, str] = field(default_factory=dict)
+    #: By what slices call them.
+    equality_deletes: Mapping[str, Sequence[EqualityDeletes]] = field(default_factory=dict)
     #: What slices of one file share.
     files: Files = field(default_factory=Files, compare=False, repr=False)
+    erasers: Erasers = field(default_factory=Erasers, compare=False, repr=False)
 
     def open(self, slices: Sequence[Slice]) -> ParquetSource:
         """Open slices as one table, rows in the order of the slices.
@@ -83,6 +92,11 @@ class _Chosen(NamedTuple):
     def row_groups(self) -> list[int]:
         return [group.id for group in self.fragment.row_groups]
 
+    @property
+    def loses_rows(self) -> bool:
+        """Its table has, or may have, deleted some of its rows."""
+        return bool(self.slice.deleted or self.slice.equality_deletes)
+
 
 class ParquetSource:
     """Slices of a Parquet pin as one table."""
@@ -93,7 +107,13 @@ class ParquetSource:
         self._asked: list[str] = []
         #: Of each slice, by position: the columns that were ever asked for, and the row groups of each that were left.
         self._decodes: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
-        self._check_identity()
+        #: Which rows of a slice count, by position.
+        self._kept: dict[int, npt.NDArray[np.bool_]] = {}
+        #: Files that are read as they were, from the versions their bucket keeps.
+        self._older: dict[str, files.Place] = {}
+        changed = self._changed()
+        self._older |= {s.path: place for s, _ in changed if (place := self._pinned_version(s)) is not None}
+        self._refuse([(s, now) for s, now in changed if s.path not in self._older])
 
     def __enter__(self) -> ParquetSource:
         return self
@@ -121,6 +141,9 @@ class ParquetSource:
         if any(pa.types.is_string(kind) or pa.types.is_binary(kind) for kind in map(self._type, wanted)):
             for one in chosen:
                 self._check_expansion(one.slice, wanted)
+        if any(map(pa.types.is_timestamp, self.schema.types)):
+            for one in chosen:
+                self._check_int96(one, wanted)
         if where is None:
             return self._dataset(chosen, wanted)
         # What is left is decoded at once: an engine filters a table faster than Arrow filters while it scans.
@@ -162,6 +185,9 @@ class ParquetSource:
 
     def proofs(self) -> list[Proof]:
         """Check that the files are still those that were pinned, and that every row had a time if a bound needed it."""
+        for s in self._slices:
+            if s.equality_deletes:
+                self._kept_of(s)
         self._check_identity()
         self._check_headers()
         return [self._proof(s) for s in self._slices]
@@ -170,10 +196,13 @@ class ParquetSource:
         """Keep nothing open: files are open only while a data set is scanned."""
 
     def _file(self, s: ParquetSlice) -> OpenFile:
-        return self._reader.files.open(self._reader.root / s.path, s.size, s.identity, lambda: self._fragment(s))
+        return self._reader.files.open(self._place(s), s.size, s.identity, lambda: self._fragment(s))
+
+    def _place(self, s: ParquetSlice) -> files.Place:
+        return self._older.get(s.path) or self._reader.root / s.path
 
     def _fragment(self, s: ParquetSlice) -> ds.ParquetFileFragment:
-        place = self._reader.root / s.path
+        place = self._place(s)
         partition = self._partition(s)
         made: Any = self._parquet.make_fragment(place.path, place.filesystem, partition_expression=partition)
         return cast("ds.ParquetFileFragment", made)
@@ -189,6 +218,22 @@ class ParquetSource:
         except (pa.ArrowException, OSError) as fault:
             self.diagnose()
             raise _corrupt(s, fault) from fault
+
+    def _check_int96(self, one: _Chosen, wanted: Sequence[str]) -> None:
+        needed = set(self._columns(wanted, self._bounds([one])).names)
+        stored = needed | {old for old, new in self._reader.rename.items() if new in needed}
+        try:
+            check_int96(
+                self._file(one.slice),
+                one.row_groups,
+                stored,
+                self._int96,
+                shown=one.slice.path,
+                verify=self._reader.verify,
+            )
+        except (pa.ArrowException, OSError) as fault:
+            self.diagnose()
+            raise _corrupt(one.slice, fault) from fault
 
     def _check_headers(self) -> None:
         """Look at the page headers of the columns that were read: checksums do not cover them, and what they hide is missing without a word."""
@@ -216,10 +261,11 @@ class ParquetSource:
             greatest = max((t for t in times if t is not None), default=None) if None not in times else None
             if None in times and (s.since is not None or s.before is not None):
                 self._check_null_times(s)
-        seen = xxhash.xxh3_128(f"{s.path}\0{s.size}\0{s.identity}\0{s.first}\0{s.last}{''.join(s.deleted)}".encode())
+        which = f"{s.path}\0{s.size}\0{s.identity}\0{s.first}\0{s.last}{''.join(s.deleted)}{s.equality_deletes}"
+        seen = xxhash.xxh3_128(which.encode())
         return Proof(
             slice=s.position,
-            records=s.rows,
+            records=int(self._kept_of(s).sum()) if s.equality_deletes else s.rows,
             bytes=s.bytes,
             greatest_time=greatest,
             digest=seen.hexdigest(),
@@ -265,10 +311,18 @@ class ParquetSource:
         tables = []
         for one in chosen:
             constants = self._constants(one.slice)
-            if one.slice.deleted or self._may_drift or (bounds is not None and self._reader.time in constants):
+            if one.loses_rows or self._may_drift or (bounds is not None and self._reader.time in constants):
                 return None
             file = self._file(one.slice)
-            table = decoded(file, one.row_groups, schema, constants=constants, where=where, verify=self._reader.verify)
+            table = decoded(
+                file,
+                one.row_groups,
+                schema,
+                constants=constants,
+                where=where,
+                int96=self._int96,
+                verify=self._reader.verify,
+            )
             if table is None:
                 return None
             if table.num_rows:
@@ -299,7 +353,12 @@ class ParquetSource:
         import pyarrow.dataset as ds
 
         scanning = ds.ParquetFragmentScanOptions(page_checksum_verification=self._reader.verify)
-        return ds.ParquetFileFormat(default_fragment_scan_options=scanning)
+        how: dict[str, Any] = {"coerce_int96_timestamp_unit": self._int96}
+        return ds.ParquetFileFormat(default_fragment_scan_options=scanning, **how)
+
+    @functools.cached_property
+    def _int96(self) -> Literal["us", "ns"]:
+        return int96_unit(self.schema)
 
     @property
     def _may_drift(self) -> bool:
@@ -313,14 +372,15 @@ class ParquetSource:
             left = whole if may_pass is None else whole.subset(may_pass, schema=self.schema)
             if may_pass is None or left.num_row_groups:
                 # What is deleted goes by position: a row group that is left out would move the others.
-                chosen.append(_Chosen(s, whole if s.deleted else left))
+                one = _Chosen(s, left)
+                chosen.append(_Chosen(s, whole) if one.loses_rows else one)
         return chosen
 
     def _alike(self, chosen: Sequence[_Chosen], schema: pa.Schema) -> list[list[tuple[_Chosen, bool]]]:
         """Put those together that one scan reads: all, unless files drifted."""
         runs: list[list[tuple[_Chosen, bool]]] = []
         for one in chosen:
-            as_pinned = not one.slice.deleted and (
+            as_pinned = not one.loses_rows and (
                 not self._may_drift or is_read_as_pinned(one.fragment.physical_schema, schema, self._reader.rename)
             )
             if not (runs and as_pinned and runs[-1][0][1]):
@@ -336,21 +396,47 @@ class ParquetSource:
     ) -> ds.Dataset:
         import pyarrow.dataset as ds
 
-        (s, fragment), as_pinned = run[0]
+        one, as_pinned = run[0]
+        s = one.slice
         if as_pinned:
             return ds.FileSystemDataset(
-                [one.fragment for one, _ in run], schema, self._parquet, self._reader.root.filesystem
+                [each.fragment for each, _ in run], schema, self._parquet, self._reader.root.filesystem
             )
         table = rows_as_pinned(
-            fragment,
+            one.fragment,
             schema,
             shown=s.path,
             rename=self._reader.rename,
             constants=self._constants(s),
-            deleted=s.deleted,
+            kept=self._kept_of(s) if one.loses_rows else None,
             where=where,
         )
         return ds.dataset(table)
+
+    def _kept_of(self, s: ParquetSlice) -> npt.NDArray[np.bool_]:
+        """Tell which rows of a slice count; where deletes go by what rows hold, those columns of it are read, once."""
+        found = self._kept.get(s.position)
+        if found is None:
+            [(_, fragment)] = self._chosen([s])
+            rows = [group.num_rows for group in fragment.row_groups]
+            found = kept_mask(s.deleted or [""] * len(rows), rows)
+            if s.equality_deletes:
+                found[self._erased(s, fragment)] = False
+            self._kept[s.position] = found
+        return found
+
+    def _erased(self, s: ParquetSlice, fragment: ds.ParquetFileFragment) -> npt.NDArray[np.int64]:
+        deletes = self._reader.equality_deletes[s.equality_deletes]
+        keys = {column for one in deletes for column in one.columns}
+        stored = {name for key in keys if (name := stored_name(fragment.physical_schema, key)) is not None}
+        self._decodes[s.position] |= {(name, group) for name in stored for group in range(s.first, s.last)}
+        try:
+            check_expansion(self._file(s), s, list(stored), verify=self._reader.verify)
+            where = DeleteFiles(root=self._reader.root, parquet=self._parquet, verify=self._reader.verify)
+            return self._reader.erasers.found(fragment, deletes, self._constants(s), where)
+        except (pa.ArrowException, OSError) as fault:
+            self._check_identity()
+            raise _corrupt(s, fault) from fault
 
     def _constants(self, s: ParquetSlice) -> dict[str, Any]:
         return {
@@ -367,23 +453,51 @@ class ParquetSource:
             whole = whole & (column == value if value.is_valid else column.is_null())
         return whole
 
-    def _check_identity(self) -> None:
-        pinned = {s.path: (s.size, s.identity) for s in self._slices}
+    def _changed(self) -> list[tuple[ParquetSlice, str]]:
+        """Find files that are no longer those that were pinned, each by one slice of it, and what is there now."""
         changed = []
-        for path, (size, identity) in pinned.items():
-            found = files.look(self._reader.root, path)
-            if (found.size, found.identity) != (size, identity):
-                self._reader.files.forget(self._reader.root / path)
-                changed.append(
-                    f"{path}: pinned with {size} bytes, {identity}; found {found.size} bytes, {found.identity}"
-                )
-        if changed:
-            listed = "\n  ".join(changed[:20])
-            raise SourceChanged(
-                f"While reading Parquet: files must be those that were pinned; {len(changed)} changed:\n  {listed}\n"
-                "Run again to pin the files as they are now.",
-                paths=changed,
+        for s in {s.path: s for s in self._slices if s.path not in self._older}.values():
+            try:
+                found = files.look(self._reader.root, s.path)
+            except SourceChanged:
+                if not s.version:
+                    raise
+                changed.append((s, "it has gone"))
+                continue
+            if (found.size, found.identity) != (s.size, s.identity):
+                self._reader.files.forget(self._reader.root / s.path)
+                changed.append((s, f"found {found.size} bytes, {found.identity}"))
+        return changed
+
+    def _pinned_version(self, s: ParquetSlice) -> files.Place | None:
+        """Give the place of the pinned version of a file; None where its bucket kept none, or no longer."""
+        at = version_of(self._reader.root / s.path, s.version) if s.version else None
+        return at if at is not None and at.filesystem.get_file_info(at.path).size == s.size else None
+
+    def _check_identity(self) -> None:
+        self._refuse(self._changed())
+
+    def _refuse(self, changed: Sequence[tuple[ParquetSlice, str]]) -> None:
+        if not changed:
+            return
+        listed = [f"{s.path}: pinned with {s.size} bytes, {s.identity}; {now}" for s, now in changed]
+        shown = "\n  ".join(listed[:20])
+        if all(self._pinned_version(s) is not None for s, _ in changed):
+            raise ReadIncomplete(
+                f"While reading Parquet: files must stay what they were pinned as while they are read; {len(changed)} changed:\n  {shown}\n"
+                "Their bucket keeps the pinned versions, which are read when the slice is tried again.",
+                paths=listed,
             )
+        more = (
+            " Where a bucket keeps the versions that were pinned, the extra `versions` reads them."
+            if any(s.version for s, _ in changed)
+            else ""
+        )
+        raise SourceChanged(
+            f"While reading Parquet: files must be those that were pinned; {len(changed)} changed:\n  {shown}\n"
+            f"Run again to pin the files as they are now.{more}",
+            paths=listed,
+        )
 
 
 def _corrupt(s: ParquetSlice, fault: Exception) -> CorruptData:

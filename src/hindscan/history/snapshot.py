@@ -27,10 +27,12 @@ __all__ = [
     "Coding",
     "DrawPin",
     "DrawSlice",
+    "EqualityDeletes",
     "FilePin",
     "History",
     "KafkaPin",
     "KafkaSlice",
+    "KeyColumn",
     "OffsetRange",
     "ParquetPin",
     "ParquetSlice",
@@ -98,6 +100,26 @@ class RowGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
         return self.rows - self.deleted_rows
 
 
+class KeyColumn(msgspec.Struct, frozen=True, kw_only=True):
+    """A column of a lake table that rows are told equal by."""
+
+    #: What data files know it by.
+    id: int
+    #: What it is called, or was at last.
+    name: str
+    #: All it has been called, for files that carry no ids.
+    names: tuple[str, ...]
+
+
+class EqualityDeletes(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a lake table whose rows delete the rows of older data files that are equal to them."""
+
+    path: str
+    size: int
+    identity: str
+    columns: tuple[KeyColumn, ...]
+
+
 class FilePin(msgspec.Struct, frozen=True, kw_only=True):
     """One Parquet file and what identifies its content."""
 
@@ -109,6 +131,10 @@ class FilePin(msgspec.Struct, frozen=True, kw_only=True):
     row_groups: tuple[RowGroup, ...]
     #: Values of the hive partitions the file lies in; they are columns too.
     partition_values: dict[str, str | None] = {}
+    #: Id of the object's version, where its bucket keeps several; it tells where the content is, never what it is, and is part of no key.
+    version: str = ""
+    #: Which of the pin's `equality_deletes` may delete rows of it, as ranges `[first, last)`.
+    equality_deletes: tuple[tuple[int, int], ...] = ()
 
     def deleted(self, first: int, last: int) -> tuple[str, ...]:
         """Give the deleted rows of row groups `[first, last)`; empty where there are none."""
@@ -135,10 +161,16 @@ class ParquetPin(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
     widens: bool = False
     #: New names of columns by the names that some files have.
     rename: dict[str, str] = {}
+    #: Files whose rows delete rows that are equal to them.
+    equality_deletes: tuple[EqualityDeletes, ...] = ()
     #: Which snapshot of which table the files are, in words; empty: they were listed. Never part of a key.
     version: str = ""
     #: Why the run is not repeatable for ever, in words; empty: as long as the files stay.
     caveats: tuple[str, ...] = ()
+
+    def deletes_of(self, file: FilePin) -> tuple[EqualityDeletes, ...]:
+        """Give the files whose rows may delete rows of one of its files."""
+        return tuple(one for first, last in file.equality_deletes for one in self.equality_deletes[first:last])
 
 
 class PartitionPin(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,6 +281,10 @@ class ParquetSlice(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     partition_values: dict[str, str | None] = {}
     #: Of each row group the rows that do not count, as `deletes` writes them; empty where all do.
     deleted: tuple[str, ...] = ()
+    #: Id of the file's version in its bucket; empty: it has none.
+    version: str = ""
+    #: Digest of the files that may delete more of them, as `equality` makes it; empty: there is none. `rows` counts as if they did not.
+    equality_deletes: str = ""
 
 
 class KafkaSlice(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="kafka"):

@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from hindscan.history.equality import digest_of
 from hindscan.history.snapshot import (
     DrawPin,
     DrawSlice,
@@ -95,6 +96,7 @@ def _numbered(slices: Sequence[_S]) -> tuple[_S, ...]:
 
 
 def _cut_file(file: FilePin, pin: ParquetPin, slice_rows: int) -> Iterator[ParquetSlice]:
+    deletes = digest_of(pin.deletes_of(file))
     for candidates in _groups(file.row_groups, slice_rows):
         inside = [i for i in candidates if file.row_groups[i].kept_rows and not _outside(file.row_groups[i], pin)]
         if not inside:
@@ -121,6 +123,8 @@ def _cut_file(file: FilePin, pin: ParquetPin, slice_rows: int) -> Iterator[Parqu
             before=None if ends_inside else pin.before,
             partition_values=file.partition_values,
             deleted=file.deleted(first, last),
+            version=file.version,
+            equality_deletes=deletes,
         )
 
 

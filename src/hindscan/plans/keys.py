@@ -264,6 +264,8 @@ def _piece(s: Slice) -> list[object]:
     match s:
         case ParquetSlice():
             place = [s.path, s.size, s.identity, s.first, s.last, s.since, s.before, s.partition_values]
+            if s.equality_deletes:
+                return [*place, list(s.deleted), s.equality_deletes]
             return [*place, list(s.deleted)] if s.deleted else place
         case KafkaSlice():
             return [s.partition, s.start, s.end, s.since, s.before]

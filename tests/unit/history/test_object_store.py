@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import botocore.session
 import deltalake
+import msgspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from pyiceberg.catalog import load_catalog
 
+from hindscan import object_versions
 from hindscan.config_file import load_project
-from hindscan.data import Data
-from hindscan.errors import AccessRefused, ConfigError, ServiceUnavailable, SourceChanged, SourceMissing
+from hindscan.data import Data, Proof
+from hindscan.errors import (
+    AccessRefused,
+    ConfigError,
+    ReadIncomplete,
+    ServiceUnavailable,
+    SourceChanged,
+    SourceMissing,
+)
 from hindscan.history.parquet import ParquetHistory
 from hindscan.history.snapshot import ParquetPin, Snapshot, Window
 from hindscan.plans.cut import cut, cut_whole
+from hindscan.plans.keys import table_digest
 from hindscan.runs.copies import copy_result
 from hindscan.runs.manifest import Manifest
 from hindscan.runs.results import publish
@@ -230,3 +243,88 @@ def test_a_result_is_copied_below_a_prefix_with_the_manifest_last(
     lake.delete_dir("lake")
     with pytest.raises(ServiceUnavailable, match="While publishing run r1 to s3://lake/reports"):
         copy_result(folder, to)
+
+
+def with_versions(endpoint: str, name: str) -> pafs.S3FileSystem:
+    """Make a bucket that keeps what is overwritten or deleted."""
+    store = bucket(endpoint, name)
+    keys = {"aws_access_key_id": "reader", "aws_secret_access_key": "quite-secret"}
+    client = botocore.session.get_session().create_client("s3", "us-east-1", endpoint_url=endpoint, **keys)
+    client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    return store
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_object_is_read_as_it_was_pinned_from_a_bucket_that_keeps_versions(
+    tmp_path: Path, endpoint: str, gone: bool
+) -> None:
+    name = "deleted" if gone else "overwritten"
+    lake = with_versions(endpoint, name)
+    write(lake, f"{name}/bids/year=2017/a.parquet", 1, 2, 3, 4, 5)
+    write(lake, f"{name}/bids/year=2018/a.parquet", 6)
+    of = history(tmp_path, endpoint, f"s3://{name}/bids")
+    pin = msgspec.json.decode(msgspec.json.encode(of.pin(Window())), type=ParquetPin)
+    reader = pickle.loads(pickle.dumps(of.reader(pin)))
+    slices = cut(pin, 2)
+
+    def read() -> tuple[list[int], list[Proof]]:
+        with reader.open(slices) as source:
+            found = Data("bids", {"bids": source}).sql("SELECT n + year - 2017 AS n FROM bids WHERE n > 1 ORDER BY n")
+            assert Data("bids", {"bids": source}).arrow().num_rows == 6
+            return found["n"].to_pylist(), source.proofs()
+
+    before = read()
+    assert before[0] == [2, 3, 4, 5, 7]
+    if gone:
+        lake.delete_file(f"{name}/bids/year=2017/a.parquet")
+    else:
+        write(lake, f"{name}/bids/year=2017/a.parquet", 1, 2, 3, 4, 6)
+    assert read() == before
+    # Where it lies is no part of what it is.
+    bare = msgspec.structs.replace(pin, files=tuple(msgspec.structs.replace(file, version="") for file in pin.files))
+    assert table_digest(bare, reader.identity()) == table_digest(pin, reader.identity())
+    assert "quite-secret" not in repr(reader) + repr(pin)
+    # A new pin is of what is there now.
+    now = of.pin(Window())
+    with of.reader(now).open(cut(now, 10)) as source:
+        left = Data("bids", {"bids": source}).sql("SELECT n FROM bids ORDER BY n")["n"].to_pylist()
+    assert left == ([6] if gone else [1, 2, 3, 4, 6, 6])
+
+
+def test_an_object_that_is_overwritten_while_it_is_read_is_read_again_as_it_was(tmp_path: Path, endpoint: str) -> None:
+    lake = with_versions(endpoint, "while-read")
+    write(lake, "while-read/bids/a.parquet", 1, 2, 3, 4)
+    of = history(tmp_path, endpoint, "s3://while-read/bids")
+    pin = of.pin(Window())
+    reader = of.reader(pin)
+    with reader.open(cut(pin, 2)) as source:
+        Data("bids", {"bids": source}).sql("SELECT max(n) AS n FROM bids")
+        write(lake, "while-read/bids/a.parquet", 1, 2, 3, 9)
+        # What was read since may be of either.
+        with pytest.raises(
+            ReadIncomplete, match=r"(?s)a\.parquet: pinned with .*when the slice is tried again"
+        ) as refused:
+            source.proofs()
+        assert refused.value.retryable
+    with reader.open(cut(pin, 2)) as source:
+        assert Data("bids", {"bids": source}).sql("SELECT max(n) AS n FROM bids")["n"].to_pylist() == [4]
+        assert sum(proof.records for proof in source.proofs()) == 4
+
+
+def test_a_version_that_is_gone_or_cannot_be_asked_for_fails_by_the_file(
+    tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = with_versions(endpoint, "lost")
+    write(lake, "lost/bids/a.parquet", 1, 2)
+    of = history(tmp_path, endpoint, "s3://lost/bids")
+    pin = of.pin(Window())
+    write(lake, "lost/bids/a.parquet", 1, 3)
+    lost = msgspec.structs.replace(
+        pin, files=tuple(msgspec.structs.replace(file, version="0" * 32) for file in pin.files)
+    )
+    with pytest.raises(SourceChanged, match=r"a\.parquet: pinned with \d+ bytes, etag:"):
+        of.reader(lost).open(cut(lost, 2))
+    monkeypatch.setitem(sys.modules, "botocore.exceptions", None)
+    object_versions._filesystem.cache_clear()
+    with pytest.raises(SourceChanged, match=r"the extra `versions` reads them"):
+        of.reader(pin).open(cut(pin, 2))

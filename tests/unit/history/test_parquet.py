@@ -527,3 +527,9 @@ def test_the_default_of_a_declared_history_verifies(tmp_path: Path) -> None:
     of = history_from_toml("b", {"parquet": "b"}, clusters={}, root=tmp_path)
     assert isinstance(of, ParquetHistory)
     assert of.pin(Window()).verify
+
+
+def test_digits_of_other_scripts_in_the_names_of_folders_are_texts(tmp_path: Path) -> None:
+    write(tmp_path / "b/part=\u0663/a.parquet", bids(0, 2))
+    table, _ = read(history(tmp_path / "b"))
+    assert table["part"].to_pylist() == ["\u0663"] * 2

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import unquote
 
 import duckdb
 import numpy as np
@@ -185,6 +186,65 @@ def test_conditions_over_files_give_what_they_give_over_the_rows(tmp_path: Path,
             whole = Data("t", {"t": source}).sql(query, **bound).to_pylist()
     assert [str(row) for row in sorted(found, key=lambda row: row["n"])] == expected, condition
     assert [str(row) for row in whole] == expected, condition
+
+
+#: Statements around a condition; rows come in an order of their own, or in none that counts. What is asked of each slice alone is marked.
+STATEMENTS = [
+    ("SELECT n, i, s, part FROM t WHERE {}", True),
+    ("SELECT * FROM t AS v WHERE {}", True),
+    ("SELECT n, i + 1 AS s FROM t WHERE {} AND n >= 0", True),
+    ("WITH w AS (SELECT * FROM t WHERE {}) SELECT w.n, u.n AS other FROM w LEFT JOIN u ON w.n = u.n", True),
+    ("SELECT n FROM t WHERE {} AND n IN (SELECT n FROM u)", True),
+    ("SELECT n, (SELECT count(*) FROM t) AS c FROM t WHERE {}", False),
+    ("SELECT n, (SELECT count(*) FROM query_table('t')) AS c FROM t WHERE {}", False),
+    ("SELECT part, count(*) AS c, min(n) AS least, count(i) AS known FROM t WHERE {} GROUP BY ALL", False),
+    ("SELECT DISTINCT part, ok FROM t WHERE {}", False),
+    ("SELECT n, row_number() OVER (PARTITION BY part ORDER BY n) AS r, count(*) OVER () AS c FROM t WHERE {}", False),
+    ("SELECT u.n, (SELECT count(*) FROM t WHERE {} AND t.n >= u.n) AS c FROM u", False),
+    ("SELECT n FROM t WHERE {} UNION ALL SELECT n FROM u", False),
+    ("SELECT n FROM t WHERE {} ORDER BY n DESC LIMIT 2", False),
+]
+FOLDERS = ["a b", "%41", "x%3Dy", "a%2Fb", "a+b", "NULL", "", "__HIVE_DEFAULT_PARTITION__", "01", "\u0663", "1.5"]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_statements_over_files_give_what_they_give_over_the_rows(tmp_path: Path, data: st.DataObject) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    tables, count = [], 0
+    for number in range(data.draw(st.integers(1, 3))):
+        size = data.draw(st.integers(0, 6))
+        columns = {
+            name: data.draw(st.lists(st.sampled_from(VALUES[name]), min_size=size, max_size=size)) for name in TYPES
+        }
+        rows = pa.table({"n": range(count, count + size), **{k: pa.array(v, TYPES[k]) for k, v in columns.items()}})
+        rows = rows.set_column(0, "n", rows["n"].cast(pa.int64()))
+        count += size
+        # A text that is no number keeps the others texts.
+        where = data.draw(st.sampled_from(FOLDERS)) if number else "a b"
+        write(folder / f"kind={number}/part={where}/a.parquet", rows, "arrow", data.draw(st.integers(1, 4)))
+        part = None if where == "__HIVE_DEFAULT_PARTITION__" else unquote(where)
+        rows = rows.append_column("kind", pa.array([number] * size, pa.int64()))
+        tables.append(rows.append_column("part", pa.array([part] * size, pa.string())))
+    of = ParquetHistory(name="t", location=str(folder), place=files.place(folder))
+    pin = of.pin(Window())
+    assert pin.files[0].partition_values == {"kind": "0", "part": "a b"}
+    statement, by_slice = data.draw(st.sampled_from(STATEMENTS))
+    query = statement.format(data.draw(conditions()))
+    others = pa.table({"n": pa.array([0, 1, 3, None], pa.int64())})
+    with duckdb.connect() as oracle:
+        oracle.execute("SET TimeZone = 'UTC'")
+        oracle.register("rows", pa.concat_tables(tables))
+        oracle.execute("CREATE TABLE t AS SELECT * FROM rows")
+        oracle.register("u", others)
+        expected = sorted(str(row) for row in oracle.sql(query).to_arrow_table().to_pylist())
+    slices = cut(pin, data.draw(st.integers(1, 20)))
+    for pieces in ([[piece] for piece in slices], [slices]) if by_slice else ([slices],):
+        found = []
+        for some in pieces:
+            with of.reader(pin).open(some) as source:
+                found += Data("t", {"t": source, "u": TableSource(others)}).sql(query).to_pylist()
+        assert sorted(str(row) for row in found) == (expected if slices or not by_slice else []), query
 
 
 @pytest.mark.parametrize("stored", ["texts", "dictionary"])
