@@ -194,7 +194,7 @@ class TestSQLite:
     def test_a_writer_that_cannot_have_its_turn_says_so_and_wrote_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("hindscan.runs.store.BUSY_SECONDS", 0.2)
+        monkeypatch.setattr("hindscan.runs.sqlite.BUSY_SECONDS", 0.2)
         with open_store("sqlite:///s.db", tmp_path) as store:
             other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
             other.execute("BEGIN EXCLUSIVE")

@@ -30,7 +30,8 @@ from hindscan.events.event import Event, event_from_json
 from hindscan.events.received import Received, received_from_kafka, received_over_http
 from hindscan.intake import Intake
 from hindscan.jobs.job import JobSpec, Parameter, Step
-from hindscan.runs import leases, ledger, positions, register, schema, store
+from hindscan.runs import leases, ledger, positions, register, schema, sqlite, store
+from hindscan.runs.statement import Statement
 
 MOVES = 24
 LEASE_SECONDS = 8.0
@@ -65,24 +66,24 @@ SPEC = JobSpec(
 )  # fmt: skip
 
 # What is asked in every schedule, many times: compiled once.
-STORED = store.Statement(
+STORED = Statement(
     lambda _: sa.select(schema.positions.c.next_offset).where(
         schema.positions.c.topic_id == sa.bindparam("of"), schema.positions.c.partition == sa.bindparam("at")
     )
 )
-RUNS = store.Statement(
+RUNS = Statement(
     lambda _: sa.select(*(schema.runs.c[name] for name in ("id", "trigger", "event_id", "state", "result"))).where(
         schema.runs.c.event_source == sa.bindparam("of")
     )
 )
-DECIDED = store.Statement(
+DECIDED = Statement(
     lambda _: (
         sa.select(schema.decisions.c.trigger)
         .where(schema.decisions.c.source == sa.bindparam("of"), schema.decisions.c.id == sa.bindparam("event"))
         .limit(1)
     )
 )
-SET_APART = store.Statement(
+SET_APART = Statement(
     lambda _: sa.select(schema.quarantine.c.offset).where(schema.quarantine.c.topic_id == sa.bindparam("of"))
 )
 
@@ -181,7 +182,7 @@ def _in_memory(root: Path, clock: Clock) -> Iterator[store.Store]:
     ):
         made.backup(memory)
         engine = sa.create_engine("sqlite://", creator=lambda: memory, poolclass=sa.StaticPool)
-        sa.event.listen(engine, "begin", store._begin)
+        sa.event.listen(engine, "begin", sqlite.begin)
         yield store.Store(engine, clock)
 
 
