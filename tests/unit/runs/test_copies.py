@@ -16,7 +16,8 @@ from hindscan.history.snapshot import DrawPin, DrawSlice, Snapshot, Window
 from hindscan.runs import copies
 from hindscan.runs.copies import copy_result
 from hindscan.runs.manifest import Manifest
-from hindscan.runs.results import SliceRecord, publish
+from hindscan.runs.results import publish
+from hindscan.runs.slices import SliceRecord
 
 SNAPSHOT = Snapshot(pins={"d": DrawPin(draws=1, seed=1, block_size=1)}, window=Window(), pinned_at=1)
 SLICES = [SliceRecord(stage="slice", slice=DrawSlice(position=0, start=0, end=1), key="a" * 32, reused=False)]
