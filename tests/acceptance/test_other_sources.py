@@ -106,6 +106,7 @@ def test_a_schedule_a_file_and_a_plain_body_start_one_run_each(sample: Path) -> 
         for unproven in (asked, {"Records": []}):
             refused = client.post("/triggers/signed/events", json=unproven)
             assert (refused.status_code, refused.json()["error"]) == (401, "SignatureRefused")
+            assert refused.headers["WWW-Authenticate"] == "AmazonSNS"
         until(lambda: len(runs(server)) == 3, "three runs")
         by_trigger = {one["event"]["trigger"]: finished(client, one["id"]) for one in runs(server)}
         assert {name: one["state"] for name, one in by_trigger.items()} == dict.fromkeys(
