@@ -53,10 +53,10 @@ HOMES = {
     # Compiled loops, each in a module of its own that is loaded only where it runs.
     "numba": {"kafka.drain", "history.json_scan"},
     "packaging": {"jobs.isolated"},
-    "pandas": {"data", "api", "explore"},
+    "pandas": {"data", "handle", "explore"},
     "prometheus_client": {"web.metrics"},
     "pyiceberg": {"history.iceberg", "history.iceberg_target"},
-    "polars": {"data", "api", "explore", "history.formats.avro_block"},
+    "polars": {"data", "handle", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
     "scipy": {"jobs.resampling", "jobs.sampling"},
     "sqlalchemy": {"runs"},
