@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any
+
 
 class Clock:
     """A clock that a test moves; microseconds since the epoch.
@@ -23,3 +27,14 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.now += int(seconds * 1_000_000)
+
+
+def until(look: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """Look until there is something; say what was missing otherwise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.02)

@@ -19,7 +19,8 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from acceptance.command import hindscan
-from acceptance.serving import Server, finished, serve, until
+from acceptance.serving import Server, finished, serve
+from clock import until
 from registry_server import RegistryServer
 
 if TYPE_CHECKING:

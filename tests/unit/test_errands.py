@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from acceptance.serving import until
-from clock import Clock
+from clock import Clock, until
 from hindscan.errands import LEASE_SECONDS, Errand, Errands
 from hindscan.errors import Conflict, NotFound
 from hindscan.runs.errand import KEPT
