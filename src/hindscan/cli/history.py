@@ -98,7 +98,7 @@ def show(run: str, /, *, options: Options = DEFAULTS) -> None:
             }
         )
         return
-    print_table(("", ""), [(name, value) for name, value in document.items() if value not in (None, "", {})])
+    print_table(("", ""), [(name, value) for name, value in document.items() if value not in (None, "", {}, [])])
     print()
     print_table(("at", "what"), [(times.to_text(f.at)[:23], _told(f.fact)) for f in logged])
 

@@ -77,6 +77,8 @@ def _cell(value: object) -> str:
             return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
         case float():
             return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.2f}"
+        case dict() | list() | tuple():
+            return msgspec.json.encode(value, enc_hook=str).decode()
         case _:
             return str(value)
 
