@@ -129,8 +129,15 @@ def swept_points(body: Mapping[str, Any]) -> tuple[tuple[dict[str, Any], ...] | 
     return None if sweep is None else given_points(sweep), rest
 
 
-def option_values(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def option_values(body: Mapping[str, Any], *others: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split the body of a submission into parameters and options of the run.
+
+    Parameters
+    ----------
+    body : mapping
+        What is left of it.
+    *others : str
+        Members that were split off before.
 
     Raises
     ------
@@ -163,7 +170,9 @@ def option_values(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
             except msgspec.ValidationError as error:
                 faults.append(f"{name}: {error}")
         else:
-            faults.append(f"{name}: no such member; there are parameters, {', '.join((*_TIMES, 'last', *_OPTIONS))}")
+            faults.append(
+                f"{name}: no such member; there are parameters, {', '.join((*_TIMES, 'last', *_OPTIONS, *others))}"
+            )
     if faults:
         raise UsageError("Asking for a run: " + "; ".join(faults) + ".", faults=faults)
     return parameters, options

@@ -194,7 +194,7 @@ class StoreDesk:
         """Open a run of a job."""
         spec = self._spec(name)
         points, rest = swept_points(body)
-        parameters, options = option_values(rest)
+        parameters, options = option_values(rest, "sweep")
         request = ask(self._project, spec, parameters, points=points, **options)
         began = self._store.now()
         run = opening.open_run(
@@ -231,7 +231,7 @@ class StoreDesk:
     def rerun(self, run: str, body: Mapping[str, Any], requested_by: str) -> dict[str, Any]:
         """Open a new run on the snapshot of this one, or on the latest data, with the same or edited parameters."""
         again, body = again_values(body)
-        parameters, options = option_values(body)
+        parameters, options = option_values(body, *again)
         opened = rerun(
             self._project, self._store, run, parameters=parameters, requested_by=requested_by, **again, **options
         )
