@@ -151,6 +151,17 @@ def test_the_design_lists_the_folders_in_the_order_of_the_flow() -> None:
     assert not FOUNDATIONS & ON_TOP
 
 
+def test_what_the_design_lists_is_there(modules) -> None:
+    assert sorted((FOUNDATIONS | ON_TOP) - {module.part for module in modules.values()}) == []
+    listed = {
+        f"hindscan.{folder}.{name}"
+        for folder, names in re.findall(r"^  (\w+)/ +\d .+? {2,}(.+)$", LISTING, re.MULTILINE)
+        for name in re.findall(r"\w+", re.sub(r"\([^)]*\)|\w+:", "", names))
+    }
+    assert len(listed) > 80
+    assert sorted(listed - set(modules)) == []
+
+
 def test_every_module_imports_only_what_stands_before_it_in_the_flow(modules) -> None:
     assert faults_of_order(modules) == []
 
