@@ -36,7 +36,7 @@ def fill(store: Any, runs: int, *, key: str | None = None) -> None:
     from hindscan.runs import schema
     from hindscan.runs.opening import run_row
     from hindscan.runs.run import RunRequest
-    from hindscan.runs.store import insert_many
+    from hindscan.runs.statement import insert_many
 
     request = RunRequest(job="job", parameters={})
     rows = [

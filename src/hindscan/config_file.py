@@ -1,7 +1,7 @@
 """Reading `hindscan.toml`: from the file and the environment to a `Project`, or every fault of it at once.
 
-Each fault has its file, line and field (`errors.ConfigError`); secrets are written as ``${NAME}`` only, and a missing one is an error. Every setting can be
-overridden by ``HINDSCAN_SECTION__KEY``. Nothing is opened: histories and triggers are built once as values, to hear what is wrong with them.
+Each fault has its file, line and field (`errors.ConfigError`). What is written, and what the environment makes of it, is `config_text`; here is what a section must be.
+Nothing is opened: histories and triggers are built once as values, to hear what is wrong with them.
 
 ::
 
@@ -11,7 +11,6 @@ overridden by ``HINDSCAN_SECTION__KEY``. Nothing is opened: histories and trigge
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from hindscan.config import (
-    ClusterSettings,
     ComputeSettings,
     CopyPlace,
     JobsSettings,
@@ -28,6 +26,8 @@ from hindscan.config import (
     ServeSettings,
     StoreSettings,
 )
+from hindscan.config_properties import read_properties
+from hindscan.config_text import Written, url_password
 from hindscan.errors import ConfigError, HindscanError, UsageError
 from hindscan.jobs.job import is_allowance
 from hindscan.logs import LEVELS
@@ -88,32 +88,10 @@ def load_project(
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"Reading {file}: it must be TOML 1.0. {error}.") from error
-    return _Reading(root=root, file=file, text=text, env=env).project(document, begun)
+    return _Reading(root, Written(file, text, env)).project(document, begun)
 
 
 _T = TypeVar("_T", bound=msgspec.Struct)
-_SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-#: Properties of a cluster that are hindscan's own, and what they may be.
-_OWN_PROPERTIES: dict[str, tuple[object, ...]] = {
-    "hindscan.reader": ("auto", "fast", "plain"),
-    "hindscan.mock": (True, False),
-}
-#: Properties of an object store, and the type of each.
-_STORE_PROPERTIES: dict[str, type] = {
-    "endpoint": str,
-    "region": str,
-    "access_key": str,
-    "secret_key": str,
-    "session_token": str,
-    "anonymous": bool,
-}
-#: librdkafka's properties whose values are secrets: passwords, the secret of an OAuth client, keys written out.
-_SECRET_PROPERTY = re.compile(
-    r"(password|passphrase|secret|\.key\.pem|auth\.user\.info|auth\.token|secret_key|session_token"
-    r"|^token|^credential|secret-access-key|session-token)$"
-)
-#: The password of a database URL.
-_URL_PASSWORD = re.compile(r"://[^/@:]*:([^/@]+)@")
 _SECTIONS = (
     "store",
     "compute",
@@ -131,88 +109,63 @@ _SECTIONS = (
 
 
 class _Reading:
-    """One reading of one file: collects faults until all are known."""
+    """One reading of one file, section by section."""
 
-    def __init__(self, *, root: Path, file: Path, text: str, env: Mapping[str, str]) -> None:
-        self.root, self.file, self.text, self.env = root, file, text, env
-        self.faults: list[str] = []
-        #: Fields that an environment variable has set: a secret may stand there, for that is where secrets come from.
-        self.overridden: set[tuple[str, ...]] = set()
-
-    def fault(self, field: tuple[str, ...], message: str) -> None:
-        line = _line_of(self.text, field)
-        place = f"{self.file.name}:{line}" if line else self.file.name
-        self.faults.append(f"{place}: {'.'.join(field)}: {message}")
+    def __init__(self, root: Path, written: Written) -> None:
+        self.root, self.written = root, written
 
     def project(self, document: dict[str, Any], begun: Callable[[Project], None] | None) -> Project:
-        self._override(document)
+        self.written.override(document, _SECTIONS)
         for section, body in document.items():
             if section not in _SECTIONS:
-                self.fault((section,), f"no such section; there are {', '.join(_SECTIONS)}")
+                self.written.fault((section,), f"no such section; there are {', '.join(_SECTIONS)}")
             elif not isinstance(body, dict):
-                self.fault((section,), "must be a table")
+                self.written.fault((section,), "must be a table")
         tables: dict[str, dict[str, Any]] = {
             name: body if isinstance(body := document.get(name), dict) else {} for name in _SECTIONS
         }
         project = Project(
             root=self.root,
-            file=self.file,
+            file=self.written.file,
             store=self._settings(StoreSettings, "store", tables["store"]),
             compute=self._settings(ComputeSettings, "compute", tables["compute"]),
             serve=self._settings(ServeSettings, "serve", tables["serve"]),
             jobs=self._settings(JobsSettings, "jobs", tables["jobs"]),
-            clusters=self._properties("kafka", "bootstrap.servers", tables["kafka"]),
-            registries=self._properties("registry", "url", tables["registry"]),
-            object_stores=self._properties("s3", None, tables["s3"]),
-            iceberg_catalogs=self._properties("iceberg", None, tables["iceberg"]),
+            clusters=read_properties(self.written, "kafka", tables["kafka"], "bootstrap.servers"),
+            registries=read_properties(self.written, "registry", tables["registry"], "url"),
+            object_stores=read_properties(self.written, "s3", tables["s3"]),
+            iceberg_catalogs=read_properties(self.written, "iceberg", tables["iceberg"]),
             copies=self._copies(tables["copies"], tables["s3"], tables["iceberg"]),
             history_tables=self._named("history", tables["history"]),
             trigger_tables=self._named("triggers", tables["triggers"]),
             publish_tables=self._outlets(tables["publish"]),
         )
         self._check_values(project, tables)
-        if begun is not None and not self.faults:
+        if begun is not None and not self.written.faults:
             begun(project)
         self._check(("history",), project.history_tables, lambda: project.histories)
         self._check(("triggers",), project.trigger_tables, lambda: project.triggers)
         self._check(("publish",), project.publish_tables, lambda: project.outlets)
-        if self.faults:
-            listed = "\n".join(f"  {fault}" for fault in self.faults)
+        if self.written.faults:
+            listed = "\n".join(f"  {fault}" for fault in self.written.faults)
             raise ConfigError(
-                f"Reading {self.file}: {len(self.faults)} setting(s) are not valid:\n{listed}", faults=list(self.faults)
+                f"Reading {self.written.file}: {len(self.written.faults)} setting(s) are not valid:\n{listed}",
+                faults=list(self.written.faults),
             )
         return project
-
-    def _override(self, document: dict[str, Any]) -> None:
-        """Lay ``HINDSCAN_SECTION__KEY`` over the file."""
-        for variable, raw in sorted(self.env.items()):
-            parts = variable.removeprefix("HINDSCAN_").lower().split("__")
-            if not variable.startswith("HINDSCAN_") or len(parts) < 2 or parts[0] not in _SECTIONS:
-                continue
-            if parts[0] in ("kafka", "registry"):
-                parts[-1] = parts[-1].replace("_", ".")
-            table = document
-            for part in parts[:-1]:
-                table = table.setdefault(part, {})
-                if not isinstance(table, dict):
-                    self.fault(tuple(parts), f"{variable} reaches into what is no table")
-                    break
-            else:
-                table[parts[-1]] = raw if _SECRET_PROPERTY.search(parts[-1]) else _value_of(raw)
-                self.overridden.add(tuple(parts))
 
     def _settings(self, kind: type[_T], section: str, table: dict[str, Any] | None) -> _T:
         good: dict[str, Any] = {}
         fields = {field.name: field for field in msgspec.structs.fields(kind)}
         for key, value in (table or {}).items():
             if key not in fields:
-                self.fault((section, key), f"no such setting; [{section}] has {', '.join(fields)}")
+                self.written.fault((section, key), f"no such setting; [{section}] has {', '.join(fields)}")
                 continue
             try:
-                good[key] = msgspec.convert(self._filled((section, key), value), fields[key].type, strict=True)
+                good[key] = msgspec.convert(self.written.filled((section, key), value), fields[key].type, strict=True)
             except msgspec.ValidationError as error:
                 found = "" if "secret" in key else f", found {value!r}"
-                self.fault((section, key), f"{str(error).lower()}{found}")
+                self.written.fault((section, key), f"{str(error).lower()}{found}")
         return kind(**good)
 
     def _check_values(self, project: Project, tables: dict[str, dict[str, Any]]) -> None:
@@ -225,91 +178,50 @@ class _Reading:
         ):
             value = getattr(getattr(project, section), field)
             if value is not None and value < 1:
-                self.fault((section, field), f"must be at least 1, found {value}")
+                self.written.fault((section, field), f"must be at least 1, found {value}")
         if not is_allowance(project.compute.allow_failed):
             found = project.compute.allow_failed
-            self.fault(
+            self.written.fault(
                 ("compute", "allow_failed"), f"must be a share below 1 or a whole number of slices, found {found}"
             )
         if not 0 <= project.serve.port <= 65_535:
-            self.fault(("serve", "port"), f"must be 0 to 65535, found {project.serve.port}")
+            self.written.fault(("serve", "port"), f"must be 0 to 65535, found {project.serve.port}")
         if project.serve.log not in ("text", "json"):
-            self.fault(("serve", "log"), f'must be "text" or "json", found {project.serve.log!r}')
+            self.written.fault(("serve", "log"), f'must be "text" or "json", found {project.serve.log!r}')
         if project.serve.log_level not in LEVELS:
-            self.fault(("serve", "log_level"), f"must be one of {', '.join(LEVELS)}, found {project.serve.log_level!r}")
+            self.written.fault(
+                ("serve", "log_level"), f"must be one of {', '.join(LEVELS)}, found {project.serve.log_level!r}"
+            )
         self._check_webhooks(project.serve, tables["serve"].get("webhook_secrets"))
         for name in ("event_retention", "record_retention", "outbox_retention"):
             try:
                 getattr(project, name)
             except ValueError as error:
-                self.fault(("store", name), str(error))
-        password = _URL_PASSWORD.search(str(tables["store"].get("url", "")))
+                self.written.fault(("store", name), str(error))
+        password = url_password(str(tables["store"].get("url", "")))
         if password:
-            self._demand_reference(("store", "url"), password[1], "its password ")
+            self.written.demand_reference(("store", "url"), password, "its password ")
         dask = project.compute.dask
         if dask != "local" and not dask.startswith(("tcp://", "tls://")):
-            self.fault(("compute", "dask"), f'must be "local" or tcp://HOST:PORT or tls://HOST:PORT, found {dask!r}')
+            self.written.fault(
+                ("compute", "dask"), f'must be "local" or tcp://HOST:PORT or tls://HOST:PORT, found {dask!r}'
+            )
 
     def _check_webhooks(self, serve: ServeSettings, written: object) -> None:
         """Check the secrets as written, then as they are; neither is repeated."""
         from hindscan.events.signature import read_secret
 
         field = ("serve", "webhook_secrets")
-        before = len(self.faults)
+        before = len(self.written.faults)
         for reference in written if isinstance(written, list) else ():
-            self._demand_reference(field, str(reference))
-        if len(self.faults) > before:
+            self.written.demand_reference(field, str(reference))
+        if len(self.written.faults) > before:
             return
         for number, secret in enumerate(serve.webhook_secrets, 1):
             try:
                 read_secret(secret)
             except ValueError as fault:
-                self.fault(field, f"secret {number} {fault}")
-
-    def _properties(self, section: str, required: str | None, table: dict[str, Any]) -> dict[str, ClusterSettings]:
-        """Read tables of a library's own properties by name."""
-        found: dict[str, ClusterSettings] = {}
-        for name, settings in table.items():
-            if not isinstance(settings, dict):
-                self.fault((section, name), f"must be a table [{section}.NAME] of properties")
-                continue
-            # TOML reads an unquoted `bootstrap.servers = ...` as nested tables; both spellings mean the property.
-            flat = _flattened(settings)
-            found[name] = {key: self._filled((section, name, key), value) for key, value in flat.items()}
-            for key, value in flat.items():
-                if _SECRET_PROPERTY.search(key):
-                    # Of `USER:PASSWORD` the user may be written out.
-                    self._demand_reference((section, name, key), str(value).rpartition(":")[2])
-                elif section == "iceberg" and (password := _URL_PASSWORD.search(str(value))):
-                    self._demand_reference((section, name, key), password[1], "its password ")
-            if required is not None and required not in flat:
-                self.fault((section, name), f'needs "{required}"')
-            if section == "kafka":
-                self._check_own(name, flat)
-            if section == "s3":
-                self._check_store(name, flat)
-        return found
-
-    def _check_own(self, cluster: str, properties: ClusterSettings) -> None:
-        """Check the properties that are hindscan's, not librdkafka's."""
-        for key, value in properties.items():
-            if not key.startswith("hindscan."):
-                continue
-            allowed = _OWN_PROPERTIES.get(key)
-            if allowed is None:
-                self.fault(("kafka", cluster, key), f"no such property; there are {', '.join(_OWN_PROPERTIES)}")
-            elif value not in allowed:
-                self.fault(("kafka", cluster, key), f"must be one of {', '.join(map(repr, allowed))}, found {value!r}")
-
-    def _check_store(self, bucket: str, properties: ClusterSettings) -> None:
-        for key, value in properties.items():
-            kind = _STORE_PROPERTIES.get(key)
-            if kind is None:
-                self.fault(("s3", bucket, key), f"no such property; there are {', '.join(_STORE_PROPERTIES)}")
-            elif type(value) is not kind:
-                self.fault(
-                    ("s3", bucket, key), f"must be {'true or false' if kind is bool else 'a text'}, found {value!r}"
-                )
+                self.written.fault(field, f"secret {number} {fault}")
 
     def _copies(
         self, table: dict[str, Any], stores: dict[str, Any], catalogs: dict[str, Any]
@@ -332,10 +244,12 @@ class _Reading:
             wanted = (
                 'must be a folder or URL, or a table: { iceberg = "CATALOG.NAMESPACE.TABLE" } or { delta = "FOLDER" }'
             )
-            self.fault(("copies", job), f"{wanted}, found {said!r}")
+            self.written.fault(("copies", job), f"{wanted}, found {said!r}")
             return None
         if kinds and (mode not in ("append", "replace") or said.keys() - {kinds[0], "mode"}):
-            self.fault(("copies", job), f'must have beside {kinds[0]} only mode, "append" or "replace", found {said!r}')
+            self.written.fault(
+                ("copies", job), f'must have beside {kinds[0]} only mode, "append" or "replace", found {said!r}'
+            )
             return None
         kind: Any = kinds[0] if kinds else "files"
         made = CopyPlace(kind=kind, location=location, mode=mode)
@@ -343,7 +257,7 @@ class _Reading:
             catalog = location.partition(".")[0]
             if location.count(".") < 2 or catalog not in catalogs:
                 known = ", ".join(sorted(catalogs)) or "none"
-                self.fault(
+                self.written.fault(
                     ("copies", job),
                     f"must be CATALOG.NAMESPACE.TABLE with a catalog declared as [iceberg.CATALOG] (declared: {known}), found {location!r}",
                 )
@@ -354,7 +268,7 @@ class _Reading:
             try:
                 files.place(location, self.root)
             except UsageError as error:
-                self.fault(("copies", job), str(error))
+                self.written.fault(("copies", job), str(error))
                 return None
         return made
 
@@ -364,7 +278,7 @@ class _Reading:
             if isinstance(body, dict):
                 named[name] = body
             else:
-                self.fault((section, name), f"must be a table [{section}.NAME]")
+                self.written.fault((section, name), f"must be a table [{section}.NAME]")
         return named
 
     def _outlets(self, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -374,8 +288,8 @@ class _Reading:
             secrets, field = body.get("secrets"), ("publish", name, "secrets")
             if isinstance(secrets, list):
                 for reference in secrets:
-                    self._demand_reference(field, str(reference))
-                named[name] = body | {"secrets": self._filled(field, secrets)}
+                    self.written.demand_reference(field, str(reference))
+                named[name] = body | {"secrets": self.written.filled(field, secrets)}
         return named
 
     def _check(self, section: tuple[str, ...], tables: dict[str, dict[str, Any]], build: Callable[[], object]) -> None:
@@ -384,19 +298,19 @@ class _Reading:
             build()
         except HindscanError as error:
             # One is wrong: ask each alone, so that every fault is told.
-            known = len(self.faults)
+            known = len(self.written.faults)
             for name, table in tables.items():
                 self._check_one(section[0], name, table)
-            if len(self.faults) == known:
+            if len(self.written.faults) == known:
                 # Each is right alone; they do not go together.
                 faults = error.details.get("faults")
                 for place, message in faults if isinstance(faults, list) else ():
-                    self.fault((*section, str(place)), str(message))
+                    self.written.fault((*section, str(place)), str(message))
 
     def _check_one(self, section: str, name: str, table: dict[str, Any]) -> None:
         alone = Project(
             root=self.root,
-            file=self.file,
+            file=self.written.file,
             clusters={name: {"bootstrap.servers": "unknown"} for name in self._declared("kafka")},
             registries={name: {"url": "mock://"} for name in self._declared("registry")},
             iceberg_catalogs={name: {} for name in self._declared("iceberg")},
@@ -410,72 +324,10 @@ class _Reading:
             faults = error.details.get("faults")
             for fault in faults if isinstance(faults, (list, tuple)) and faults else [str(error)]:
                 if isinstance(fault, (list, tuple)) and len(fault) == 2:
-                    self.fault((section, name, str(fault[0])), str(fault[1]))
+                    self.written.fault((section, name, str(fault[0])), str(fault[1]))
                 else:
-                    self.fault((section, name), str(fault))
+                    self.written.fault((section, name), str(fault))
 
     def _declared(self, section: str) -> list[str]:
-        table = tomllib.loads(self.text).get(section)
+        table = tomllib.loads(self.written.text).get(section)
         return list(table) if isinstance(table, dict) else []
-
-    def _demand_reference(self, field: tuple[str, ...], value: str, what: str = "") -> None:
-        """A secret in the file would be in its history, in backups and on screens; what stands there is not repeated."""
-        if field not in self.overridden and not _SECRET.fullmatch(value):
-            self.fault(field, f"{what}is a secret and must be written ${{NAME}}, to be taken from the environment")
-
-    def _filled(self, field: tuple[str, ...], value: Any) -> Any:
-        """Put secrets in the place of ``${NAME}``."""
-        if isinstance(value, list):
-            return [self._filled(field, part) for part in value]
-        if not isinstance(value, str):
-            return value
-
-        def secret(match: re.Match[str]) -> str:
-            if match[1] not in self.env:
-                self.fault(field, f"the environment variable {match[1]} must be set; it is not")
-                return ""
-            return self.env[match[1]]
-
-        return _SECRET.sub(secret, value)
-
-
-def _flattened(table: Mapping[str, Any], prefix: str = "") -> ClusterSettings:
-    flat: ClusterSettings = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat.update(_flattened(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _value_of(raw: str) -> Any:
-    """Read an override as TOML has it, else as text: ``8`` is a number, ``data/bids`` is a path."""
-    try:
-        return tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        return raw
-
-
-def _line_of(text: str, field: tuple[str, ...]) -> int | None:
-    """Find the line of a field: the longest prefix of it that is a table header or key. None for an override."""
-    best: tuple[int, int] | None = None
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if stripped.startswith("["):
-            table = _names(stripped.strip("[]").split("]")[0])
-            here = table
-        elif "=" in stripped and not stripped.startswith("#"):
-            here = table + _names(stripped.split("=", 1)[0])
-        else:
-            continue
-        depth = len(here) if here == field[: len(here)] else 0
-        if depth and (best is None or depth > best[0]):
-            best = (depth, number)
-    return best[1] if best else None
-
-
-def _names(dotted: str) -> tuple[str, ...]:
-    """Split a TOML key: ``kafka.default`` and ``"bootstrap.servers"``."""
-    return tuple(match[0] or match[1] for match in re.findall(r'"([^"]*)"|([A-Za-z0-9_-]+)', dotted))

@@ -1,28 +1,27 @@
 """The desk: everything the HTTP edge can ask, answered from the store.
 
-Implements `web.desk.Desk`. Events go through the `Intake` and are durable before the answer (promise 4); submissions are checked against the job before a run is opened;
-everything else is a look at the store, the declared project or a published file. Results are found by the store's record of the run, never by a path from a request.
+Implements `web.desk.Desk`. Events go through the `Intake` and are durable before the answer (promise 4); submissions are read (`asking`) and checked against the job
+before a run is opened; everything else is a look at the store, the declared project or a published file. Results are found by the store's record of the run, never by a
+path from a request.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hindscan import times
+from hindscan.asking import AuditAsked, PastAsked, ReplayAsked, again_values, option_values, read_past, swept_points
 from hindscan.auditing import Audit, Audited
+from hindscan.bodies import Bodies
 from hindscan.errands import Errand, Errands
-from hindscan.errors import NotFound, UsageError
+from hindscan.errors import NotFound
 from hindscan.events.received import received_over_http
-from hindscan.events.sns import check_envelope, confirm_url, confirmation_in, envelope_in
-from hindscan.events.trigger import Source
 from hindscan.lag import Lags
-from hindscan.listening import wrapped_by
 from hindscan.planning import ask
 from hindscan.redriving import redrive
 from hindscan.replaying import Replay, trigger_of
@@ -32,40 +31,19 @@ from hindscan.runs.figures import Counter, Figures
 from hindscan.runs.opening import new_run_id
 from hindscan.runs.partials import Partials
 from hindscan.runs.waiting import why_waiting
-from hindscan.sending import certificate_at, confirm_subscription
 from hindscan.words import job_document, run_document, state_of
 
 if TYPE_CHECKING:
     from hindscan.config import Project
     from hindscan.events.event import Event
-    from hindscan.events.received import Received, Wrapped
+    from hindscan.events.received import Received
     from hindscan.intake import Intake
     from hindscan.jobs.job import JobSpec
     from hindscan.runs.run import Run
     from hindscan.runs.store import Store
     from hindscan.workshop import Workshop
 
-__all__ = ["StoreDesk", "option_values"]
-
-_logger = logging.getLogger("hindscan.desk")
-
-_TIMES: Final = ("as_of", "since", "until")
-#: What a store can hold.
-_Int = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-#: Type of each of the others.
-_OPTIONS: Final[Mapping[str, Any]] = {
-    "offsets": dict[_Int, tuple[_Int | None, _Int | None]],
-    "partitions": list[_Int],
-    "keys": list[str],
-    "seed": _Int,
-    "draws": _Int,
-    "stop": dict[str, Any],
-    "workers": _Int,
-    "priority": _Int,
-    "fresh": bool,
-    "allow_failed": _Int | float,
-    "histories": dict[str, str],
-}
+__all__ = ["StoreDesk"]
 
 
 class StoreDesk:
@@ -106,13 +84,13 @@ class StoreDesk:
         self._workshop, self._errands = workshop, Errands(store)
         self._combining = threading.Lock()
         self._counter, self._lags = Counter(store), Lags(project, store)
-        self._wrappings: dict[str, Wrapped | None] = {}
+        self._bodies = Bodies(project)
 
     def take_up(self, project: Project, specs: Mapping[str, JobSpec], intake: Intake) -> None:
         """Answer from another edition from now on."""
         self._project, self._specs, self._intake = project, specs, intake
         self._lags = Lags(project, self._store)
-        self._wrappings = {}
+        self._bodies = Bodies(project)
 
     def close(self) -> None:
         """Leave undone what takes long, and say so."""
@@ -132,36 +110,8 @@ class StoreDesk:
         }
 
     def receive_body(self, trigger: str, body: bytes) -> dict[str, list[str]]:
-        """Record what a body that is no CloudEvent starts, as the trigger declares it; or confirm the subscription it asks for, where that is declared."""
-        wrapped, wrapping = self._wrapped(trigger), self._project.triggers[trigger].wrapping
-        if wrapping is not None and wrapping.format == "s3":
-            envelope = envelope_in(body)
-            asked = confirmation_in(envelope)
-            if not wrapping.unsigned:
-                check_envelope(envelope, wrapping.confirm, certificate_at)
-            if asked is not None:
-                try:
-                    url = confirm_url(asked, wrapping.confirm)
-                except ValueError as fault:
-                    raise UsageError(f"Confirming a subscription for trigger {trigger}: {fault}.") from None
-                confirm_subscription(url)
-                _logger.info("confirmed the subscription of %s for trigger %s", asked.topic, trigger)
-                return {"runs": [], "existing": [], "quarantined": []}
-        return self._take([received_over_http(event, trigger) for event in wrapped(body, None)])
-
-    def _wrapped(self, trigger: str) -> Wrapped:
-        if trigger not in self._wrappings:
-            found = self._project.triggers.get(trigger)
-            if found is not None and found.wrapping is not None and found.listens_to(Source(kind="http")):
-                self._wrappings[trigger] = wrapped_by(self._project, found)
-        made = self._wrappings.get(trigger)
-        if made is None:
-            raise NotFound(
-                f"Receiving a body for trigger {trigger!r}: it must listen to http and say what its bodies are, by `event` or `format`; there is none of this "
-                "name that does. CloudEvents are posted to /events.",
-                trigger=trigger,
-            )
-        return made
+        """Record what a body that is no CloudEvent starts, as the trigger declares it."""
+        return self._take(self._bodies.received(trigger, body))
 
     def redrive(self, event: str | None, source: str | None, trigger: str | None) -> list[dict[str, Any]]:
         """Decide once more about one event that is held, or about all."""
@@ -171,7 +121,7 @@ class StoreDesk:
 
     def begin_replay(self, trigger: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Begin to put past events through a trigger again."""
-        asked = _asked(f"Replaying trigger {trigger}", body, _ReplayAsked)
+        asked = read_past(f"Replaying trigger {trigger}", body, ReplayAsked)
         replay = Replay(
             self._workshop,
             trigger,
@@ -198,7 +148,7 @@ class StoreDesk:
 
     def begin_audit(self, trigger: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Begin to hold what a trigger's sources have against the store."""
-        asked = _asked(f"Auditing trigger {trigger}", body, _AuditAsked)
+        asked = read_past(f"Auditing trigger {trigger}", body, AuditAsked)
         audit = Audit(
             self._workshop,
             trigger,
@@ -210,7 +160,7 @@ class StoreDesk:
         return self._begun("audit", trigger, new_run_id(self._store.now()), asked, lambda: _audited(audit.run()))
 
     def _begun(
-        self, kind: str, trigger: str, name: str, asked: _Asked, work: Callable[[], dict[str, Any]]
+        self, kind: str, trigger: str, name: str, asked: PastAsked, work: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         def notifying() -> dict[str, Any]:
             done = work()
@@ -243,8 +193,8 @@ class StoreDesk:
     ) -> tuple[dict[str, Any], bool]:
         """Open a run of a job."""
         spec = self._spec(name)
-        points, rest = _points(body)
-        parameters, options = option_values(rest)
+        points, rest = swept_points(body)
+        parameters, options = option_values(rest, "sweep")
         request = ask(self._project, spec, parameters, points=points, **options)
         began = self._store.now()
         run = opening.open_run(
@@ -280,8 +230,8 @@ class StoreDesk:
 
     def rerun(self, run: str, body: Mapping[str, Any], requested_by: str) -> dict[str, Any]:
         """Open a new run on the snapshot of this one, or on the latest data, with the same or edited parameters."""
-        again, body = _again_values(body)
-        parameters, options = option_values(body)
+        again, body = again_values(body)
+        parameters, options = option_values(body, *again)
         opened = rerun(
             self._project, self._store, run, parameters=parameters, requested_by=requested_by, **again, **options
         )
@@ -366,56 +316,6 @@ def _plain(value: object) -> dict[str, Any]:
     return built
 
 
-class _Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a look at the past is asked for: when events came in, half-open."""
-
-    since: str | None = None
-    until: str | None = None
-
-    @property
-    def since_micros(self) -> int | None:
-        return None if self.since is None else times.from_text(self.since)
-
-    @property
-    def until_micros(self) -> int | None:
-        return None if self.until is None else times.from_text(self.until)
-
-
-class _ReplayAsked(_Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: str | None = None
-    repin: bool = False
-    from_topic: bool = False
-    dry_run: bool = False
-
-
-class _AuditAsked(_Asked, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    repair: bool = False
-
-
-_A = TypeVar("_A", bound=_Asked)
-
-
-def _asked(doing: str, body: Mapping[str, Any], kind: type[_A]) -> _A:
-    """Read a body as what is asked for.
-
-    Raises
-    ------
-    hindscan.errors.UsageError
-        A member is unknown or of the wrong kind, or a time is none.
-    """
-    try:
-        asked = msgspec.convert(body, kind)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{doing}: {error}. Members are {', '.join(kind.__struct_fields__)}.") from None
-    for name, text in (("since", asked.since), ("until", asked.until)):
-        try:
-            if text is not None:
-                times.from_text(text)
-        except ValueError as error:
-            raise UsageError(f"{doing}: {name}: it {error}.") from None
-    return asked
-
-
 def _audited(done: Audited) -> dict[str, Any]:
     return _plain(done) | {"sound": done.sound}
 
@@ -432,76 +332,3 @@ def _errand_document(errand: Errand | None, **what: str) -> dict[str, Any]:
         name: value for name, value in _plain(errand).items() if name not in ("name", "outcome") and value is not None
     }
     return {**what, **(errand.outcome or {}), **told}
-
-
-class _Again(msgspec.Struct, frozen=True):
-    """What only a rerun takes."""
-
-    latest: bool = False
-    slices: tuple[_Int, ...] = ()
-
-
-def _again_values(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split off what only a rerun takes."""
-    names = _Again.__struct_fields__
-    try:
-        again = msgspec.convert({name: body[name] for name in names if body.get(name) is not None}, _Again)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"Asking for a run again: {error}. latest is true or false, slices a list of positions."
-        ) from None
-    return msgspec.structs.asdict(again), {name: value for name, value in body.items() if name not in names}
-
-
-def _points(body: Mapping[str, Any]) -> tuple[tuple[dict[str, Any], ...] | None, dict[str, Any]]:
-    """Split off the points of a sweep, which only a submission takes: the values of parameters by their names, or the points themselves."""
-    from hindscan.sweeping import given_points
-
-    rest = dict(body)
-    try:
-        sweep = msgspec.convert(rest.pop("sweep", None), dict[str, list[Any]] | list[dict[str, Any]] | None)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f'Asking for a run: sweep must be like {{"reserve": [10, 20]}}, or a list of points; {error}.'
-        ) from None
-    return None if sweep is None else given_points(sweep), rest
-
-
-def option_values(body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split the body of a submission into parameters and options of the run.
-
-    Raises
-    ------
-    hindscan.errors.UsageError
-        With every member that is unknown or of the wrong kind.
-    """
-    faults: list[str] = []
-    options: dict[str, Any] = {}
-    parameters = body.get("parameters", {})
-    if not isinstance(parameters, dict):
-        faults.append("parameters: must be an object")
-        parameters = {}
-    for name, value in body.items():
-        if name == "parameters" or value is None:
-            continue
-        if name in _TIMES:
-            try:
-                options[name] = times.from_text(value if isinstance(value, str) else repr(value))
-            except ValueError as error:
-                faults.append(f"{name}: {error}")
-        elif name == "last":
-            try:
-                options[name] = times.duration(str(value))
-            except ValueError as error:
-                faults.append(f"{name}: {error}")
-        elif name in _OPTIONS:
-            try:
-                # Names of members are texts in JSON, numbers of partitions are not.
-                options[name] = msgspec.convert(value, _OPTIONS[name], str_keys=True)
-            except msgspec.ValidationError as error:
-                faults.append(f"{name}: {error}")
-        else:
-            faults.append(f"{name}: no such member; there are parameters, {', '.join((*_TIMES, 'last', *_OPTIONS))}")
-    if faults:
-        raise UsageError("Asking for a run: " + "; ".join(faults) + ".", faults=faults)
-    return parameters, options

@@ -39,14 +39,17 @@ LOOK_SECONDS: Final = 0.05
 
 def drive(workshop: Workshop, run: str, *, observe: Observer | None = None) -> Run:
     """Carry a waiting run out, or follow it where another process has it; give it in its final state."""
-    owner = f"{socket.gethostname()}:{os.getpid()}"
+    owner, seen = f"{socket.gethostname()}:{os.getpid()}", 0
     while True:
         claimed = leases.claim(workshop.store, owner, LEASE_SECONDS, run=run)
         if claimed is not None:
             # Fenced: this process slept through its lease; whoever has the run now is followed.
             with contextlib.suppress(Fenced):
                 carry_out(workshop, claimed, observe=observe)
-        found = follow(workshop, run, observe=observe, while_running=True)
+            if observe is not None:
+                # What is in the log by now was observed as it happened.
+                seen = _tell(workshop, run, lambda _: None, seen)
+        found, seen = _watch(workshop, run, observe, seen, while_running=True)
         if found.state in FINAL:
             return found
         if claimed is None:
@@ -54,37 +57,46 @@ def drive(workshop: Workshop, run: str, *, observe: Observer | None = None) -> R
             time.sleep(LOOK_SECONDS)
 
 
-def follow(
-    workshop: Workshop,
-    run: str,
-    *,
-    observe: Observer | None = None,
-    while_running: bool = False,
-    seconds: float | None = None,
-) -> Run:
+def follow(workshop: Workshop, run: str, *, observe: Observer | None = None, seconds: float | None = None) -> Run:
     """Watch a run in the store until it is final.
 
     Parameters
     ----------
-    while_running : bool
-        Come back too when the run waits, so that the caller may claim it.
     seconds : float, optional
         Come back after this time at the latest.
     """
+    return _watch(workshop, run, observe, 0, seconds=seconds)[0]
+
+
+def _watch(
+    workshop: Workshop,
+    run: str,
+    observe: Observer | None,
+    seen: int,
+    *,
+    while_running: bool = False,
+    seconds: float | None = None,
+) -> tuple[Run, int]:
+    """Watch a run from a place in its log on, while it is running or until it is final; give the place that was come to."""
     deadline = None if seconds is None else time.monotonic() + seconds
-    seen = 0
     while True:
         found = register.get_run(workshop.store, run)
         if observe is not None:
-            for logged in log.facts(workshop.store, run, seen):
-                seen = logged.seq
-                observe(logged.fact)
+            seen = _tell(workshop, run, observe, seen)
         if found.state in FINAL or (while_running and found.state == "pending"):
-            return found
+            return found, seen
         if deadline is not None and time.monotonic() > deadline:
-            return found
+            return found, seen
         leases.release_expired(workshop.store)
         time.sleep(LOOK_SECONDS)
+
+
+def _tell(workshop: Workshop, run: str, observe: Observer, seen: int) -> int:
+    """Pass on what is new in the log of a run; give the place after it."""
+    for logged in log.facts(workshop.store, run, seen):
+        seen = logged.seq
+        observe(logged.fact)
+    return seen
 
 
 def hand_over(project: Project, run: str) -> None:

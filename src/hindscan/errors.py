@@ -194,7 +194,10 @@ class UnknownFormat(InvalidEvent):
 
 
 class SignatureRefused(EventError):
-    """The request does not carry a valid signature."""
+    """The request does not carry a valid signature.
+
+    `scheme` of its details names what would be one: StandardWebhooks or AmazonSNS.
+    """
 
     status = 401
 

@@ -30,7 +30,8 @@ from hindscan.plans.incomplete import without_slices
 from hindscan.runs import codes, forgotten, snapshots
 from hindscan.runs.copies import forget_copy, has_copy
 from hindscan.runs.partials import Partials, local_folder
-from hindscan.runs.results import forget_result, result_folder, slice_keys_of
+from hindscan.runs.results import forget_result, result_folder
+from hindscan.runs.slices import slice_keys_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -284,7 +284,7 @@ def load_pinned(project: Project, file: Path, history: str | None = None) -> Pin
 def _of_run(project: Project, file: Path, history: str) -> Pinned:
     import pyarrow.parquet as pq
 
-    from hindscan.runs.results import read_snapshot
+    from hindscan.runs.slices import read_snapshot
 
     snapshot = read_snapshot(file.parent)
     rows = [row for row in pq.read_table(file).to_pylist() if row["kind"] != "draws"]

@@ -38,6 +38,8 @@ __all__ = ["Prepared", "ask", "limits_of", "make", "pin", "prepare", "tolerance_
 
 
 #: Options that make up the window of the sliced history.
+#: What a store can hold.
+_GREATEST: Final = (1 << 63) - 1
 _WINDOW: Final = ("as_of", "since", "until", "last", "offsets", "partitions", "keys")
 
 
@@ -128,6 +130,10 @@ def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
         )
     if request.draws is not None and request.draws < 1:
         faults.append(f"draws must be at least 1, found {request.draws}")
+    if request.seed is not None and request.seed < 0:
+        faults.append(f"seed must be at least 0, found {request.seed}")
+    if abs(request.priority) > _GREATEST:
+        faults.append(f"priority must be {-_GREATEST} to {_GREATEST}, found {request.priority}")
     faults += [f"a slice that is computed anew has a position from 0 on, found {n}" for n in request.anew if n < 0]
     if request.stop is not None and spec.kind == "simulation":
         faults += _stop_faults(spec, request.stop)

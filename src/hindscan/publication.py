@@ -29,7 +29,8 @@ from hindscan.runs import inbox
 from hindscan.runs.copies import copy_result, copy_rows
 from hindscan.runs.manifest import Manifest, SliceCounts, Usage
 from hindscan.runs.partials import proof_of
-from hindscan.runs.results import SliceRecord, publish, read_manifest
+from hindscan.runs.results import publish, read_manifest
+from hindscan.runs.slices import SliceRecord
 from hindscan.tasks.kept import KeptSlices
 from hindscan.tasks.outcome import Merged, outcome
 from hindscan.tasks.task import Done

@@ -87,7 +87,7 @@ def send_event(
         ) from None
     except (urllib.error.URLError, TimeoutError) as error:
         raise ServiceUnavailable(
-            f"Sending an event to {url}: a dispatcher must answer; {error}. Start one: `hindscan serve`."
+            f"Sending an event to {url}: a dispatcher must answer; {getattr(error, 'reason', error)}. Start one: `hindscan serve`."
         ) from None
     return {"to": url, **(document if isinstance(document, dict) else {})}
 

@@ -134,6 +134,10 @@ def _bound(host: str, port: int) -> socket.socket:
             f"Serving on {host}: it must be a loopback address; this version has no tokens, and whoever can submit runs can use your data. "
             "Put a proxy that authenticates in front of 127.0.0.1."
         )
+    if not 0 <= port <= 65_535:
+        raise UsageError(
+            f"Serving on {address}: the port must be 0 to 65535, and is {port}. Choose another by --port or [serve].port."
+        )
     listening = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -6,13 +6,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 import httpx2 as httpx
 
+from clock import until
 from nursery import Typed, start
 
 #: Generous: two busy cores.
@@ -71,17 +72,6 @@ def http_only(project: Path) -> Path:
     file = project / "hindscan.toml"
     file.write_text(file.read_text().replace('on = ["kafka:auction-events", "http"]', 'on = "http"'))
     return project
-
-
-def until(look: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
-    """Look until there is something; say what was missing otherwise."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.02)
 
 
 def closed(id: str = "a-1", **data: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 
 import hindscan as hs
 from acceptance.command import hindscan
-from acceptance.serving import serve, until
+from acceptance.serving import serve
+from clock import until
 from hindscan.anytime import INCOMPLETE
 from hindscan.errors import NotFound
 

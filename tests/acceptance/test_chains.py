@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from acceptance.serving import closed, finished, http_only, post, serve, until
+from acceptance.serving import closed, finished, http_only, post, serve
+from clock import until
 from receiver import Receiver, receiver
 
 if TYPE_CHECKING:

@@ -169,9 +169,10 @@ def test_a_busy_port_is_refused_with_exit_code_3(sample: Path) -> None:
     assert port in answer.err
 
 
-def test_a_server_off_loopback_is_refused(sample: Path) -> None:
-    answer = hindscan("serve", "--host", "192.0.2.1", project=sample, check=2)
-    assert "loopback" in answer.err
+def test_a_server_off_loopback_or_at_no_port_is_refused(sample: Path) -> None:
+    for option, value, words in (("--host", "192.0.2.1", "loopback"), ("--port", "65536", "must be 0 to 65535")):
+        answer = hindscan("serve", option, value, project=sample, check=2)
+        assert words in answer.err
 
 
 @pytest.mark.kafka

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Producer
 
 from acceptance.command import bidder_scan_oracle, hindscan, same_rows
-from acceptance.serving import until
+from clock import until
 from hindscan.cli.app import COMMANDS
 from hindscan.runs.digest import table_digest
 

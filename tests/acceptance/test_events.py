@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from acceptance.command import bidder_scan_oracle, hindscan, same_rows
-from acceptance.serving import Server, closed, finished, http_only, post, serve, until
+from acceptance.serving import Server, closed, finished, http_only, post, serve
+from clock import until
 
 if TYPE_CHECKING:
     from conftest import MakeTopic

@@ -7,9 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
@@ -17,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from acceptance.command import CHECKOUT, hindscan, same_rows
+from clock import until
 from conftest import absent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 
 @pytest.fixture
@@ -108,16 +108,6 @@ with open(sys.argv[1] + ".new", "w") as file: file.write(f"{os.getpid()} {child.
 os.rename(sys.argv[1] + ".new", sys.argv[1])
 time.sleep(1000)
 """
-
-
-def until(done: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """Wait until something is so."""
-    never = threading.Event()
-    for _ in range(int(seconds / 0.05)):
-        if found := done():
-            return found
-        never.wait(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def living(pids: list[str]) -> list[str]:

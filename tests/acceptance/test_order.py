@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from acceptance.command import hindscan
-from acceptance.serving import finished, post, serve, until
+from acceptance.serving import finished, post, serve
+from clock import until
 
 if TYPE_CHECKING:
     from conftest import MakeTopic

@@ -19,7 +19,8 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from acceptance.command import hindscan
-from acceptance.serving import Server, finished, serve, until
+from acceptance.serving import Server, finished, serve
+from clock import until
 from registry_server import RegistryServer
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def test_a_schedule_a_file_and_a_plain_body_start_one_run_each(sample: Path) -> 
         for unproven in (asked, {"Records": []}):
             refused = client.post("/triggers/signed/events", json=unproven)
             assert (refused.status_code, refused.json()["error"]) == (401, "SignatureRefused")
+            assert refused.headers["WWW-Authenticate"] == "AmazonSNS"
         until(lambda: len(runs(server)) == 3, "three runs")
         by_trigger = {one["event"]["trigger"]: finished(client, one["id"]) for one in runs(server)}
         assert {name: one["state"] for name, one in by_trigger.items()} == dict.fromkeys(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from acceptance.command import hindscan
-from acceptance.serving import Server, closed, finished, http_only, post, serve, until
+from acceptance.serving import Server, closed, finished, http_only, post, serve
+from clock import until
 
 if TYPE_CHECKING:
     import httpx2 as httpx

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from acceptance.command import bidder_scan_oracle, hindscan, same_rows
-from acceptance.serving import closed, finished, http_only, post, serve, until
+from acceptance.serving import closed, finished, http_only, post, serve
+from clock import until
 
 SINCE = ("--since", "2020-01-01")
 

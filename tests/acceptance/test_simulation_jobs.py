@@ -14,9 +14,9 @@ import pytest
 
 import hindscan as hs
 from hindscan import driver
-from hindscan.api import Result
 from hindscan.config import Project
 from hindscan.config_file import load_project
+from hindscan.handle import Result
 from hindscan.workshop import open_workshop
 
 CHECKOUT = Path(__file__).parents[2]

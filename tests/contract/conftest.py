@@ -12,22 +12,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from clock import Clock
 from hindscan.runs.store import Store, open_store
 
 _serial = itertools.count()
-
-
-class Clock:
-    """A clock that a test moves; microseconds since the epoch."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += int(seconds * 1_000_000)
 
 
 @pytest.fixture(scope="session")

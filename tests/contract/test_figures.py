@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from contract.conftest import Clock
+from clock import Clock
 from hindscan.events.event import Event
 from hindscan.progress import Progressed, RunPlanned, SliceFailed
 from hindscan.runs import figures, leases, log, opening, register, schema

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
+from at_once import at_once
 from hindscan import times
 from hindscan.auditing import Audit, Audited
 from hindscan.config_file import load_project
@@ -255,26 +257,17 @@ def test_two_audits_at_once_beside_a_dispatcher_submit_each_once(opened: Open, t
     lose(workshop, "2", "events", "decisions", "runs")
     env = {"HINDSCAN_STORE__URL": workshop.project.store.url}
     begin = threading.Barrier(3)
-    faults: list[BaseException] = []
 
     def apart(work: Callable[[Workshop], object]) -> None:
-        try:
-            with open_workshop(load_project(tmp_path, env)) as own:
-                begin.wait(20)
-                work(own)
-        except BaseException as fault:
-            faults.append(fault)
+        with open_workshop(load_project(tmp_path, env)) as own:
+            begin.wait(20)
+            work(own)
 
     def audit(own: Workshop) -> None:
         assert audited(own, "yearly", repair=True).sound
         assert audited(own, "arrivals", repair=True).sound
 
-    threads = [threading.Thread(target=apart, args=(work,)) for work in (audit, audit, lambda own: look(own, 3))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert faults == []
+    at_once(*(partial(apart, work) for work in (audit, audit, lambda own: look(own, 3))))
     assert Counter(runs(workshop, "yearly")) == Counter(INSTANTS)
     assert Counter(run.partition(".")[0] for run in runs(workshop, "arrivals")) == Counter(f"f{n}" for n in range(20))
 

@@ -10,28 +10,23 @@ from typing import Any
 
 import pytest
 
-from contract.conftest import Clock
+from clock import Clock
 from hindscan.config import Project
 from hindscan.config_file import load_project
 from hindscan.errors import Conflict, Gone, NotFound, UsageError
 from hindscan.events.event import event_from_json
 from hindscan.events.received import Received, Unread, received_from_kafka, received_over_http
 from hindscan.intake import Intake
-from hindscan.jobs.job import JobSpec, Parameter, Step
 from hindscan.redriving import Redriven, redrive
 from hindscan.runs import positions, register
 from hindscan.runs.inbox import list_events
 from hindscan.runs.retention import Retention, expire
 from hindscan.runs.store import Store
+from scan_job import CATEGORY, DECLARED, scan_spec
 
 Rows = Callable[..., list[dict[str, Any]]]
 
-PROJECT = """
-[kafka.default]
-"bootstrap.servers" = "127.0.0.1:1"
-[history.bids]
-parquet = "data/bids"
-time = "date_time"
+TRIGGERS = """
 [triggers.scan]
 on = ["http", "kafka:closings"]
 filter = { jmespath = "FILTER" }
@@ -42,11 +37,7 @@ on = ["http", "kafka:closings"]
 job = "scan"
 parameters = { category = { value = "all" } }
 """
-SPEC = JobSpec(
-    name="scan", kind="scan", table="bids", history="bids", combine="concat", code="c0de",
-    parameters=(Parameter(name="category", type="str", required=True),),
-    steps={"slice": Step(digest="d", parameters=("category",))},
-)  # fmt: skip
+SPEC = scan_spec(CATEGORY)
 GOOD = {"FILTER": "data.price > `100`", "PATH": "data.category"}
 
 
@@ -57,10 +48,10 @@ class Site:
         self.root, self.store = root, store
         self.declare()
 
-    def declare(self, text: str = PROJECT, **changes: str) -> None:
+    def declare(self, triggers: str = TRIGGERS, **changes: str) -> None:
         for name, value in (GOOD | changes).items():
-            text = text.replace(name, value)
-        (self.root / "hindscan.toml").write_text(text)
+            triggers = triggers.replace(name, value)
+        (self.root / "hindscan.toml").write_text(DECLARED + triggers)
         self.project: Project = load_project(self.root, {})
         self.intake = Intake(self.project, self.store, {"scan": SPEC})
 
@@ -149,7 +140,7 @@ def test_all_that_is_held_is_redriven_in_the_order_it_came_in(site: Site) -> Non
 def test_what_a_trigger_that_is_gone_holds_stays_held(site: Site) -> None:
     site.declare(PATH="data.kind")
     site.take(event())
-    site.declare(PROJECT.replace("triggers.scan", "triggers.renamed"))
+    site.declare(TRIGGERS.replace("triggers.scan", "triggers.renamed"))
     (one,) = site.redrive("1")
     assert (one.trigger, one.outcome) == ("scan", "quarantined")
     assert "not declared any more" in one.reason
@@ -185,7 +176,7 @@ def test_a_record_that_could_not_be_read_is_read_by_the_present_rules_at_its_own
 def test_a_record_from_before_a_trigger_began_to_listen_is_none_of_its(site: Site) -> None:
     bad = b'{"specversion": "1.0"}'
     site.take(record_at(4, bad))
-    site.declare(PROJECT + '[triggers.late]\non = "kafka:closings"\njob = "scan"\nparameters = { category = { value = "late" } }\n')  # fmt: skip
+    site.declare(TRIGGERS + '[triggers.late]\non = "kafka:closings"\njob = "scan"\nparameters = { category = { value = "late" } }\n')  # fmt: skip
     late = positions.Place(trigger="late", cluster="default", topic="closings", topic_id="i", partition=0, start_offset=5, next_offset=5)  # fmt: skip
     positions.start_at(site.store, [late])
     (row,) = [one for one in list_events(site.store) if one["outcome"] == "quarantined"]

@@ -10,7 +10,8 @@ from hindscan.runs import leases, schema, waiting
 from hindscan.runs.opening import open_run
 from hindscan.runs.register import get_run
 from hindscan.runs.run import RunRequest
-from hindscan.runs.store import Statement, Store, insert_many
+from hindscan.runs.statement import Statement, insert_many
+from hindscan.runs.store import Store
 
 NAMED = Statement(lambda _: sa.select(schema.limits).where(schema.limits.c.name == sa.bindparam("of")))
 RAISE = Statement(

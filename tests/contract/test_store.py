@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from at_once import at_once
 from hindscan.errors import ConfigError, StoreTooNew, StoreUnavailable
 from hindscan.events.event import Event
 from hindscan.runs import leases, migration, opening, register, schema
@@ -194,7 +196,7 @@ class TestSQLite:
     def test_a_writer_that_cannot_have_its_turn_says_so_and_wrote_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("hindscan.runs.store.BUSY_SECONDS", 0.2)
+        monkeypatch.setattr("hindscan.runs.sqlite.BUSY_SECONDS", 0.2)
         with open_store("sqlite:///s.db", tmp_path) as store:
             other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
             other.execute("BEGIN EXCLUSIVE")
@@ -248,22 +250,13 @@ def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path:
 class TestTogether:
     def test_threads_that_record_the_same_events_open_each_run_once(self, store: Store) -> None:
         won: list[int] = []
-        faults: list[BaseException] = []
         barrier = threading.Barrier(8)
 
         def work(seed: int) -> None:
-            try:
-                barrier.wait()
-                won.append(record_all(store, seed))
-            except BaseException as fault:
-                faults.append(fault)
+            barrier.wait()
+            won.append(record_all(store, seed))
 
-        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert faults == []
+        at_once(*(partial(work, seed) for seed in range(8)))
         assert sum(won) == EVENTS
         with store.read() as connection:
             counts = [
@@ -276,13 +269,13 @@ class TestTogether:
         self, store: Store, store_url: str, tmp_path: Path
     ) -> None:
         script = (
-            "import importlib.util, sys\nspec = importlib.util.spec_from_file_location('suite', sys.argv[1])\nsuite = importlib.util.module_from_spec(spec)\n"
-            "spec.loader.exec_module(suite)\nwith suite.open_store(sys.argv[2], sys.argv[3]) as store:\n"
+            "import sys\nsys.path.append(sys.argv[1])\nfrom contract import test_store as suite\n"
+            "with suite.open_store(sys.argv[2], sys.argv[3]) as store:\n"
             "    print('ready', flush=True); sys.stdin.readline(); print(suite.record_all(store, int(sys.argv[4])))"
         )
         started = [
             subprocess.Popen(
-                [sys.executable, "-c", script, __file__, store_url, str(tmp_path), str(seed)],
+                [sys.executable, "-c", script, str(Path(__file__).parents[1]), store_url, str(tmp_path), str(seed)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

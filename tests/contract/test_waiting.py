@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from contract.conftest import Clock
+from clock import Clock
 from hindscan.errors import Conflict
 from hindscan.events.event import Event
 from hindscan.runs import leases, register, schema

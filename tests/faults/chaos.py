@@ -24,7 +24,8 @@ from pathlib import Path
 import msgspec
 import pyarrow.parquet as pq
 
-from acceptance.serving import serve, until
+from acceptance.serving import serve
+from clock import until
 from contract.running import ROWS, write_numbers
 
 __all__ = ["Chaos", "Report"]

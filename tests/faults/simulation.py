@@ -23,14 +23,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from clock import Clock
 from hindscan.config import Project
 from hindscan.config_file import load_project
 from hindscan.errors import Conflict, Fenced, StoreUnavailable
 from hindscan.events.event import Event, event_from_json
 from hindscan.events.received import Received, received_from_kafka, received_over_http
 from hindscan.intake import Intake
-from hindscan.jobs.job import JobSpec, Parameter, Step
-from hindscan.runs import leases, ledger, positions, register, schema, store
+from hindscan.jobs.job import JobSpec
+from hindscan.runs import leases, ledger, positions, register, schema, sqlite, store
+from hindscan.runs.statement import Statement
+from scan_job import CATEGORY, DECLARED, scan_spec
 
 MOVES = 24
 LEASE_SECONDS = 8.0
@@ -42,12 +45,7 @@ DEATHS = (
     "store.claimed", "store.moved", "store.released",
 )  # fmt: skip
 
-PROJECT = """
-[kafka.default]
-"bootstrap.servers" = "127.0.0.1:1"
-[history.bids]
-parquet = "data/bids"
-time = "date_time"
+TRIGGERS = """
 [triggers.scan]
 on = ["http", "kafka:closings"]
 filter = { exact = { type = "closed" } }
@@ -58,48 +56,33 @@ on = "kafka:closings"
 job = "scan"
 parameters = { category = { value = "all" } }
 """
-SPEC = JobSpec(
-    name="scan", kind="scan", table="bids", history="bids", combine="concat", code="c0de",
-    parameters=(Parameter(name="category", type="str", required=True),),
-    steps={"slice": Step(digest="d", parameters=("category",))},
-)  # fmt: skip
+SPEC = scan_spec(CATEGORY)
 
 # What is asked in every schedule, many times: compiled once.
-STORED = store.Statement(
+STORED = Statement(
     lambda _: sa.select(schema.positions.c.next_offset).where(
         schema.positions.c.topic_id == sa.bindparam("of"), schema.positions.c.partition == sa.bindparam("at")
     )
 )
-RUNS = store.Statement(
+RUNS = Statement(
     lambda _: sa.select(*(schema.runs.c[name] for name in ("id", "trigger", "event_id", "state", "result"))).where(
         schema.runs.c.event_source == sa.bindparam("of")
     )
 )
-DECIDED = store.Statement(
+DECIDED = Statement(
     lambda _: (
         sa.select(schema.decisions.c.trigger)
         .where(schema.decisions.c.source == sa.bindparam("of"), schema.decisions.c.id == sa.bindparam("event"))
         .limit(1)
     )
 )
-SET_APART = store.Statement(
+SET_APART = Statement(
     lambda _: sa.select(schema.quarantine.c.offset).where(schema.quarantine.c.topic_id == sa.bindparam("of"))
 )
 
 
 class Death(BaseException):
     """A power cut, as far as one dispatcher is concerned."""
-
-
-@dataclasses.dataclass
-class Clock:
-    """Microseconds that pass only when told to."""
-
-    now: int = 1_600_000_000_000_000
-
-    def __call__(self) -> int:
-        self.now += 1
-        return self.now
 
 
 @dataclasses.dataclass
@@ -152,13 +135,13 @@ class Broken(AssertionError):
 
 def prepare(root: Path) -> None:
     """Make the project and the store that schedules begin with."""
-    (root / "hindscan.toml").write_text(PROJECT)
+    (root / "hindscan.toml").write_text(DECLARED + TRIGGERS)
     store.open_store(_URL, root).close()
 
 
 def simulate(root: Path, seeds: range) -> None:
     """Go through the schedules of these seeds, one after another, over one store; say which seed broke a promise."""
-    project, clock, trouble = load_project(root, {}), Clock(), Trouble()
+    project, clock, trouble = load_project(root, {}), Clock(1_600_000_000_000_000, tick=1), Trouble()
     with points(trouble), _in_memory(root, clock) as opened:
         for seed in seeds:
             schedule = Schedule(seed, project, opened, SPEC, clock, trouble)
@@ -181,7 +164,7 @@ def _in_memory(root: Path, clock: Clock) -> Iterator[store.Store]:
     ):
         made.backup(memory)
         engine = sa.create_engine("sqlite://", creator=lambda: memory, poolclass=sa.StaticPool)
-        sa.event.listen(engine, "begin", store._begin)
+        sa.event.listen(engine, "begin", sqlite.begin)
         yield store.Store(engine, clock)
 
 

@@ -26,8 +26,9 @@ from hindscan.redriving import redrive
 from hindscan.replaying import Replay
 from hindscan.runs import codes, inbox, leases, outbox, register
 from hindscan.runs.partials import Partials
-from hindscan.runs.results import latest, list_results, read_manifest, slice_keys_of
+from hindscan.runs.results import latest, list_results, read_manifest
 from hindscan.runs.run import Run
+from hindscan.runs.slices import slice_keys_of
 from hindscan.runs.store import Store, open_store
 from hindscan.workshop import open_workshop
 

@@ -38,7 +38,8 @@ from hindscan.runs.copies import copy_result
 from hindscan.runs.ledger import Decision, Entry, record
 from hindscan.runs.manifest import Manifest
 from hindscan.runs.partials import Partials
-from hindscan.runs.results import SliceRecord, publish
+from hindscan.runs.results import publish
+from hindscan.runs.slices import SliceRecord
 from hindscan.runs.run import FINAL, RunRequest
 from hindscan.runs.store import open_store
 

@@ -55,10 +55,10 @@ HOMES = {
     # Compiled loops, each in a module of its own that is loaded only where it runs.
     "numba": {"kafka.drain", "history.json_scan"},
     "packaging": {"jobs.isolated"},
-    "pandas": {"data", "api", "explore"},
+    "pandas": {"data", "handle", "explore"},
     "prometheus_client": {"web.metrics"},
     "pyiceberg": {"history.iceberg", "history.iceberg_deletes", "history.iceberg_target"},
-    "polars": {"data", "api", "explore", "history.formats.avro_block"},
+    "polars": {"data", "handle", "explore", "history.formats.avro_block"},
     "rich": {"cli"},
     "scipy": {"jobs.resampling", "jobs.sampling"},
     "sqlalchemy": {"runs"},
@@ -151,6 +151,17 @@ def test_the_design_lists_the_folders_in_the_order_of_the_flow() -> None:
     assert {"errors", "kafka", "files", "data", "progress"} <= FOUNDATIONS
     assert {"config", "dispatcher", "api", "cli", "testing", "__main__"} <= ON_TOP
     assert not FOUNDATIONS & ON_TOP
+
+
+def test_what_the_design_lists_is_there(modules) -> None:
+    assert sorted((FOUNDATIONS | ON_TOP) - {module.part for module in modules.values()}) == []
+    listed = {
+        f"hindscan.{folder}.{name}"
+        for folder, names in re.findall(r"^  (\w+)/ +\d .+? {2,}(.+)$", LISTING, re.MULTILINE)
+        for name in re.findall(r"\w+", re.sub(r"\([^)]*\)|\w+:", "", names))
+    }
+    assert len(listed) > 80
+    assert sorted(listed - set(modules)) == []
 
 
 def test_every_module_imports_only_what_stands_before_it_in_the_flow(modules) -> None:

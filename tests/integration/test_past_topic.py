@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import Producer
 
-from acceptance.serving import until
+from clock import until
 from hindscan.auditing import Audit, Audited
 from hindscan.errors import Conflict, UsageError
 from hindscan.listening import listeners

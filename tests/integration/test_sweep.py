@@ -13,12 +13,12 @@ import pytest
 
 import hindscan as hs
 from hindscan import driver
-from hindscan.api import Result
 from hindscan.cli.app import run_app
 from hindscan.config import Project
 from hindscan.config_file import load_project
 from hindscan.desk import StoreDesk
 from hindscan.errors import ParameterError, UsageError
+from hindscan.handle import Result
 from hindscan.runs import codes
 from hindscan.sweeping import given_points, typed_points
 from hindscan.tasks import stage

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from hindscan import times
+from hindscan.asking import option_values
 from hindscan.cli.options import WindowOptions
 from hindscan.config_file import load_project
-from hindscan.desk import option_values
 from hindscan.errors import UsageError
 from hindscan.explore import window_values
 from hindscan.history.snapshot import OffsetRange, Window

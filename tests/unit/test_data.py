@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from at_once import at_once
 from hindscan.data import Data, Source, TableSource
 from hindscan.errors import CorruptData, UsageError
 from hindscan.query import Read
@@ -305,22 +306,12 @@ def test_a_fault_while_reading_is_told_in_the_words_of_the_source(tmp_path: Path
 
 
 def test_queries_in_several_threads_do_not_disturb_each_other() -> None:
-    faults: list[BaseException] = []
-
     def work(number: int) -> None:
-        try:
-            data = Data("t", {"t": TableSource(pa.table({"n": [number] * 1000}))})
-            for _ in range(20):
-                assert data.sql("SELECT sum(n)::BIGINT AS s FROM t").to_pylist() == [{"s": number * 1000}]
-        except BaseException as fault:
-            faults.append(fault)
+        data = Data("t", {"t": TableSource(pa.table({"n": [number] * 1000}))})
+        for _ in range(20):
+            assert data.sql("SELECT sum(n)::BIGINT AS s FROM t").to_pylist() == [{"s": number * 1000}]
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert faults == []
+    at_once(*(partial(work, number) for number in range(4)))
 
 
 def test_odd_names_of_tables_and_columns_can_be_quoted() -> None:

@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from acceptance.serving import until
+from clock import Clock, until
 from hindscan.errands import LEASE_SECONDS, Errand, Errands
 from hindscan.errors import Conflict, NotFound
 from hindscan.runs.errand import KEPT
-from hindscan.runs.store import Store, open_store
-
-
-class Clock:
-    """The time, moved by hand."""
-
-    now = 1_600_000_000_000_000
-
-    def __call__(self) -> int:
-        self.now += 1
-        return self.now
+from hindscan.runs.store import Store
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    with open_store("sqlite:///s.db", tmp_path, clock) as opened:
-        yield opened
+    return Clock(tick=1)
 
 
 @pytest.fixture

@@ -14,17 +14,13 @@ from hindscan.errors import NotFound
 from hindscan.events.event import event_from_json
 from hindscan.events.received import Received, received_from_kafka, received_over_http
 from hindscan.intake import Intake
-from hindscan.jobs.job import JobSpec, Parameter, Step
+from hindscan.jobs.job import Parameter
 from hindscan.runs.inbox import list_events
 from hindscan.runs.register import get_run, list_runs
 from hindscan.runs.store import Store, open_store
+from scan_job import CATEGORY, DECLARED, scan_spec
 
-PROJECT = """
-[kafka.default]
-"bootstrap.servers" = "127.0.0.1:1"
-[history.bids]
-parquet = "data/bids"
-time = "date_time"
+TRIGGERS = """
 [triggers.scan]
 on = ["http", "kafka:closings"]
 filter = { exact = { type = "closed" } }
@@ -37,14 +33,7 @@ job = "scan"
 as_of = "none"
 parameters = { category = { value = "all" } }
 """
-SPEC = JobSpec(
-    name="scan", kind="scan", table="bids", history="bids", combine="concat", code="c0de",
-    parameters=(
-        Parameter(name="category", type="str", required=True),
-        Parameter(name="year", type="int(ge=2000)", required=False, default=2018),
-    ),
-    steps={"slice": Step(digest="d", parameters=("category", "year"))},
-)  # fmt: skip
+SPEC = scan_spec(CATEGORY, Parameter(name="year", type="int(ge=2000)", required=False, default=2018))
 T = "2019-05-06T07:08:09Z"
 
 
@@ -73,7 +62,7 @@ def over_kafka(offset: int, value: bytes | None) -> Received:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    (tmp_path / "hindscan.toml").write_text(PROJECT)
+    (tmp_path / "hindscan.toml").write_text(DECLARED + TRIGGERS)
     return load_project(tmp_path, {})
 
 

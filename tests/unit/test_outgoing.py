@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from clock import Clock
 from hindscan import times
 from hindscan.cli.app import run_app
 from hindscan.config import Project
@@ -25,24 +26,6 @@ from hindscan.runs.run import RunRequest
 from hindscan.runs.store import Store, open_store
 from hindscan.web.webhook import Webhooks
 from receiver import Receiver, receiver
-
-
-class Clock:
-    now = 1_700_000_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    with open_store("sqlite:///s.db", tmp_path, clock) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -17,17 +17,14 @@ from hindscan.config_file import load_project
 from hindscan.events.received import Received
 from hindscan.events.watcher import Watcher
 from hindscan.intake import Intake
-from hindscan.jobs.job import JobSpec, Parameter, Step
+from hindscan.jobs.job import Parameter
 from hindscan.runs.inbox import list_events
 from hindscan.runs.register import list_runs
 from hindscan.runs.store import Store, open_store
 from hindscan.watching import watchers
+from scan_job import scan_spec
 
-SPEC = JobSpec(
-    name="scan", kind="scan", table="bids", history="bids", combine="concat", code="c0de",
-    parameters=(Parameter(name="which", type="str", required=True),),
-    steps={"slice": Step(digest="d", parameters=("which",))},
-)  # fmt: skip
+SPEC = scan_spec(Parameter(name="which", type="str", required=True))
 HISTORY = '[history.bids]\nparquet = "data/bids"\ntime = "date_time"\n'
 T0 = times.from_text("2026-10-24T12:00:00Z")
 HOUR = 3_600_000_000

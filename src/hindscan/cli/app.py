@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from hindscan import __version__
+from hindscan.errors import HindscanError, UsageError
 
 __all__ = ["COMMANDS", "build_app", "run_app"]
 
@@ -71,18 +72,14 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         What was typed after ``hindscan``. Default: the process's.
     """
-    from hindscan.errors import HindscanError
-
     typed = list(sys.argv[1:] if arguments is None else arguments)
+    app = build_app()
     try:
-        code = build_app()(typed, exit_on_error=False)
-    except CycloptsError:
-        return 2
+        code = app(typed, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _failed(_misused(app, error), typed)
     except HindscanError as error:
-        from hindscan.cli.output import print_error
-
-        print_error(error, as_json="--json" in typed)
-        return error.exit_code
+        return _failed(error, typed)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
@@ -91,3 +88,21 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = None
         return 0
     return code if isinstance(code, int) else 0
+
+
+def _failed(error: HindscanError, typed: Sequence[str]) -> int:
+    from hindscan.cli.output import print_error
+
+    print_error(error, as_json="--json" in typed)
+    return error.exit_code
+
+
+def _misused(app: App, error: CycloptsError) -> UsageError:
+    """Say what the parser found wrong as every other command's error is said: in one line, with what the command needs."""
+    chain = error.command_chain or ()
+    command = " ".join(("hindscan", *chain))
+    found = " ".join(str(error).split())
+    if isinstance(error, MissingArgumentError) and error.argument is not None and error.argument.required:
+        needed = [one.name for one in app[chain[0]].assemble_argument_collection() if one.required]
+        found = f"it needs {' and '.join(needed)}; {error.argument.name} is not given."
+    return UsageError(f"Using `{command}`: {found} `{command} --help` says what there is to give.")

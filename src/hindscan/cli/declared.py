@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hindscan.cli.options import DEFAULTS, Options
-from hindscan.cli.output import print_document, print_table
+from hindscan.cli.output import print_document, print_table, writing_to
 
 if TYPE_CHECKING:
     from hindscan.jobs.job import JobSpec
@@ -24,7 +24,8 @@ def init(folder: Path, /, *, options: Options = DEFAULTS) -> None:
     """
     from hindscan.template import write_project
 
-    written = write_project(folder)
+    with writing_to(folder):
+        written = write_project(folder)
     if options.json:
         print_document({"project": str(folder), "files": written})
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from hindscan.cli.options import DEFAULTS, WHOLE, Options, WindowOptions
-from hindscan.cli.output import human_bytes, human_count, print_document, print_table
+from hindscan.cli.output import human_bytes, human_count, print_document, print_table, writing_to
 from hindscan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def snapshot(
     if read:
         found = read_pinned(project.history(history).reader(found.pin), found)
     if output is not None:
-        save_pinned(found, output)
+        with writing_to(output):
+            save_pinned(found, output)
     if options.json:
         print_document(_document(found, PinnedHistory(project, found)))
     else:
@@ -145,7 +146,8 @@ def _verify(project: Project, history: str, file: Path, output: Path | None, opt
     different = [difference for _, difference in answers if difference is not None]
     compared = sum(bool(one.proof.digest) for one in was.read)
     if output is not None and not different:
-        save_pinned(msgspec.structs.replace(was, read=tuple(now for now, _ in answers if now is not None)), output)
+        with writing_to(output):
+            save_pinned(msgspec.structs.replace(was, read=tuple(now for now, _ in answers if now is not None)), output)
     if options.json:
         print_document(
             {

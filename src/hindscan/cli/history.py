@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hindscan.cli.options import DEFAULTS, Options
-from hindscan.cli.output import print_arrow, print_document, print_table
-from hindscan.errors import NotFound
+from hindscan.cli.options import DEFAULTS, Count, Options
+from hindscan.cli.output import print_arrow, print_document, print_table, writing_to
+from hindscan.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from hindscan.config import Project
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["cancel", "result", "retry", "runs", "show"]
 
 
-def runs(*, job: str | None = None, state: str | None = None, limit: int = 20, options: Options = DEFAULTS) -> None:
+def runs(*, job: str | None = None, state: str | None = None, limit: Count = 20, options: Options = DEFAULTS) -> None:
     """List runs, newest first.
 
     Parameters
@@ -98,7 +98,7 @@ def show(run: str, /, *, options: Options = DEFAULTS) -> None:
             }
         )
         return
-    print_table(("", ""), [(name, value) for name, value in document.items() if value not in (None, "", {})])
+    print_table(("", ""), [(name, value) for name, value in document.items() if value not in (None, "", {}, [])])
     print()
     print_table(("at", "what"), [(times.to_text(f.at)[:23], _told(f.fact)) for f in logged])
 
@@ -158,7 +158,7 @@ def result(
     *,
     format: Literal["table", "csv", "json", "parquet", "arrow"] = "table",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    limit: int = 20,
+    limit: Count = 20,
     partial: Annotated[bool, Parameter(negative="")] = False,
     options: Options = DEFAULTS,
 ) -> None:
@@ -192,11 +192,15 @@ def _give_result(path: Path, options: Options, *, format: str, output: Path | No
 
     chosen = "json" if options.json and format == "table" else format
     if chosen == "table":
+        if output is not None:
+            raise UsageError(
+                f"Writing {output}: a table is printed, and never a file. Give --format csv, json, parquet or arrow."
+            )
         print_arrow(pq.read_table(path), limit)
         return
     pieces = encode(path, chosen)
     if output is not None:
-        with output.open("wb") as file:
+        with writing_to(output), output.open("wb") as file:
             file.writelines(pieces)
         return
     for piece in pieces:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from hindscan.errors import UsageError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hindscan.config import Project
 
-__all__ = ["DEFAULTS", "WHOLE", "Options", "Parameters", "WindowOptions", "pairs", "stop_rule"]
+__all__ = ["DEFAULTS", "WHOLE", "Count", "Options", "Parameters", "WindowOptions", "pairs", "stop_rule"]
 
 
 @Parameter(name="*")
@@ -38,6 +38,8 @@ class Options:
 
 DEFAULTS = Options()
 
+#: A number of things: none, or as many as a store can count.
+Count = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=(1 << 63) - 1))]
 #: `-p K=V`, any number of times.
 Parameters = Annotated[list[str] | None, Parameter(name=["--parameter", "-p"], negative="")]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from hindscan.cli.options import DEFAULTS, Options
+from hindscan.cli.options import DEFAULTS, Count, Options
 from hindscan.cli.output import print_document, print_table
 from hindscan.errors import NotFound, UsageError
 
@@ -19,8 +19,8 @@ def outbox(
     *,
     outlet: str | None = None,
     state: Literal["waiting", "refused", "sent", "unmatched"] | None = None,
-    limit: int = 100,
-    send: int | None = None,
+    limit: Count = 100,
+    send: Count | None = None,
     send_all: Flag = False,
     options: Options = DEFAULTS,
 ) -> None:

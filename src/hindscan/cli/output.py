@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from hindscan.errors import HindscanError, JobFailed
+from hindscan.errors import HindscanError, JobFailed, UsageError
 from hindscan.progress import Fact, RunFinished, RunPlanned, SliceFailed, SliceFinished, StageFinished, TaskLost
 
 if TYPE_CHECKING:
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-__all__ = ["Progress", "human_bytes", "human_count", "print_arrow", "print_document", "print_error", "print_table"]
+__all__ = [
+    "Progress",
+    "human_bytes",
+    "human_count",
+    "print_arrow",
+    "print_document",
+    "print_error",
+    "print_table",
+    "writing_to",
+]
 
 #: Seconds between plain progress lines.
 LINE_SECONDS = 2.0
@@ -77,6 +86,8 @@ def _cell(value: object) -> str:
             return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
         case float():
             return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.2f}"
+        case dict() | list() | tuple():
+            return msgspec.json.encode(value, enc_hook=str).decode()
         case _:
             return str(value)
 
@@ -87,6 +98,17 @@ def print_arrow(table: pa.Table, limit: int = 20, *, to: IO[str] | None = None) 
     print_table(table.column_names, [tuple(row.values()) for row in head.to_pylist()], to=to)
     if table.num_rows > limit:
         print(f"... {human_count(table.num_rows)} rows in all", file=to)
+
+
+@contextmanager
+def writing_to(place: object) -> Iterator[None]:
+    """Say of a place that was typed, where it cannot be written to, what is wrong with it."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"Writing {place}: it must be a place that can be written to; {error.strerror or error}. Name another."
+        ) from error
 
 
 def human_count(number: float) -> str:

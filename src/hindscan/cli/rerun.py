@@ -29,6 +29,7 @@ def extend(run: str, /, *, draws: int, options: Options = DEFAULTS) -> int:
     from hindscan.errors import Conflict
     from hindscan.runs.register import get_run
     from hindscan.runs.results import read_manifest
+    from hindscan.words import asker
     from hindscan.workshop import open_workshop
 
     project = options.load()
@@ -40,7 +41,7 @@ def extend(run: str, /, *, draws: int, options: Options = DEFAULTS) -> int:
             )
         manifest = read_manifest(project.root / first.result)
         opened = rerunning.extend(
-            workshop.store, run, draws=draws, seed=manifest.seed, drawn=manifest.draws, requested_by="cli"
+            workshop.store, run, draws=draws, seed=manifest.seed, drawn=manifest.draws, requested_by=asker("cli")
         )
         return finish(workshop, opened.id, options)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hindscan.cli.options import DEFAULTS, Options
-from hindscan.cli.output import human_count, print_document
+from hindscan.cli.output import human_count, print_document, writing_to
 
 __all__ = ["demo", "generate"]
 
@@ -68,18 +68,19 @@ def generate(
         if sys.stderr.isatty():
             sys.stderr.write(f"\r{human_count(written)} bids ")
 
-    sample = generate_auctions(
-        target,
-        bids=bids,
-        seed=seed,
-        source=None if source is None else str(source),
-        kafka=cluster,
-        partitions=partitions,
-        aborted=aborted,
-        form=format,
-        registry=schemas,
-        on_progress=progress,
-    )
+    with writing_to(target):
+        sample = generate_auctions(
+            target,
+            bids=bids,
+            seed=seed,
+            source=None if source is None else str(source),
+            kafka=cluster,
+            partitions=partitions,
+            aborted=aborted,
+            form=format,
+            registry=schemas,
+            on_progress=progress,
+        )
     if sys.stderr.isatty():
         sys.stderr.write("\r" + " " * 30 + "\r")
     ring = {"seller": sample.shill_ring.seller, "bidders": list(sample.shill_ring.bidders)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hindscan.cli.options import DEFAULTS, Options, WindowOptions
+from hindscan.cli.options import DEFAULTS, Count, Options, WindowOptions
 from hindscan.cli.output import print_document, print_table
 from hindscan.errors import ServiceUnavailable, UsageError
 
@@ -100,7 +100,6 @@ def _event_of(file: Path | None, **fields: Any) -> Event:
 
     from hindscan import times
     from hindscan.events.event import event_from_json
-    from hindscan.events.strict import parse_json
 
     if file is not None:
         if fields["type"] is not None:
@@ -115,7 +114,7 @@ def _event_of(file: Path | None, **fields: Any) -> Event:
         "time": fields["time"] or times.to_text(times.now()),
     }
     if fields["data"] is not None:
-        document |= {"datacontenttype": "application/json", "data": parse_json(fields["data"].encode())}
+        document |= {"datacontenttype": "application/json", "data": _parsed(fields["data"].encode(), "--data")}
     return event_from_json(document)
 
 
@@ -136,7 +135,7 @@ def _parsed(text: bytes, name: str) -> object:
 
 
 def events(
-    *, quarantined: Annotated[bool, Parameter(negative="")] = False, limit: int = 20, options: Options = DEFAULTS
+    *, quarantined: Annotated[bool, Parameter(negative="")] = False, limit: Count = 20, options: Options = DEFAULTS
 ) -> None:
     """Show received events, what matched and why not.
 
@@ -175,7 +174,7 @@ def match(
     offsets: str | None = None,
     since: str | None = None,
     until: str | None = None,
-    limit: int = 1_000_000,
+    limit: Count = 1_000_000,
     options: Options = DEFAULTS,
 ) -> int:
     """Try a filter on the events of a file or topic; exit code 1 if one could not be decided.

@@ -17,7 +17,7 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -40,6 +40,7 @@ __all__ = [
     "CORE_ATTRIBUTES",
     "JSON",
     "Event",
+    "build_each",
     "build_event",
     "data_bytes",
     "data_digest",
@@ -240,11 +241,35 @@ def build_event(attributes: Mapping[str, Any], data: JSON | bytes, faults: list[
             data=data,
         )
     except InvalidEvent as fault:
-        found = fault.details["faults"]
-        raise invalid_event(doing, [*faults, *(found if isinstance(found, list) else [])]) from None
+        raise invalid_event(doing, [*faults, *_faults_of(fault)]) from None
     if faults:
         raise invalid_event(doing, faults)
     return event
+
+
+def build_each(what: str, found: Sequence[object], make: Callable[[object], Event], doing: str) -> list[Event]:
+    """Make an event of each thing that came together: all, or none.
+
+    Raises
+    ------
+    hindscan.errors.InvalidEvent
+        With the faults of all of them, each behind `what` it is and its place.
+    """
+    events: list[Event] = []
+    faults: list[str] = []
+    for index, one in enumerate(found):
+        try:
+            events.append(make(one))
+        except InvalidEvent as fault:
+            faults += [f"{what} {index}: {text}" for text in _faults_of(fault)]
+    if faults:
+        raise invalid_event(doing, faults)
+    return events
+
+
+def _faults_of(invalid: InvalidEvent) -> list[str]:
+    found = invalid.details["faults"]
+    return [str(text) for text in found] if isinstance(found, list) else []
 
 
 def invalid_event(doing: str, faults: list[str], kind: type[InvalidEvent] = InvalidEvent) -> InvalidEvent:

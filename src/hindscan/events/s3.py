@@ -15,8 +15,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from hindscan.errors import InvalidEvent
-from hindscan.events.event import Event, build_event, invalid_event
+from hindscan.events.event import Event, build_each, build_event, invalid_event
 from hindscan.events.sns import unwrapped
 from hindscan.events.strict import shown
 
@@ -51,17 +50,7 @@ def s3_events(document: object) -> list[Event]:
             _DOING,
             [f"it must be an object with Records, or with detail-type as EventBridge has it, not {shown(document)}"],
         )
-    events: list[Event] = []
-    faults: list[str] = []
-    for index, record in enumerate(records):
-        try:
-            events.append(make(record))
-        except InvalidEvent as fault:
-            found = fault.details["faults"]
-            faults += [f"record {index}: {text}" for text in found] if isinstance(found, list) else []
-    if faults:
-        raise invalid_event(_DOING, faults)
-    return events
+    return build_each("record", records, make, _DOING)
 
 
 def _from_record(record: object) -> Event:

@@ -160,7 +160,8 @@ def _is_valid(certificate: bytes, signature: bytes, text: bytes, algorithm: str)
 
 def _refused(reason: str) -> SignatureRefused:
     return SignatureRefused(
-        f"While checking what came from SNS: {reason}. Let SNS send it, without raw delivery; or, where nobody else can reach this address, set `unsigned = true`."
+        f"While checking what came from SNS: {reason}. Let SNS send it, without raw delivery; or, where nobody else can reach this address, set `unsigned = true`.",
+        scheme="AmazonSNS",
     )
 
 

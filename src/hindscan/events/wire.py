@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from hindscan.errors import InvalidEvent, UnknownFormat
+from hindscan.errors import UnknownFormat
 from hindscan.events.event import (
     CORE_ATTRIBUTES,
     Event,
+    build_each,
     build_event,
     data_bytes,
     event_from_json,
@@ -223,17 +224,7 @@ def _parse_batch(media_type: str, body: bytes) -> tuple[Event, ...]:
     # the JSON event format specification."
     if not isinstance(documents, list):
         raise invalid_event(doing, [f"it must be a JSON array, not {shown(documents)}"])
-    faults: list[str] = []
-    events: list[Event] = []
-    for index, document in enumerate(documents):
-        try:
-            events.append(event_from_json(document))
-        except InvalidEvent as fault:
-            found = fault.details["faults"]
-            faults += [f"event {index}: {text}" for text in found] if isinstance(found, list) else []
-    if faults:
-        raise invalid_event(doing, faults)
-    return tuple(events)
+    return tuple(build_each("event", documents, event_from_json, doing))
 
 
 def _parse_binary(

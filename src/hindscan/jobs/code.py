@@ -30,9 +30,10 @@ import msgspec
 
 from hindscan.errors import CodeLoadError, JobDefinitionError
 from hindscan.jobs import command, isolated
+from hindscan.jobs.arrays import Token
 from hindscan.jobs.declare import Job
 from hindscan.jobs.depends import Depends, read_depends
-from hindscan.jobs.digest import Digester, Token, digest_of
+from hindscan.jobs.digest import Digester, digest_of
 from hindscan.jobs.estimators import summed
 from hindscan.jobs.job import Code, JobSpec, StepName
 from hindscan.jobs.modules import Module, Modules, closure

@@ -34,8 +34,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
+from hindscan.jobs.arrays import Token, array_token, hashed
 from hindscan.jobs.carried import token_of
 from hindscan.jobs.declare import Job
 from hindscan.jobs.depends import Depends
@@ -48,9 +48,6 @@ from hindscan.jobs.source import global_names, imports_of_code, names_of, source
 from hindscan.jobs.world import CACHED, Address, World, version_of
 
 __all__ = ["Digester", "digest_of"]
-
-#: A value made of strings, integers and lists alone.
-Token = Any
 
 #: Parts of a class that say nothing of what it does, or are made from its other parts.
 _CLASS_NOISE = frozenset(
@@ -256,48 +253,7 @@ class Digester:
         return None
 
     def _array(self, value: Any) -> Token | None:
-        if isinstance(value, np.ndarray) and type(value) is np.ndarray:
-            if value.dtype.hasobject:
-                return ["array", str(value.dtype), list(value.shape), self._list(value.ravel().tolist())]
-            return [
-                "array",
-                value.dtype.descr.__repr__(),
-                list(value.shape),
-                _hashed(np.ascontiguousarray(value).tobytes()),
-            ]
-        if isinstance(value, np.generic):
-            return ["scalar", str(value.dtype), _hashed(value.tobytes())]
-        if isinstance(value, np.dtype):
-            return ["dtype", repr(value.descr)]
-        if isinstance(value, np.random.Generator):
-            return ["generator", self._value(value.bit_generator.state, "its state")]
-        if isinstance(value, pa.DataType | pa.Field | pa.Schema):
-            return ["arrow", type(value).__name__, str(value)]
-        if isinstance(value, pa.Table | pa.RecordBatch):
-            return [
-                "table",
-                value.schema.to_string(),
-                [_hashed(repr(one.to_pylist()).encode()) for one in value.columns],
-            ]
-        if isinstance(value, pa.Array | pa.ChunkedArray | pa.Scalar):
-            rows = value.as_py() if isinstance(value, pa.Scalar) else value.to_pylist()
-            return ["column", str(value.type), _hashed(repr(rows).encode())]
-        return self._frame(value)
-
-    def _frame(self, value: Any) -> Token | None:
-        library, kind = type(value).__module__.partition(".")[0], type(value).__name__
-        if library == "polars" and kind in ("DataFrame", "Series"):
-            return ["polars", getattr(value, "name", ""), self._array(value.to_arrow())]
-        if library != "pandas":
-            return None
-        if kind == "DataFrame":
-            columns = [self._frame(value.iloc[:, i]) for i in range(value.shape[1])]
-            return ["frame", self._frame(value.index), self._frame(value.columns), columns]
-        if kind in ("Series", "Timestamp", "Timedelta") or kind.endswith("Index"):
-            rows = value.tolist() if hasattr(value, "tolist") else repr(value)
-            names = list(getattr(value, "names", None) or [getattr(value, "name", None)])
-            return ["pandas", kind, repr(names), str(getattr(value, "dtype", "")), self._list(rows)]
-        return None
+        return array_token(value, self._value)
 
     def _instance(self, value: Any) -> Token | None:
         kind = type(value)
@@ -446,14 +402,10 @@ class Digester:
 # Plain values ----------------------------------------------------------------------------------------------------
 
 
-def _hashed(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 _PLAIN: list[tuple[tuple[Any, ...], Callable[[Any], Token]]] = [
     ((float,), float.hex),
     ((complex,), lambda v: [v.real.hex(), v.imag.hex()]),
-    ((bytes, bytearray), _hashed),
+    ((bytes, bytearray), hashed),
     ((type(...), type(NotImplemented)), repr),
     ((range, dt.date, dt.datetime, dt.time, dt.timedelta, dt.timezone, decimal.Decimal, fractions.Fraction), repr),
     ((uuid.UUID, zoneinfo.ZoneInfo), str),

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from hindscan.errors import NotFound
 from hindscan.jobs.job import Code, JobSpec
 from hindscan.runs import schema
-from hindscan.runs.store import Statement, insert_new
+from hindscan.runs.statement import Statement, insert_new
 
 if TYPE_CHECKING:
     from hindscan.runs.store import Store

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from hindscan.runs import schema
 from hindscan.runs.opening import new_run_id, run_row
-from hindscan.runs.store import insert_many, keys_in_parts
+from hindscan.runs.statement import insert_many, keys_in_parts
 from hindscan.runs.waiting import Coming, enqueue
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from hindscan.progress import Fact, Progressed, RunPlanned, SliceFailed, StateChanged
 from hindscan.runs import outbox, schema
 from hindscan.runs.run import FINAL, MOVES
-from hindscan.runs.store import keys_in_parts
+from hindscan.runs.statement import keys_in_parts
 
 if TYPE_CHECKING:
     from hindscan.runs.store import Store

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from hindscan.errors import Conflict
 from hindscan.runs import register, schema
 from hindscan.runs.run import Run, RunRequest
-from hindscan.runs.store import Statement, keys_in_parts
+from hindscan.runs.statement import Statement, keys_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -26,7 +26,7 @@ from hindscan.errors import Fenced
 from hindscan.faults import point
 from hindscan.progress import StateChanged
 from hindscan.runs import log, outbox, register, schema, waiting
-from hindscan.runs.store import Statement, insert_many
+from hindscan.runs.statement import Statement, insert_many
 
 if TYPE_CHECKING:
     from collections.abc import Collection

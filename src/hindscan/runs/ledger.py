@@ -33,7 +33,8 @@ from hindscan.runs import positions, schema
 from hindscan.runs.decisions import Stored, find, look_up, write_decisions
 from hindscan.runs.entries import Decision, Entry, Outcome, Recorded, Unreadable
 from hindscan.runs.forgotten import forgotten_among
-from hindscan.runs.store import blames_a_row, insert_many, keys_in_parts
+from hindscan.runs.statement import insert_many, keys_in_parts
+from hindscan.runs.store import blames_a_row
 from hindscan.runs.tries import settle
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from hindscan.progress import Fact
 from hindscan.runs import schema
-from hindscan.runs.store import insert_many
+from hindscan.runs.statement import insert_many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,7 +24,7 @@ from hindscan.faults import point
 from hindscan.runs import schema
 from hindscan.runs.register import run_in
 from hindscan.runs.snapshots import write_snapshot
-from hindscan.runs.store import insert_many, insert_new
+from hindscan.runs.statement import insert_many, insert_new
 
 if TYPE_CHECKING:
     from hindscan.history.snapshot import Snapshot

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from hindscan import times
 from hindscan.events.chain import chain_of
 from hindscan.runs import schema
-from hindscan.runs.store import Statement, insert_many
+from hindscan.runs.statement import Statement, insert_many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from hindscan.plans.pace import Pace, weight
 from hindscan.runs import schema
-from hindscan.runs.store import Statement
+from hindscan.runs.statement import Statement
 
 if TYPE_CHECKING:
     from hindscan.runs.store import Store

@@ -16,7 +16,7 @@ import msgspec
 import sqlalchemy as sa
 
 from hindscan.runs import schema
-from hindscan.runs.store import Statement, insert_many, insert_of
+from hindscan.runs.statement import Statement, insert_many, insert_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

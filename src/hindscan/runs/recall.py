@@ -25,7 +25,7 @@ from hindscan.events.trigger import Source
 from hindscan.runs import schema
 from hindscan.runs.forgotten import forgotten_among
 from hindscan.runs.held import stored_event
-from hindscan.runs.store import keys_in_parts
+from hindscan.runs.statement import keys_in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

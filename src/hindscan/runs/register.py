@@ -23,7 +23,7 @@ from hindscan.faults import point
 from hindscan.progress import StateChanged
 from hindscan.runs import log, outbox, schema
 from hindscan.runs.run import FINAL, Run, RunRequest, State, check_move
-from hindscan.runs.store import Statement
+from hindscan.runs.statement import Statement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

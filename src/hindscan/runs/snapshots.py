@@ -25,7 +25,7 @@ from hindscan.faults import point
 from hindscan.history.snapshot import Snapshot
 from hindscan.runs import schema
 from hindscan.runs.run import FINAL
-from hindscan.runs.store import Statement, insert_many
+from hindscan.runs.statement import Statement, insert_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hindscan.runs import schema
-from hindscan.runs.store import Statement, insert_of
+from hindscan.runs.statement import Statement, insert_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from hindscan.progress import StateChanged
 from hindscan.runs import log, outbox, register, schema
-from hindscan.runs.store import Statement, insert_many
+from hindscan.runs.statement import Statement, insert_many
 
 if TYPE_CHECKING:
     from hindscan.runs.run import Run

@@ -27,7 +27,7 @@ from hindscan.web import media, metrics
 from hindscan.web.body import ANYTHING, AUDIT, DOCUMENT, EVENTS, REPLAY, json_object
 from hindscan.web.desk import Desk
 from hindscan.web.front import refused_origin
-from hindscan.web.problem import SCHEMA, problem_bytes, problem_of
+from hindscan.web.problem import SCHEMA, challenge_of, problem_bytes, problem_of
 from hindscan.web.webhook import Webhooks
 
 __all__ = ["build_api"]
@@ -93,8 +93,8 @@ def build_api(desk: Desk, version: str, webhooks: Webhooks | None = None) -> Fas
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HindscanError)
     async def hindscan_error(_: Request, error: HindscanError) -> Response:
-        # RFC 9110, 15.5.2: a 401 MUST say how to do better.
-        headers = {"WWW-Authenticate": "StandardWebhooks"} if error.status == 401 else None
+        challenge = challenge_of(error)
+        headers = None if challenge is None else {"WWW-Authenticate": challenge}
         return Response(problem_of(error), error.status, media_type=_PROBLEM, headers=headers)
 
     @app.exception_handler(RequestValidationError)

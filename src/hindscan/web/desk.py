@@ -1,6 +1,6 @@
 """What the HTTP edge needs of the dispatcher, as a Protocol: the web never imports what is on top of it.
 
-`dispatcher.Dispatcher` implements it; every method is synchronous and safe to call from several threads. Answers are JSON-able mappings in the
+`desk.StoreDesk` implements it; every method is synchronous and safe to call from several threads. Answers are JSON-able mappings in the
 words of `docs/design.md`, so that the edge only translates: paths, status codes, media types.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["Desk"]
 
 
 class Desk(Protocol):
-    """The dispatcher, seen from outside."""
+    """What there is to ask, seen from outside."""
 
     def receive(self, events: Sequence[Event]) -> dict[str, list[str]]:
         """Record events and what they start, durably, before returning: ``runs``, ``existing``, ``quarantined``."""

@@ -23,7 +23,7 @@ import msgspec
 
 from hindscan.errors import HindscanError
 from hindscan.events import wire
-from hindscan.web.problem import problem_bytes, problem_of
+from hindscan.web.problem import challenge_of, problem_bytes, problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,8 +110,9 @@ class Front:
                 content = msgspec.json.encode(taken)
         except HindscanError as error:
             status, kind, content = error.status, _PROBLEM, problem_of(error)
-            if status == 401:
-                extra = [CHALLENGE]
+            challenge = challenge_of(error)
+            if challenge is not None:
+                extra = [(b"www-authenticate", challenge.encode())]
         except Exception:
             _logger.exception("while taking events")
             status, kind, content = 500, _PROBLEM, problem_bytes(500, "An internal error; the log has it.")
@@ -120,7 +121,3 @@ class Front:
             {"type": "http.response.start", "status": status, "headers": [(b"content-type", kind), length, *extra]}
         )
         await send({"type": "http.response.body", "body": content})
-
-
-#: RFC 9110, 15.5.2: a 401 MUST say how to do better.
-CHALLENGE: Final = (b"www-authenticate", b"StandardWebhooks")

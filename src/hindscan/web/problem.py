@@ -13,7 +13,7 @@ import msgspec
 
 from hindscan.errors import HindscanError
 
-__all__ = ["SCHEMA", "problem_bytes", "problem_of"]
+__all__ = ["SCHEMA", "challenge_of", "problem_bytes", "problem_of"]
 
 #: Of every problem document, for the OpenAPI document.
 SCHEMA: Final[dict[str, Any]] = {
@@ -49,3 +49,11 @@ def problem_of(error: HindscanError) -> bytes:
     members = {name: value for name, value in error.details.items() if name not in _RESERVED}
     members.setdefault("error", type(error).__name__)
     return problem_bytes(error.status, str(error), **members)
+
+
+def challenge_of(error: HindscanError) -> str | None:
+    """Give the challenge (`WWW-Authenticate`) that goes with an error; None: it is not for want of a proof.
+
+    RFC 9110, 15.5.2: a 401 MUST say how to do better.
+    """
+    return str(error.details["scheme"]) if error.status == 401 else None

@@ -78,6 +78,7 @@ class Webhooks:
             raise SignatureRefused(
                 f"While checking the signature of a request: it must prove that its sender knows a webhook secret; {'; '.join(faults)}. "
                 "Sign as Standard Webhooks has it.",
+                scheme="StandardWebhooks",
                 faults=faults,
             )
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +32,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from clock import until
 from hindscan.testing import KafkaCluster
 from integration.security.provider import AUDIENCE, STALE, TokenProvider
 
@@ -243,14 +243,3 @@ def secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
             wanted = UserScramCredentialUpsertion(user, ScramCredentialInfo(mechanism, 4096), PASSWORDS[user].encode())
             secured.admin.alter_user_scram_credentials([wanted])[user].result(20)
         yield secured
-
-
-def until(look: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """Look until there is something; say what was missing otherwise."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)

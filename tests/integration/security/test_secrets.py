@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from acceptance.command import Answer, hindscan
-from acceptance.serving import finished, serve, until
+from acceptance.serving import finished, serve
+from clock import until
 from integration.security.broker import CANARY, PASSWORDS, SecuredKafka
 from integration.security.conftest import Site
 

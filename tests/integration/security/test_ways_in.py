@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from clock import until
 from hindscan.data import Data
 from hindscan.errors import AccessRefused, ConfigError, ServiceUnavailable
 from hindscan.events.event import Event
@@ -20,7 +21,7 @@ from hindscan.kafka.cluster import ping
 from hindscan.kafka.topic import TopicInspector
 from hindscan.kafka.writer import send
 from hindscan.plans.cut import cut
-from integration.security.broker import CANARY, USERS, Authority, SecuredKafka, Settings, until
+from integration.security.broker import CANARY, USERS, Authority, SecuredKafka, Settings
 from integration.security.conftest import Site
 from integration.security.provider import STALE
 

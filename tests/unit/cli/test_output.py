@@ -28,3 +28,9 @@ def test_a_result_with_brackets_is_printed_as_it_is() -> None:
         ["[bold]web[/bold]", "1"],
         ["20"],
     ]
+
+
+def test_what_has_parts_is_printed_as_json() -> None:
+    printed = io.StringIO()
+    print_table(["trigger", "filter"], [("scan", {"exact": {"type": "auction.closed"}})], to=printed)
+    assert printed.getvalue().splitlines()[1].split() == ["scan", '{"exact":{"type":"auction.closed"}}']

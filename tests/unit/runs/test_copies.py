@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
+from at_once import at_once
 from hindscan import files
 from hindscan.errors import CorruptData, ServiceUnavailable
 from hindscan.history.snapshot import DrawPin, DrawSlice, Snapshot, Window
 from hindscan.runs import copies
 from hindscan.runs.copies import copy_result
 from hindscan.runs.manifest import Manifest
-from hindscan.runs.results import SliceRecord, publish
+from hindscan.runs.results import publish
+from hindscan.runs.slices import SliceRecord
 
 SNAPSHOT = Snapshot(pins={"d": DrawPin(draws=1, seed=1, block_size=1)}, window=Window(), pinned_at=1)
 SLICES = [SliceRecord(stage="slice", slice=DrawSlice(position=0, start=0, end=1), key="a" * 32, reused=False)]
@@ -74,20 +77,7 @@ def test_of_many_at_once_one_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ready = threading.Barrier(4)
     # All have written theirs before the first makes it visible.
     monkeypatch.setattr(copies, "point", lambda name: ready.wait(60) if name == "copies.written" else None)
-    faults: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            copy_result(folder, to)
-        except BaseException as fault:
-            faults.append(fault)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(100)
-    assert faults == []
+    at_once(*[partial(copy_result, folder, to)] * 4)
     assert content(tmp_path / "reports/r1") == content(folder)
     assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == [".attempts", "latest.json", "r1"]
     assert list((tmp_path / "reports/.attempts").iterdir()) == []

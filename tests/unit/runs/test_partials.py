@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pytest
 
+from at_once import at_once
 from hindscan.data import Proof
 from hindscan.errors import BadPartial, ConfigError, CorruptPartial
 from hindscan.runs.digest import table_digest
@@ -140,22 +140,12 @@ def test_a_second_writing_of_a_key_changes_nothing_for_who_reads(partials: Parti
 
 
 def test_writers_of_one_key_at_once_leave_one_good_partial(partials: Partials) -> None:
-    faults: list[BaseException] = []
-
     def work() -> None:
-        try:
-            for _ in range(10):
-                partials.write(KEY, a_table(), PROOF)
-                assert partials.read(KEY).num_rows == 1000
-        except BaseException as fault:
-            faults.append(fault)
+        for _ in range(10):
+            partials.write(KEY, a_table(), PROOF)
+            assert partials.read(KEY).num_rows == 1000
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert faults == []
+    at_once(*[work] * 4)
     assert [path.name for path in partials.path(KEY).parent.iterdir()] == [f"{KEY}.arrow"]
 
 

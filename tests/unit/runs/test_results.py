@@ -20,7 +20,8 @@ from hindscan.history.snapshot import DrawPin, DrawSlice, KafkaSlice, ParquetSli
 from hindscan.runs import results
 from hindscan.runs.digest import table_digest
 from hindscan.runs.manifest import Manifest
-from hindscan.runs.results import SliceRecord, latest, list_results, publish, read_manifest, read_snapshot
+from hindscan.runs.results import latest, list_results, publish, read_manifest
+from hindscan.runs.slices import SliceRecord, read_snapshot
 
 TABLE = pa.table({"bidder": [1, 2], "name": ["a", None], "price": [0.5, float("nan")]})
 SNAPSHOT = Snapshot(pins={"draws": DrawPin(draws=10, seed=2**60, block_size=3)}, window=Window(as_of=5), pinned_at=7)

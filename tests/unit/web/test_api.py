@@ -320,7 +320,7 @@ def test_with_secrets_only_signed_events_are_taken(desk: PaperDesk) -> None:
         refused = post(client, "unsigned")
         assert (refused.status_code, len(refused.json()["faults"])) == (401, 3)
         assert refused.headers["content-type"] == "application/problem+json"
-        assert "WWW-Authenticate" in refused.headers
+        assert (refused.headers["WWW-Authenticate"], refused.json()["scheme"]) == ("StandardWebhooks",) * 2
         now = str(int(time.time()))
         content = b".".join((b"m-1", now.encode(), event_bytes("signed")))
         signature = base64.b64encode(hmac.new(bytes(32), content, hashlib.sha256).digest()).decode()

@@ -1,0 +1,66 @@
+"""What was typed wrongly is told as every failure is: in one line, with what is required, and exit code 2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hindscan.cli.app import run_app
+from small_project import small_project
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("check", "Using `hindscan check`: it needs JOB; JOB is not given. `hindscan check --help` says what there is to give."),
+        ("audit", "Using `hindscan audit`: it needs TRIGGER and --since; TRIGGER is not given. `hindscan audit --help`"),
+        ("audit scan", "it needs TRIGGER and --since; --since is not given."),
+        ("run scan -p", "Using `hindscan run`: Command \"run\" parameter -p requires an argument."),
+        ("run scan --nope 1", "Using `hindscan run`: Unknown option: --nope."),
+        ("plan scan --seed many", "unable to convert \"many\" into int"),
+        ("runs --limit -1", "--limit"),
+        ("outbox --send 99999999999999999999", "--send"),
+        ("nope", "Using `hindscan`: Unknown command \"nope\"."),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_line(typed: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(typed.split()) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert told.err.startswith("UsageError: Using `hindscan")
+    assert words in told.err
+    assert run_app([*typed.split(), "--json"]) == 2
+    told = capsys.readouterr()
+    assert told.err == ""
+    document = json.loads(told.out)
+    assert document["error"] == "UsageError"
+    assert "Using `hindscan" in document["message"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("run total -p category=cars --priority 99999999999999999999", "priority must be"),
+        ("plan total -p category=cars --seed -1", "seed must be at least 0"),
+        ("emit --type t --data {", "Reading --data: it must be JSON"),
+        ("result total@latest -o X/result.txt", "a table is printed, and never a file"),
+        ("result total@latest --format csv -o X/absent/result.csv", "must be a place that can be written to"),
+        ("snapshot bids -o X", "must be a place that can be written to"),
+        ("init X/hindscan.toml/project", "must be a place that can be written to"),
+        ("generate auctions X/hindscan.toml/bids --bids 10", "must be a place that can be written to"),
+    ],
+)
+def test_what_cannot_be_done_as_typed_is_told_without_a_traceback(
+    typed: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    if typed.startswith("result"):
+        assert run_app(["run", "total", "-p", "category=cars"]) == 0
+        capsys.readouterr()
+    assert run_app(typed.replace("X", str(tmp_path)).split()) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("UsageError: ")
+    assert words in told.err

@@ -1,0 +1,54 @@
+"""Carrying out one run without a server: what happens is told once, whoever does the work."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from hindscan.driver import drive, follow
+from hindscan.planning import ask
+from hindscan.progress import Fact, RunPlanned, SliceFinished, StageFinished
+from hindscan.runs import codes, opening, register
+from hindscan.workshop import Workshop, open_workshop
+from small_project import small_project
+
+
+@pytest.fixture
+def project(tmp_path: Path):
+    return small_project(tmp_path)
+
+
+def a_run(workshop: Workshop) -> str:
+    spec, code = workshop.job("total")
+    digest = codes.save_code(workshop.store, spec, code)
+    request = ask(workshop.project, spec, {"category": "cars"})
+    return opening.open_run(workshop.store, request, code=digest, requested_by="test").id
+
+
+def test_a_run_that_is_driven_is_told_of_once(project) -> None:
+    facts: list[Fact] = []
+    with open_workshop(project) as workshop:
+        done = drive(workshop, a_run(workshop), observe=facts.append)
+    assert done.state == "succeeded", done.message
+    assert [sum(isinstance(fact, kind) for fact in facts) for kind in (RunPlanned, SliceFinished, StageFinished)] == [1, 1, 1]  # fmt: skip
+
+
+def test_a_run_that_waits_is_told_of_once_and_then_gone_on_with(project) -> None:
+    facts: list[Fact] = []
+    with open_workshop(project) as workshop:
+        run = a_run(workshop)
+        failing = workshop.project.root / "bids" / "first.parquet"
+        kept = failing.read_bytes()
+        failing.unlink()
+        assert drive(workshop, run, observe=facts.append).state == "failed"
+        failing.write_bytes(kept)
+        register.retry(workshop.store, run)
+        heard: list[Fact] = []
+        other = threading.Thread(target=follow, args=(workshop, run), kwargs={"observe": heard.append})
+        other.start()
+        assert drive(workshop, run, observe=facts.append).state == "succeeded"
+        other.join(60)
+    assert sum(isinstance(fact, RunPlanned) for fact in facts) == 1
+    assert sum(isinstance(fact, RunPlanned) for fact in heard) == 1
