@@ -9,9 +9,9 @@ import pytest
 from hindscan.errors import UsageError
 from hindscan.history.formats.json import JsonDecoder
 from hindscan.history.json_fast import FastJson
-from hindscan.history.loops import compile_loops
 from hindscan.kafka import fast
 from hindscan.kafka.fetch import RawBatch
+from hindscan.loops import compile_loops
 
 COLUMNS = pa.schema([("n", pa.int64()), ("x", pa.float64()), ("s", pa.string()), ("t", pa.timestamp("us", "UTC"))])
 
