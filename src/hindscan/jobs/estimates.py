@@ -319,9 +319,9 @@ def _ranked(one: Quantile, row: Row) -> Row:
     plain: Row = {}
     # Where too few draws lie beyond no ranks bound the quantile.
     if below >= 0 and above < bins.total:
-        low, high = bins.at(below), bins.at(above)
-        error = (high - low) / 2 / normal_quantile(one.confidence)
-        plain = {"standard_error": error, "low": low, "high": high}
+        error = (bins.at(above) - bins.at(below)) / 2 / normal_quantile(one.confidence)
+        # Where in their bins the two draws lie is not known.
+        plain = {"standard_error": error, "low": bins.around(below)[0], "high": bins.around(above)[1]}
     if row["sums"]:
         around = _around(found["value"], row["sums"], row["units"], one, plain.get("standard_error", 0.0) ** 2)
         if "gain" in around:
