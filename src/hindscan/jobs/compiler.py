@@ -11,8 +11,8 @@ loads it when it has drawn so many numbers without as take about as long: knowin
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import importlib.util
 import threading
 from collections.abc import Callable
 from types import FunctionType
@@ -40,9 +40,10 @@ class Compiler:
     def load(self) -> bool:
         """Load it, unless that was tried before; tell whether it is there."""
         # Other threads go on without it meanwhile.
-        if self._loading.acquire(blocking=False) and importlib.util.find_spec("numba"):
-            importlib.import_module("numba")
-            self._is_loaded = True
+        if self._loading.acquire(blocking=False):
+            with contextlib.suppress(ImportError):  # also where numba is not for this numpy
+                importlib.import_module("numba")
+                self._is_loaded = True
         return self._is_loaded
 
     def is_ready(self, drawn: int = 0) -> bool:

@@ -42,7 +42,7 @@ _WARMING: Final = 12
 _ROWS: Final = 4096
 _PAIRS: Final = 8192
 
-# The polynomials, highest power first. Of the quarter of a right angle's half that an angle is, squared: its cosine, and its sine over it.
+# The polynomials, highest power first. Of the square of an angle, in eighths of a turn: its cosine, and its sine over it.
 _COSINE: Final = (
     1.1365469207731353e-10, -2.4609507094028117e-08, 3.590859179850238e-06, -0.00032599188648354014, 0.015854344243741547, -0.30842513753403783, 1.0,
 )  # fmt: skip
@@ -54,7 +54,7 @@ _LOGARITHM: Final = (
     -0.33675319941360976, -0.3624386886243043, -0.4444686909503581, -0.5714283204221534, -0.8000000012348323, -1.3333333333310584, -4.000000000000001,
 )  # fmt: skip
 #: Minus twice the logarithm of two: what each power of two of a word adds to the square of the radius.
-_PER_POWER: Final = -2 * math.log(2)
+_PER_POWER: Final = -1.3862943611198906
 
 # How a float is laid out: bits of its fraction; 1.0; the root of a half, cut off; and 2**52, in whose fraction a whole number lies as it is.
 _FRACTION: Final = np.uint64((1 << 52) - 1)
@@ -67,7 +67,6 @@ _TOO_MUCH: Final = 2.0**52 + 1023 + 64
 _SIGN: Final = np.uint64(1 << 63)
 # Both numpy and numba take a plain whole number beside a word for a signed one.
 _0, _1, _2, _3, _11, _12, _24, _40, _52, _62, _63 = (np.uint64(n) for n in (0, 1, 2, 3, 11, 12, 24, 40, 52, 62, 63))
-
 
 _root = np.sqrt
 
@@ -188,7 +187,7 @@ class _Seed(ISeedSequence):
 
 
 def _by_loop(words: _Words, loop: Callable[..., int]) -> Callable[[_Floats], None]:
-    state = [np.ascontiguousarray(part) for part in words.T]
+    state = [np.ascontiguousarray(column) for column in words.T]
     counter = loop(*state, np.uint64(1), np.empty(_WARMING * LANES))
 
     def fill(into: _Floats) -> None:

@@ -180,7 +180,7 @@ def _in_one_pass(column: Floats, loop: Callable[..., None]) -> tuple[list[float]
     lanes, rest = np.empty((2, _LANES)), column[wide:]
     found: list[list[float]] = [[], []]
     if wide:
-        loop(column[:wide], *lanes)
+        loop(np.ascontiguousarray(column[:wide]), *lanes)
         found = [_add(each.reshape(-1, _FEW)).tolist() for each in lanes]
     if rest.size:
         found = [few + _folded(left) for few, left in zip(found, (rest, rest * rest), strict=True)]
@@ -210,7 +210,8 @@ def _add_rows(column: Any, totals: Any, squares: Any) -> None:
 @functools.cache
 def compiled_rows() -> Callable[..., None] | None:
     """Compile `_add_rows`; None where what is compiled cannot be kept."""
-    return compiled(_add_rows, "void(float64[::1], float64[::1], float64[::1])")
+    # What a function returns may lie in an Arrow table, where nothing can be written to.
+    return compiled(_add_rows, "void(Array(float64, 1, 'C', readonly=True, aligned=False), float64[::1], float64[::1])")
 
 
 def parts(number: Fraction, most: int = 64) -> list[float]:

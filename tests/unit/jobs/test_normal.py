@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import mpmath as mp
 import numpy as np
@@ -81,6 +82,7 @@ def test_the_polynomials_are_those_that_are_nearest() -> None:
         best, error = mp.chebyfit(function, [0, end], 7, error=True)
         assert list(found) == [float(coefficient) for coefficient in best]
         assert error < off
+    assert float(-2 * mp.log(2)) == normal._PER_POWER
 
 
 @settings(max_examples=300)
@@ -139,7 +141,7 @@ def test_a_stream_takes_the_loop_as_soon_as_it_is_worth_it_and_no_bit_changes(mo
 
 
 def test_without_a_compiler_numbers_are_drawn_even_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "numba", None)
     compiler = Compiler(patience=10)
     assert not any(compiler.is_ready(8) for _ in range(3))
     monkeypatch.setattr(normal, "compiler", compiler)

@@ -63,6 +63,7 @@ def test_products_are_those_of_two_steps(size: int, seed: int, one_step: bool) -
 def test_sums_of_a_compiled_loop_are_the_same_bits(size: int, seed: int, about: float, zeros: bool) -> None:
     pytest.importorskip("numba")
     column = np.full(size, -0.0) if zeros else drawn(size, seed, about)
+    column.flags.writeable = False
     loaded, plain = Compiler(), Compiler()
     assert loaded.load()
     found = []
