@@ -1,12 +1,13 @@
 """Monte Carlo beside bare threads and dask.array: how many normal numbers, or paths of a European option, are drawn and averaged in a second.
 
-Run it with `python benchmarks/bench_montecarlo.py [--draws 1000000000] [--repeat 3] [--blocks]`. The bare kernel is what a careful user writes without hindscan: two
-threads, a generator each, blocks that fit the cache, numbers drawn into one buffer. hindscan runs the same kernel as a job in the two threads of its workers; what it
-takes to plan, store and publish is in its figure, the start of the process that works is not. It always gives mean and standard error, so bare threads and dask are
-measured giving both, by `numpy.mean` and `numpy.std` of each block, and giving the mean alone. The ways take turns, so that a machine that others use is as slow for
-all, and the least of the times counts.
+Run it with `python benchmarks/bench_montecarlo.py [--draws 1000000000] [--repeat 3] [--blocks]`. The bare kernel is what a careful user writes without
+hindscan: two threads, a generator each, blocks that fit the cache, numbers drawn into one buffer. hindscan runs the same kernel as a job in the two threads of
+its workers; what it takes to plan, store and publish is in its figure, the start of the process that works is not. It always gives mean and standard error, so
+bare threads and dask are measured giving both, by `numpy.mean` and `numpy.std` of each block, and giving the mean alone. "hindscan, block.normals" is the same
+job written with hindscan's own normal numbers, and what the aims about dask.array are held against. The ways take turns, so that a machine that others use is
+as slow for all, and the least of the times counts; processor time is that of the process and of all it has started.
 
-The first line has CPU seconds of one block: of the kernel, of its statistics, and of hindscan itself. `--blocks` gives these alone.
+The first lines have CPU seconds of one block: of the kernel, of its statistics, and of hindscan itself. `--blocks` gives these alone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import dask.array as da
 import numpy as np
+import psutil
 
 BLOCK = 65_536
 WORKERS = 2
@@ -38,14 +40,27 @@ def normals(block):
 
 
 @hs.simulation(statistics={"x": hs.Mean()}, generator="SFC64")
-def option(block):
-    paths = block.rng.standard_normal(block.size)
+def own_normals(block):
+    return block.normals(1)[:, 0]
+
+
+def paid(paths):
     np.multiply(paths, 0.2, out=paths)
     np.add(paths, 0.01, out=paths)
     np.exp(paths, out=paths)
     np.multiply(paths, 100.0, out=paths)
     np.subtract(paths, 100.0, out=paths)
     return np.maximum(paths, 0.0, out=paths)
+
+
+@hs.simulation(statistics={"x": hs.Mean()}, generator="SFC64")
+def option(block):
+    return paid(block.rng.standard_normal(block.size))
+
+
+@hs.simulation(statistics={"x": hs.Mean()}, generator="SFC64")
+def own_option(block):
+    return paid(block.normals(1)[:, 0])
 """
 
 
@@ -91,9 +106,20 @@ def dask_array(job: str, draws: int, chunk: int | str, *, both: bool) -> None:
 
 def seconds(work: Callable[[], object]) -> float:
     """Take the time."""
-    began = time.perf_counter()
+    return taken(work)[0]
+
+
+def taken(work: Callable[[], object]) -> tuple[float, float]:
+    """Take the time, and the processor time of this process and of all that it has started."""
+    cpu, began = processor(), time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, processor() - cpu
+
+
+def processor() -> float:
+    """Give the processor seconds of this process, of its children and of those that have ended, so far."""
+    me = psutil.Process()
+    return sum(sum(one.cpu_times()[:4]) for one in (me, *me.children(recursive=True)))
 
 
 @contextmanager
@@ -127,7 +153,9 @@ def overhead() -> None:
     """Print what a block takes: the kernel, its statistics, and hindscan's own."""
     from hindscan.history.snapshot import DrawPin, DrawSlice
     from hindscan.jobs import totals
+    from hindscan.jobs.compiler import compiler
     from hindscan.jobs.estimators import Mean
+    from hindscan.jobs.normal import NormalStream
     from hindscan.jobs.simulation import simulate
 
     drawn = np.random.Generator(np.random.SFC64(1)).standard_normal(BLOCK)
@@ -140,14 +168,17 @@ def overhead() -> None:
         return drawn
 
     one = {"x": drawn}
+    compiler.load()  # of the numba there is; as after some seconds of a run
     rng, buffer = np.random.Generator(np.random.SFC64(1)), np.empty(BLOCK)
     whole = cpu(lambda: simulate(given, piece, pin, built_in=True, name="x", wanted=wanted)) / blocks
     summed = cpu(lambda: [totals.block_sums(wanted, one, index=0, unit=1, name="x") for _ in range(blocks)]) / blocks
     kernel = cpu(lambda: [rng.standard_normal(out=buffer) for _ in range(blocks)]) / blocks
+    faster = cpu(lambda: NormalStream(rng).draw(BLOCK))
     own = max(0.0, whole - summed)
     print(
         f"CPU microseconds of a block of {BLOCK:,}: the kernel {kernel * 1e6:.0f}, mean and standard error {summed * 1e6:.0f} "
-        f"({100 * summed / kernel:.0f} %), hindscan's own {own * 1e6:.0f} ({100 * own / kernel:.1f} %)"
+        f"({100 * summed / kernel:.0f} %), hindscan's own {own * 1e6:.0f} ({100 * own / kernel:.1f} %)\n"
+        f"The same of block.normals {faster * 1e6:.0f}: {kernel / faster:.1f} times as fast; {100 * own / faster:.1f} % of it are hindscan's own"
     )
 
 
@@ -173,24 +204,34 @@ def main() -> None:
         return
     draws = math.ceil(arguments.draws / BLOCK / WORKERS) * BLOCK * WORKERS
     few = min(draws, 200_000_000)
-    print("| job | gives | way | million/s | of bare threads |\n|---|---|---|---|---|")
+    print("| job | gives | way | million/s | of bare threads | CPU ns a draw |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder, hindscan(Path(folder)) as run:
         for job in ("normals", "option"):
             run(job, 10_000_000)
+            # As many as a process draws before it loads the compiler, in each worker.
+            run(f"own_{job}", 200_000_000)
             chunk, ways = _ways(job, run, draws, few)
-            rounds = [{way: seconds(work) for way, work in ways.items()} for _ in range(arguments.repeat)]
-            rates = {way: (few if "dask" in way[1] else draws) / min(found[way] for found in rounds) for way in ways}
+            rounds = [{way: taken(work) for way, work in ways.items()} for _ in range(arguments.repeat)]
+            counts = {way: few if "dask" in way[1] else draws for way in ways}
+            rates = {way: count / min(found[way][0] for found in rounds) for way, count in counts.items()}
+            cost = {way: min(found[way][1] for found in rounds) / count * 1e9 for way, count in counts.items()}
             for (gives, way), rate in rates.items():
                 share = rate / rates[gives, BARE]
-                print(f"| {job} | {gives} | {way.format(chunk=chunk)} | {rate / 1e6:.0f} | {share:.2f} |", flush=True)
-            share = rates[BOTH, "hindscan"] / rates[MEAN, BARE]
-            print(
-                f"| {job} | {BOTH}, beside bare threads that give the mean alone | hindscan | | {share:.2f} |",
-                flush=True,
-            )
+                print(
+                    f"| {job} | {gives} | {way.format(chunk=chunk)} | {rate / 1e6:.0f} | {share:.2f} | {cost[gives, way]:.1f} |"
+                )
+            share = rates[BOTH, HINDSCAN] / rates[MEAN, BARE]
+            print(f"| {job} | {BOTH}, beside bare threads that give the mean alone | {HINDSCAN} | | {share:.2f} | |")
+            for gives, way in ways:
+                if "dask" in way:
+                    faster, less = rates[BOTH, OWN] / rates[gives, way], cost[gives, way] / cost[BOTH, OWN]
+                    print(
+                        f"{job}: {OWN} is {faster:.1f} x {way.format(chunk=chunk)} ({gives}), by processor time {less:.1f} x",
+                        flush=True,
+                    )
 
 
-BARE, MEAN, BOTH = "two bare threads", "mean", "mean and error"
+BARE, HINDSCAN, OWN, MEAN, BOTH = "two bare threads", "hindscan", "hindscan, block.normals", "mean", "mean and error"
 
 
 def _ways(
@@ -205,7 +246,8 @@ def _ways(
     for gives, both in ((MEAN, False), (BOTH, True)):
         ways[gives, BARE] = functools.partial(bare, kernel, draws, both=both)
         if both:
-            ways[gives, "hindscan"] = functools.partial(run, job, draws)
+            ways[gives, HINDSCAN] = functools.partial(run, job, draws)
+            ways[gives, OWN] = functools.partial(run, f"own_{job}", draws)
         ways[gives, "dask.array, chunks of {chunk}"] = functools.partial(dask_array, job, few, chunk, both=both)
         ways[gives, "dask.array, as a newcomer"] = functools.partial(dask_array, job, few, "auto", both=both)
     return f"2^{chunk.bit_length() - 1}", ways

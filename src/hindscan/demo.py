@@ -126,7 +126,7 @@ class _Show:
         from hindscan.kafka.fast import unavailable
 
         if unavailable({}) is None:
-            loops = [sys.executable, "-m", "hindscan.history.loops"]
+            loops = [sys.executable, "-m", "hindscan.loops"]
             compiling = subprocess.Popen(loops, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
             self._stack.callback(_stop, compiling)
 

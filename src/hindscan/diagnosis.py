@@ -178,9 +178,9 @@ def _registry(name: str, settings: ClusterSettings) -> str:
 
 
 def _loops() -> str:
-    """Compile what reads topics fast, so that no run does."""
-    from hindscan.history.loops import compile_loops
+    """Compile what reads topics and draws numbers fast, so that no run does."""
     from hindscan.kafka.fast import unavailable
+    from hindscan.loops import compile_loops
 
     reason = unavailable({})
     return f"none, topics are read plainly: {reason}" if reason else f"compiled or loaded in {compile_loops():.1f} s"

@@ -234,9 +234,8 @@ def _manifest(
         draws=plan.draws or 0,
         simulation=dict(
             drawn_document(
-                plan.job,
+                plan,
                 request.settled,
-                plan.draws or 0,
                 executed,
                 request.workers or workshop.project.compute.workers,
             )

@@ -30,15 +30,19 @@ if TYPE_CHECKING:
 
     from hindscan.jobs.job import JobSpec
     from hindscan.planning import Prepared
+    from hindscan.plans.plan import Plan, Stage
     from hindscan.plans.stopping import StopRule
     from hindscan.runs.partials import Partials
     from hindscan.runs.run import RunRequest
     from hindscan.tasks.execution import Executed
+    from hindscan.tasks.stage import StageDone
 
 __all__ = ["carry_out_in_rounds", "drawn_document"]
 
 #: Draws at most where nothing says so, in draws the job has by default.
 MOST_TIMES: Final = 100
+#: Points of a sweep, at most, of which a manifest says each what more precision would take: some 40 bytes for each of its 64 kB.
+POINTS_TOLD: Final = 500
 
 
 def carry_out_in_rounds(
@@ -154,16 +158,14 @@ def _together(prepared: Prepared, rounds: list[Executed]) -> Executed:
     )
 
 
-def drawn_document(
-    spec: JobSpec, settled: Settled | None, draws: int, executed: Executed, workers: int
-) -> Mapping[str, Any]:
+def drawn_document(plan: Plan, settled: Settled | None, executed: Executed, workers: int) -> Mapping[str, Any]:
     """Describe for the manifest how a simulation was drawn, why it stopped, and what ten times the precision would take; empty for other jobs."""
+    spec = plan.job
     if spec.kind != "simulation":
         return {}
-    slices = executed.stages[-1].slices
-    computed = sum(one.seconds for one in slices)
-    share = len(slices) / max(executed.stages[-1].coverage.slices_done, 1)
-    document: dict[str, Any] = {
+    points = [_ten_times(plan.stages[at], executed.stages[at], workers) for at in finals(plan)]
+    ten_times = points[0] if not plan.points else _summed(points)
+    return {
         "generator": spec.generator,
         "block_size": spec.block_size,
         "sampling": None if spec.sampling is None else msgspec.to_builtins(spec.sampling),
@@ -171,9 +173,23 @@ def drawn_document(
         "stopped": {"why": "draws"}
         if settled is None
         else msgspec.to_builtins(msgspec.structs.replace(settled, points=())),
-        # The error falls with the square root of the draws.
-        "ten_times": {"draws": 100 * draws, "seconds": None},
+        "ten_times": ten_times,
     }
-    if share:
-        document["ten_times"]["seconds"] = round(100 * computed / share / max(workers, 1), 3)
-    return document
+
+
+def _ten_times(stage: Stage, done: StageDone, workers: int) -> dict[str, Any]:
+    """Say what ten times the precision would take: the error falls with the square root of the draws. Seconds are null where none were drawn now."""
+    draws = sum(piece.rows or 0 for piece in stage.slices)
+    share = len(done.slices) / max(done.coverage.slices_done, 1)
+    computed = sum(one.seconds for one in done.slices)
+    return {"draws": 100 * draws, "seconds": round(100 * computed / share / max(workers, 1), 3) if share else None}
+
+
+def _summed(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """Say it of all points of a sweep together, and of each where a manifest has room for that."""
+    seconds = [point["seconds"] for point in points]
+    together = {
+        "draws": sum(point["draws"] for point in points),
+        "seconds": None if None in seconds else round(sum(seconds), 3),
+    }
+    return together | ({"points": points} if len(points) <= POINTS_TOLD else {})

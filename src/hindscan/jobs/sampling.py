@@ -5,7 +5,7 @@ units (`jobs.totals`), so they stay honest.
 
 ::
 
-    rng + Sampling -> points(size, dimensions) -> uniforms, normals
+    rng + Sampling -> points(size, dimensions) -> uniforms, normals;  NormalStream (`jobs.normal`) -> normals without points
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from hindscan.errors import JobDefinitionError
+from hindscan.jobs.normal import NormalStream
 from hindscan.jobs.streams import GENERATORS
 from hindscan.jobs.sums import Floats
 
@@ -136,19 +137,20 @@ def uniforms(rng: np.random.Generator, sampling: Sampling | None, size: int, dim
             return lower
 
 
-def normals(rng: np.random.Generator, sampling: Sampling | None, size: int, dimensions: int, unit: int) -> Floats:
+def normals(stream: NormalStream, sampling: Sampling | None, size: int, dimensions: int, unit: int) -> Floats:
     """Draw standard normal numbers, shape ``(size, dimensions)``."""
     match sampling:
         case None:
-            return rng.standard_normal((size, dimensions))
+            return stream.draw(size * dimensions).reshape(size, dimensions)
         case Antithetic():
             drawn = np.empty((size, dimensions))
-            drawn[::2] = rng.standard_normal((-(-size // 2), dimensions))
+            half = -(-size // 2)
+            drawn[::2] = stream.draw(half * dimensions).reshape(half, dimensions)
             np.negative(drawn[: size // 2 * 2 : 2], out=drawn[1::2])
             return drawn
         case _:
             # The corners of the cube lie at infinity, so nothing is drawn nearer to them than half a step of the floats.
-            points = np.maximum(uniforms(rng, sampling, size, dimensions, unit), 2.0**-54)
+            points = np.maximum(uniforms(stream.rng, sampling, size, dimensions, unit), 2.0**-54)
             turned: Floats = _scipy("special").ndtri(points)
             return turned
 

@@ -13,13 +13,16 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MOST", "Floats", "added", "exact", "fixed_sum", "parts", "powers", "unit_means"]
+from hindscan.jobs.compiler import compiled, compiler
+
+__all__ = ["MOST", "Floats", "added", "compiled_rows", "exact", "fixed_sum", "parts", "powers", "unit_means"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -159,12 +162,56 @@ def _pairs(columns: int) -> tuple[tuple[int, int], ...]:
 
 def _products(columns: Sequence[Floats], highest: int) -> tuple[list[float], list[float]]:
     """Sum each column, and the products of columns."""
-    totals = [math.fsum(_folded(column)) for column in columns]
-    products = [math.fsum(_multiplied(columns[i], columns[j])) for i, j in _pairs(len(columns))]
+    loop = compiled_rows() if len(columns) == 1 and compiler.is_ready() else None
+    if loop is not None:
+        totals, products = _in_one_pass(columns[0], loop)
+    else:
+        totals = [math.fsum(_folded(column)) for column in columns]
+        products = [math.fsum(_multiplied(columns[i], columns[j])) for i, j in _pairs(len(columns))]
     if highest == 4:
         square = columns[0] * columns[0]
         products += [math.fsum(_multiplied(square, columns[0])), math.fsum(_multiplied(square, square))]
     return totals, products
+
+
+def _in_one_pass(column: Floats, loop: Callable[..., None]) -> tuple[list[float], list[float]]:
+    """Sum a column and its squares: what `_folded` and `_multiplied` give, to the bit."""
+    wide = column.size // _LANES * _LANES
+    lanes, rest = np.empty((2, _LANES)), column[wide:]
+    found: list[list[float]] = [[], []]
+    if wide:
+        loop(np.ascontiguousarray(column[:wide]), *lanes)
+        found = [_add(each.reshape(-1, _FEW)).tolist() for each in lanes]
+    if rest.size:
+        found = [few + _folded(left) for few, left in zip(found, (rest, rest * rest), strict=True)]
+    return [math.fsum(found[0])], [math.fsum(found[1])]
+
+
+def _add_rows(column: Any, totals: Any, squares: Any) -> None:
+    """Add up lanes, and their squares, row after row: four rows at once, so that totals are seldom fetched. To be compiled."""
+    rows = column.size // _LANES
+    first = rows % 4
+    for lane in range(_LANES):
+        total = square = 0.0
+        for row in range(first):
+            a = column[row * _LANES + lane]
+            total += a
+            square += a * a
+        totals[lane], squares[lane] = total, square
+    for four in range(rows // 4):
+        start = (first + 4 * four) * _LANES
+        for lane in range(_LANES):
+            a, b = column[start + lane], column[start + _LANES + lane]
+            c, d = column[start + 2 * _LANES + lane], column[start + 3 * _LANES + lane]
+            totals[lane] = totals[lane] + a + b + c + d
+            squares[lane] = squares[lane] + a * a + b * b + c * c + d * d
+
+
+@functools.cache
+def compiled_rows() -> Callable[..., None] | None:
+    """Compile `_add_rows`; None where what is compiled cannot be kept."""
+    # What a function returns may lie in an Arrow table, where nothing can be written to.
+    return compiled(_add_rows, "void(Array(float64, 1, 'C', readonly=True, aligned=False), float64[::1], float64[::1])")
 
 
 def parts(number: Fraction, most: int = 64) -> list[float]:

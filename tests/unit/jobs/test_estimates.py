@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hindscan.errors import BadPartial
@@ -28,7 +28,7 @@ from hindscan.jobs.estimators import (
     Statistic,
     summed,
 )
-from hindscan.jobs.intervals import exact_interval, student_quantile, wilson_interval
+from hindscan.jobs.intervals import binomial_ranks, exact_interval, student_quantile, wilson_interval
 from hindscan.jobs.totals import block_sums, merge
 from hindscan.jobs.totals import partial as partial_of
 
@@ -101,7 +101,7 @@ def test_counts_and_ranks_are_those_of_all_draws() -> None:
     wilson = scipy.stats.binomtest(int((x < 0.1).sum()), x.size).proportion_ci(0.95, "wilson")
     narrow = found["narrow", "probability"]
     assert (narrow["low"], narrow["high"]) == pytest.approx(tuple(wilson), rel=1e-9)
-    slack = 2 * RELATIVE_ERROR
+    slack = RELATIVE_ERROR
     quantile = found["quantile", "quantile"]
     assert quantile["value"] == pytest.approx(np.quantile(x, 0.9), rel=slack)
     ordered = np.sort(x)
@@ -113,6 +113,29 @@ def test_counts_and_ranks_are_those_of_all_draws() -> None:
     assert [row["value"] for (name, _), row in found.items() if name == "shares"] == pytest.approx(
         np.diff([0, *(np.sum(x < edge) for edge in (0.5, 1.0, 4.0)), x.size]) / x.size
     )
+
+
+@given(
+    atoms=st.lists(st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-300), min_size=1, max_size=5),
+    level=st.floats(0.05, 0.95),
+    seed=st.integers(0, 99),
+)
+@example(atoms=[0.0, 1.0, 2.0], level=0.5, seed=1)
+@settings(max_examples=60, deadline=None)
+def test_a_quantile_is_as_near_as_stated_and_its_interval_holds_the_draws_it_is_made_of_wherever_they_lie(
+    atoms: list[float], level: float, seed: int
+) -> None:
+    x = np.random.default_rng(seed).choice(atoms, 5000)
+    wanted = {"q": Quantile("x", level)}
+    (found,) = finish(wanted, partial_of([block_sums(wanted, {"x": x}, index=0, unit=1, name="j")])).to_pylist()
+    ordered = np.sort(x)
+    below, above = binomial_ranks(level, x.size, 0.95)
+    assert found["low"] <= ordered[below] <= ordered[above] <= found["high"]
+    for end, draw in ((found["low"], ordered[below]), (found["high"], ordered[above])):
+        assert abs(end - draw) <= RELATIVE_ERROR * abs(draw)
+    # The order statistics on either side, each within the stated error.
+    low, high = (np.quantile(x, level, method=method) for method in ("lower", "higher"))
+    assert low - RELATIVE_ERROR * abs(low) <= found["value"] <= high + RELATIVE_ERROR * abs(high)
 
 
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=6), st.randoms())

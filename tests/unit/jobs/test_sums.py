@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hindscan.jobs import sums
+from hindscan.jobs.compiler import Compiler
 from hindscan.jobs.sums import exact, fixed_sum, powers
 
 SIZES = st.sampled_from([1, 31, 32, 1023, 1024, 1025, 2048, 3 * 1024 + 45, 65_536]) | st.integers(1, 9000)
@@ -55,6 +56,26 @@ def test_products_are_those_of_two_steps(size: int, seed: int, one_step: bool) -
             patch.setattr(sums, "_in_one_step", lambda: False)
         totals, products = sums._products([a, b], 2)
     assert [*totals, *products] == [in_rows(column) for column in (a, b, a * a, a * b, b * b)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(size=SIZES, seed=st.integers(0, 99), about=st.sampled_from([0.0, 1e3, math.nan, math.inf]), zeros=st.booleans())
+def test_sums_of_a_compiled_loop_are_the_same_bits(size: int, seed: int, about: float, zeros: bool) -> None:
+    pytest.importorskip("numba")
+    column = np.full(size, -0.0) if zeros else drawn(size, seed, about)
+    column.flags.writeable = False
+    loaded, plain = Compiler(), Compiler()
+    assert loaded.load()
+    found = []
+    for compiler in (loaded, plain):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sums, "compiler", compiler)
+            with np.errstate(invalid="ignore"):
+                found.append(sums._products([column], 4))
+    assert repr(found[0]) == repr(found[1])
+    if not zeros and about == 0:
+        assert found[0][0] == [in_rows(column)]
+        assert found[0][1][0] == in_rows(column * column)
 
 
 @pytest.mark.parametrize("about", [0.0, 5.0, 1e3, -1e9])

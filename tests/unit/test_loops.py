@@ -6,12 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hindscan import loops
 from hindscan.errors import UsageError
 from hindscan.history.formats.json import JsonDecoder
 from hindscan.history.json_fast import FastJson
-from hindscan.history.loops import compile_loops
+from hindscan.jobs.compiler import Compiler
 from hindscan.kafka import fast
 from hindscan.kafka.fetch import RawBatch
+from hindscan.loops import compile_loops
 
 COLUMNS = pa.schema([("n", pa.int64()), ("x", pa.float64()), ("s", pa.string()), ("t", pa.timestamp("us", "UTC"))])
 
@@ -41,6 +43,20 @@ def test_a_scan_finds_every_loop_compiled_for_what_it_calls_it_with() -> None:
     arguments = fast._arguments(1, np.zeros(0, np.int64), np.zeros(0, np.int64), 1, fast._Buffers(10, 10, keyed=True))
     compile_for(*arguments)
     assert [set(loop.signatures) for loop in (scan, gather, drain)] == known
+
+
+def test_loops_of_simulations_are_compiled_beforehand_even_where_topics_are_read_plainly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("numba")
+    called = []
+    monkeypatch.setattr(loops, "compiled_fill", lambda: called.append("fill"))
+    monkeypatch.setattr(loops, "compiled_rows", lambda: called.append("rows"))
+    monkeypatch.setattr(loops, "compiler", Compiler())
+    monkeypatch.setattr(fast, "_unavailable", lambda: "it is for other machines")
+    with pytest.raises(UsageError, match="it is for other machines"):
+        compile_loops()
+    assert called == ["fill", "rows"]
 
 
 def test_without_the_compiler_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
