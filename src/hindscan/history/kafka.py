@@ -42,7 +42,7 @@ from hindscan.history.kafka_window import (
 from hindscan.history.record import record_arrays, record_fields
 from hindscan.history.schemas import SchemaSource
 from hindscan.history.snapshot import Coding, KafkaPin, PartitionPin, Pin, Window
-from hindscan.kafka.fetch import Part, RawBatch
+from hindscan.kafka.fetch import Part, PlainClient, RawBatch
 from hindscan.kafka.log import RangeReader
 from hindscan.kafka.topic import Isolation, TopicDescription, TopicInspector
 
@@ -50,6 +50,8 @@ __all__ = ["PIN_ATTEMPTS", "ArchivedLog", "KafkaHistory", "gone_caveats", "lasti
 
 #: Records of the sample, spread over the partitions.
 SAMPLE_RECORDS: Final = 2_000
+#: Fetched ahead where only these are looked at; of a hundred thousand, as for a scan, some would stay with a server as memory.
+GLANCE: Final[Mapping[str, int]] = {"queued.min.messages": SAMPLE_RECORDS, "fetch.message.max.bytes": 128 * 1024}
 #: A topic that is created again and again while it is pinned is given up.
 PIN_ATTEMPTS: Final = 3
 #: Mean bytes of a JSON value by width of its type, for estimates where there is no sample: digits, times, short texts.
@@ -331,7 +333,7 @@ class KafkaHistory:
         #: Where the topic begins: of what is before it only the archive knows.
         gone = {p.partition: p.log_start for p in pinned}
 
-        with RangeReader(self.config, self.topic, described.topic_id, self.isolation) as reader:
+        with self._glance(described) as reader:
             cut = cut_at_times(
                 pinned,
                 since=bounds.since,
@@ -409,12 +411,18 @@ class KafkaHistory:
             )
         return pa.schema([*columns, *beside])
 
+    def _glance(self, described: TopicDescription) -> RangeReader:
+        """Open the topic for a few records: by the plain client, whatever the cluster says of readers, since a server that pins would keep the compiler."""
+        config = {**GLANCE, **self.config}
+        client = PlainClient(config, self.topic, self.isolation)
+        return RangeReader(config, self.topic, described.topic_id, self.isolation, client=client)
+
     def _sample(self, described: TopicDescription, pinned: Sequence[PartitionPin]) -> list[Record]:
         """Read the first records at the pinned starts: the same for the same pin, however they come in batches."""
         filled = [partition for partition in pinned if partition.start < partition.end]
         parts: frozenset[Part] = frozenset(["headers"] if self.format in WITH_HEADERS else [])
         sample: list[Record] = []
-        with RangeReader(self.config, self.topic, described.topic_id, self.isolation, records=SAMPLE_RECORDS) as reader:
+        with self._glance(described) as reader:
             for partition in filled:
                 each = -(-SAMPLE_RECORDS // len(filled))
                 records: Iterator[Record] = (

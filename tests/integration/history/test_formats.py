@@ -6,6 +6,7 @@ The records are written by each format's own library; what comes out is compared
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import pickle
@@ -28,6 +29,7 @@ from hindscan.history.formats.confluent import head
 from hindscan.history.formats.protobuf_schema import load_file
 from hindscan.history.kafka import KafkaHistory
 from hindscan.history.snapshot import KafkaPin, Window
+from hindscan.kafka import fast
 from hindscan.kafka.registry import RegisteredSchema, SchemaRegistry
 from hindscan.plans.cut import cut
 from hindscan.testing import KafkaCluster
@@ -134,6 +136,22 @@ def test_avro_of_several_writers_is_read_as_the_latest(
     assert sum(proof.tombstones for proof in proofs) == 1
     assert sum(proof.set_aside for proof in proofs) == 4
     assert read(of, ["channel"])[0] == [{"channel": row["channel"]} for row in rows]
+
+
+def test_a_pin_looks_at_records_with_the_plain_client_whatever_reads_the_topic(
+    kafka_cluster: KafkaCluster, topic: MakeTopic, registry: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = topic("glance")
+    schema = {"type": "record", "name": "r", "fields": [{"name": "a", "type": "long"}]}
+    number = registry.register(f"{name}-value", {"schema": json.dumps(schema)})
+    write(kafka_cluster, name, *(head(number) + bytes([2 * n]) for n in range(4)))
+    found = history(kafka_cluster, name, registry.url, format="avro")
+    found = dataclasses.replace(found, config={**found.config, "hindscan.reader": "fast"})
+    with monkeypatch.context() as patch:
+        patch.setattr(fast, "FastClient", lambda *_: pytest.fail("a server would load the compiler"))
+        pin = found.pin(Window())
+    assert isinstance(pin, KafkaPin)
+    assert read(found, pin=pin)[0] == [{"a": n} for n in range(4)]
 
 
 def test_a_schema_id_that_the_sample_did_not_show_is_asked_of_the_registry_by_the_worker(
