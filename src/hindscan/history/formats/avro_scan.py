@@ -4,7 +4,7 @@ Keeps promise 2 by being narrow: it takes a record only where every byte of it i
 one, whatever is odd about it, to the reference. What it takes must be accepted by the reference with the same values.
 
 The schema comes as a list of steps, made once: what to read next, into which column, and where to go on. Nulls and blocks of arrays and maps are jumps in that list, so
-that a field that nobody asks for costs no more than its length. Whoever calls it has found that there is no record without a step.
+that a field that nobody asks for costs no more than its length.
 
 Loaded only where topics are decoded fast; numba compiles it once per machine and keeps it.
 """
