@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -248,8 +248,10 @@ def exact_reader(servers: str, kind: str, clients: int, env: dict[str, str]) -> 
 
 
 @contextmanager
-def serving(root: Path, env: dict[str, str]) -> Iterator[Callable[[str], tuple[float, float, int, str]]]:
-    """Start a server; give what submits a job to it and waits: seconds of the run, and of its processes' processor time."""
+def serving(
+    root: Path, env: dict[str, str], history: str = "bids_log"
+) -> Iterator[Callable[[str], tuple[float, float, int, str]]]:
+    """Start a server; give what submits a job over a history to it and waits: seconds of the run, and of its processes' processor time."""
     command = [sys.executable, "-m", "hindscan", "serve", "--port", "0", "--json", "--project", str(root)]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
@@ -259,7 +261,7 @@ def serving(root: Path, env: dict[str, str]) -> Iterator[Callable[[str], tuple[f
         def scan(job: str = "bidder_scan") -> tuple[float, float, int, str]:
             before, began, most = processor_time(process.pid), time.perf_counter(), [0]
             parameters = {"category": "cars", "year": 2018} if job == "bidder_scan" else {}
-            asked = {"parameters": parameters, "histories": {"bids": "bids_log"}, "fresh": True}
+            asked = {"parameters": parameters, "histories": {"bids": history}, "fresh": True}
             run = httpx2.post(f"{address}/jobs/{job}/runs", json=asked).json()["id"]
             ended = threading.Event()
             watching = threading.Thread(target=watch, args=(process, most, ended))
@@ -407,13 +409,15 @@ def main() -> None:
     shutil.rmtree(root)
 
 
-def print_table(title: str, candidates: dict[str, Any], given: argparse.Namespace, base: str) -> dict[str, float]:
+def print_table(
+    title: str, candidates: dict[str, Any], given: argparse.Namespace, base: str, once: Collection[str] = ONCE
+) -> dict[str, float]:
     """Measure in turns, compare the answers, print; give the median seconds of each."""
     figures: dict[str, list[tuple[float, float, int]]] = {name: [] for name in candidates}
     answers = set()
     for turn in range(given.repeats):
         for name, measure in candidates.items():
-            if turn and name in ONCE:
+            if turn and name in once:
                 continue
             wall, cpu, most, out = measure()
             figures[name].append((wall, cpu, most))

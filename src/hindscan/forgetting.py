@@ -181,6 +181,7 @@ def _keys_of_plans(
     bare, _ = make(project, spec, run.request, snapshot, ())
     keys: set[str] = set()
     for plan in (as_it_was, bare, *_incomplete(as_it_was, failed), *_incomplete(bare, failed)):
+        keys.update(plan.table_proofs.values())
         for stage in plan.stages:
             keys |= stage.made
     return keys

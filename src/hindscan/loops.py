@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from hindscan.errors import UsageError
+from hindscan.history.formats.avro_fast import Scan
+from hindscan.history.formats.avro_schema import AvroField, AvroType
 from hindscan.history.json_fast import FastJson
 from hindscan.jobs.compiler import compiler
 from hindscan.jobs.normal import compiled_fill
@@ -45,6 +47,8 @@ def compile_loops() -> float:
     compile_loop()
     columns: dict[str, pa.DataType] = {"number": pa.int64(), "text": pa.string()}
     FastJson(pa.schema(columns), _refuse).decode(pa.array([b'{"number": 1, "text": "a"}'], pa.large_binary()))
+    text = AvroField(name="text", type=AvroType(kind="string"))
+    Scan(AvroType(kind="record", fields=(text,)), [text], 0).read(pa.array([b"\x02a"], pa.large_binary()))
     return time.perf_counter() - began
 
 

@@ -48,8 +48,9 @@ def write_bids(bootstrap: str, topic: str, data: Path, schema_id: int) -> None:
 
 
 @pytest.mark.kafka
+@pytest.mark.parametrize("reader", ["plain", "fast"])
 def test_the_main_job_over_avro_gives_what_duckdb_computes_over_parquet(
-    sample: Path, kafka_cluster: KafkaCluster, topic: Callable[..., str]
+    reader: str, sample: Path, kafka_cluster: KafkaCluster, topic: Callable[..., str]
 ) -> None:
     name = topic("bids-avro", partitions=2)
     with RegistryServer(user=SECRET) as registry:
@@ -57,7 +58,8 @@ def test_the_main_job_over_avro_gives_what_duckdb_computes_over_parquet(
         write_bids(kafka_cluster.bootstrap, name, sample / "data" / "bids", number)
         file = sample / "hindscan.toml"
         file.write_text(
-            file.read_text() + f'\n[kafka.avro]\n"bootstrap.servers" = "{kafka_cluster.bootstrap}"\n'
+            file.read_text()
+            + f'\n[kafka.avro]\n"bootstrap.servers" = "{kafka_cluster.bootstrap}"\n"hindscan.reader" = "{reader}"\n'
             f'[registry.avro]\nurl = "{registry.url}"\n"basic.auth.user.info" = "${{REGISTRY_USER}}"\n'
             f'[history.bids_avro]\ntopic = "avro:{name}"\nformat = "avro"\nregistry = "avro"\ntime = "date_time"\n'
         )

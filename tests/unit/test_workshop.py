@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from hindscan.config import ComputeSettings
 from hindscan.history.kafka_reader import KafkaReader
 from hindscan.history.record import RECORD
-from hindscan.history.snapshot import KafkaSlice, ParquetSlice
+from hindscan.history.snapshot import Coding, KafkaSlice, ParquetSlice
+from hindscan.kafka.registry import RegisteredSchema
 from hindscan.workshop import kind_of_executor
 
 READER = KafkaReader(
@@ -58,6 +60,14 @@ def kind(
     return kind_of_executor(ComputeSettings(), prepared, workers)
 
 
+def avro(*types: Any) -> KafkaReader:
+    """Make the reader of a topic of Avro with a field `n` of the first type, which alone is a column."""
+    fields = [{"name": name, "type": each} for name, each in zip("nm", types, strict=False)]
+    text = json.dumps({"type": "record", "name": "r", "fields": fields})
+    coding = Coding(registry=None, reader=RegisteredSchema(kind="AVRO", files=(("schema", text),)))
+    return dataclasses.replace(READER, format="avro", coding=coding)
+
+
 @pytest.fixture(autouse=True)
 def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hindscan.kafka.fast._unavailable", lambda: None)
@@ -66,6 +76,9 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_topic_that_compiled_loops_read_for_statements_of_sql_is_done_by_threads() -> None:
     assert kind() == "threads"
     assert kind(workers=4) == "threads"
+    assert kind(avro("long", "string")) == "threads"
+    assert kind(dataclasses.replace(READER, format="bytes")) == "threads"
+    assert kind(dataclasses.replace(READER, format="jsonschema")) == "threads"
 
 
 def test_files_are_done_by_threads_for_statements_of_sql() -> None:
@@ -86,7 +99,10 @@ def test_what_holds_the_interpreters_lock_is_done_by_processes() -> None:
     assert kind(workers=5) == "processes"
     assert kind(rows=100_000) == "processes", "read by the plain client, as starting the other takes longer"
     assert kind(dataclasses.replace(READER, config={"hindscan.reader": "plain"})) == "processes"
-    assert kind(dataclasses.replace(READER, format="avro")) == "processes"
+    assert kind(dataclasses.replace(READER, format="protobuf")) == "processes"
+    assert kind(dataclasses.replace(READER, format="arrow")) == "processes"
+    assert kind(avro("long", ["long", "string"])) == "processes", "read by an engine of Python objects"
+    assert kind(avro({"type": "array", "items": "long"})) == "processes"
     assert kind(dataclasses.replace(READER, schema=nested, record=())) == "processes"
     assert kind(dataclasses.replace(READER, schema=headers, record=("headers",))) == "processes"
 

@@ -45,8 +45,9 @@ from hindscan.kafka.fetch import RawBatch
 if TYPE_CHECKING:
     from hindscan.condition import Where
 
-__all__ = ["ArchiveReader", "ArchivedRows", "ArchivedTimes"]
+__all__ = ["ArchiveReader", "ArchivedRows", "ArchivedTimes", "Mask"]
 
+KEY = RECORD["key"]
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Scanned = TypeVar("Scanned")
@@ -62,6 +63,8 @@ class ArchiveReader:
     schema: pa.Schema
     #: What of the records themselves is among them.
     record: tuple[str, ...] = ()
+    #: Only rows with one of these keys count; empty: all do.
+    keys: tuple[bytes, ...] = ()
 
     @property
     def places(self) -> list[str]:
@@ -84,6 +87,8 @@ class ArchiveReader:
         # Kafka Connect keeps offsets only where it was told to.
         own = [] if self.pin.offset is None else [pa.field(self.pin.offset, pa.int64())]
         stored = [field for field in self.schema if field.name not in self.places]
+        if self.keys and KEY.name not in self.schema.names:
+            stored.append(KEY)
         schema = pa.schema([*stored, *(POSITIONS if self.has_times else own)])
         return ParquetReader(root=self.place, schema=schema, time=None, verify=True)
 
@@ -154,6 +159,19 @@ class ArchivedRows:
         times = np.asarray(self.record_times().cast(pa.int64())) if name == TIMESTAMP else self._offsets
         return pa.chunked_array([place_array(name, self._offsets, times, self._partition)])
 
+    def keyed(self) -> Mask | None:
+        """Tell which rows of the range have one of the keys that are asked for; None where none are.
+
+        Raises
+        ------
+        SourceChanged, CorruptData
+            As `columns`.
+        """
+        if not self._reader.keys:
+            return None
+        found = pc.is_in(self.columns([KEY.name])[KEY.name], value_set=pa.array(self._reader.keys, KEY.type))
+        return np.asarray(found, bool)
+
     def passing(self, where: Where) -> Mask:
         """Tell which rows of the range fulfil a condition.
 
@@ -210,23 +228,23 @@ class ArchivedRows:
                     whole = (start, end) == (read.start, read.end)
                     proof = read.proof if whole else self._part(file, read.proof, start, end)
                     # Of another part, or by another column, the rows themselves tell of their times.
-                    found.append(
-                        (start, end, proof if whole and read.time == time else self._in_time(proof, time, start, end))
-                    )
+                    told = whole and read.time == time and not self._reader.keys
+                    found.append((start, end, proof if told else self._in_time(proof, time, start, end)))
         return found
 
     def _in_time(self, proof: Proof, time: str, start: int, end: int) -> Proof:
-        """Say what the rows of a part show of their times."""
+        """Say what the rows of a part show of their times; those with the keys asked for, and how many they are."""
         assert self._offsets is not None
         first, last = (int(at) for at in np.searchsorted(self._offsets, [start, end]))
         times = (self.record_times() if time == TIMESTAMP else self.columns([time])[time]).slice(first, last - first)
-        order = Order()
+        order, keyed, rows = Order(), self.keyed(), np.arange(last - first)
+        if keyed is not None:
+            rows = np.flatnonzero(keyed[first:last])
+            times = times.filter(pa.array(keyed[first:last]))
         if self._reader.has_times:
             own = np.asarray(self.record_times().cast(pa.int64()))[first:last]
             nothing = pa.nulls(last - first, pa.large_binary())
-            order.add(
-                RawBatch(offsets=self._offsets[first:last], times=own, values=nothing), np.arange(last - first), times
-            )
+            order.add(RawBatch(offsets=self._offsets[first:last], times=own, values=nothing), rows, times)
         else:
             known = micros_of(times.drop_null())
             order.disorder = None
@@ -234,8 +252,10 @@ class ArchivedRows:
                 order.least, order.greatest = int(known.min()), int(known.max())
         return msgspec.structs.replace(
             proof,
+            records=proof.records if keyed is None else len(rows),
             least_time=order.least,
-            greatest_time=order.greatest,
+            # Of some keys it says nothing about the others, which a run over all of them reads.
+            greatest_time=order.greatest if keyed is None else None,
             latest_record_time=proof.latest_record_time or order.latest_record_time,
             disorder=order.disorder,
         )

@@ -192,12 +192,12 @@ class FastJson:
         return cast("pa.Array[Any]", pa.array(fitting, kind, mask=mask))
 
     def _texts(self, at: int, begins: _Array, ends: _Array, valid: _Array) -> pa.Array[Any]:
-        from hindscan.history import json_scan
+        from hindscan.history.addresses import gather
 
         marks = np.zeros(len(valid) + 1, np.int64)
         np.cumsum((ends - begins) * valid, out=marks[1:])
         content = np.empty(int(marks[-1]), np.uint8)
-        json_scan.gather(begins, marks, content)
+        gather(begins, marks, content)
         missing = int(len(valid) - valid.sum())
         mask = pa.py_buffer(np.packbits(valid, bitorder="little").data) if missing else None
         buffers = [mask, pa.py_buffer(marks.data), pa.py_buffer(content.data)]

@@ -5,7 +5,7 @@ the reference decoder. So what it accepts must be accepted by the reference with
 
 What it expects: one object; names without escapes, each wanted one at most once; of wanted values whole numbers of 18 digits at most, texts without escapes, times
 of one spelling, true and false, short decimal numbers; of others any JSON without exponents, nested some levels deep. Bytes have been found to be UTF-8 before.
-It works on addresses: an index into an array costs a test for being negative, with every byte.
+It works on addresses; see `addresses`.
 
 Loaded only where topics are decoded fast; numba compiles it once per machine and keeps it.
 """
@@ -18,6 +18,8 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
+
+from hindscan.history.addresses import byte_at, word_at
 
 __all__ = ["BOOL", "FLOAT", "INTEGER", "TEXT", "TIME", "scan"]
 
@@ -42,27 +44,6 @@ _QUOTES, _BACKSLASHES, _BLANKS = _ONES * np.uint64(34), _ONES * np.uint64(92), _
 
 
 @intrinsic
-def _byte(_context: Any, address: Any):
-    """Read the byte at an address."""
-
-    def made(_context, builder, _signature, given):
-        kind = ir.IntType(8)
-        return builder.zext(builder.load(builder.inttoptr(given[0], kind.as_pointer())), ir.IntType(64))
-
-    return types.int64(types.int64), made
-
-
-@intrinsic
-def _word(_context: Any, address: Any):
-    """Read the eight bytes at an address."""
-
-    def made(_context, builder, _signature, given):
-        return builder.load(builder.inttoptr(given[0], ir.IntType(64).as_pointer()), align=1)
-
-    return types.uint64(types.int64), made
-
-
-@intrinsic
 def _first(_context: Any, marks: Any):
     """Give which of eight bytes is the first that is marked by its highest bit."""
 
@@ -76,9 +57,9 @@ def _first(_context: Any, marks: Any):
 @njit(nogil=True, cache=True)
 def _space(at, end):
     """Give the place of the next byte that is no white space."""
-    if at < end and _byte(at) > 32:
+    if at < end and byte_at(at) > 32:
         return at  # nearly always, and then one question is enough
-    while at < end and (_byte(at) == 32 or _byte(at) == 10 or _byte(at) == 13 or _byte(at) == 9):
+    while at < end and (byte_at(at) == 32 or byte_at(at) == 10 or byte_at(at) == 13 or byte_at(at) == 9):
         at += 1
     return at
 
@@ -87,17 +68,17 @@ def _space(at, end):
 def _text(at, end):
     """Give the place of the quote that ends a text without escapes; -1 where there is none."""
     while at + 8 <= end:
-        word = _word(at)
+        word = word_at(at)
         quotes, escapes = word ^ _QUOTES, word ^ _BACKSLASHES
         # A byte is marked where it is zero here; one above a marked one may be marked too, and is never the first.
         marks = ((quotes - _ONES) & ~quotes) | ((escapes - _ONES) & ~escapes) | ((word - _BLANKS) & ~word)
         marks &= _HIGHS
         if marks != 0:
             at += _first(marks)
-            return at if _byte(at) == _QUOTE else -1
+            return at if byte_at(at) == _QUOTE else -1
         at += 8
     while at < end:
-        byte = _byte(at)
+        byte = byte_at(at)
         if byte == _QUOTE:
             return at
         if byte == _BACKSLASH or byte < 32:
@@ -109,21 +90,21 @@ def _text(at, end):
 @njit(nogil=True, cache=True)
 def _number(at, end):
     """Give the place after a number without exponent; -1 where there is none."""
-    if at < end and _byte(at) == _MINUS:
+    if at < end and byte_at(at) == _MINUS:
         at += 1
     first = at
-    while at < end and 48 <= _byte(at) <= 57:
+    while at < end and 48 <= byte_at(at) <= 57:
         at += 1
-    if at == first or (_byte(first) == _ZERO and at > first + 1):
+    if at == first or (byte_at(first) == _ZERO and at > first + 1):
         return -1
-    if at < end and _byte(at) == _DOT:
+    if at < end and byte_at(at) == _DOT:
         at += 1
         first = at
-        while at < end and 48 <= _byte(at) <= 57:
+        while at < end and 48 <= byte_at(at) <= 57:
             at += 1
         if at == first:
             return -1
-    if at < end and (_byte(at) == 101 or _byte(at) == 69):
+    if at < end and (byte_at(at) == 101 or byte_at(at) == 69):
         return -1
     return at
 
@@ -132,9 +113,9 @@ def _number(at, end):
 def _is_held(at, stop):
     """Tell whether a number is no integer that a double may not hold; minus nought is one, as an integer has none."""
     if stop - at <= _EXACT_CHARACTERS:
-        return not (stop - at == 2 and _byte(at) == _MINUS and _byte(at + 1) == _ZERO)
+        return not (stop - at == 2 and byte_at(at) == _MINUS and byte_at(at + 1) == _ZERO)
     while at < stop:
-        if _byte(at) == _DOT:
+        if byte_at(at) == _DOT:
             return True
         at += 1
     return False
@@ -144,17 +125,17 @@ def _is_held(at, stop):
 def _literal(at, end):
     """Give the place after true, false or null; -1 where there is none."""
     if at + 4 <= end:
-        if _byte(at) == 116 and _byte(at + 1) == 114 and _byte(at + 2) == 117 and _byte(at + 3) == 101:
+        if byte_at(at) == 116 and byte_at(at + 1) == 114 and byte_at(at + 2) == 117 and byte_at(at + 3) == 101:
             return at + 4
-        if _byte(at) == 110 and _byte(at + 1) == 117 and _byte(at + 2) == 108 and _byte(at + 3) == 108:
+        if byte_at(at) == 110 and byte_at(at + 1) == 117 and byte_at(at + 2) == 108 and byte_at(at + 3) == 108:
             return at + 4
         if (
             at + 5 <= end
-            and _byte(at) == 102
-            and _byte(at + 1) == 97
-            and _byte(at + 2) == 108
-            and _byte(at + 3) == 115
-            and _byte(at + 4) == 101
+            and byte_at(at) == 102
+            and byte_at(at + 1) == 97
+            and byte_at(at + 2) == 108
+            and byte_at(at + 3) == 115
+            and byte_at(at + 4) == 101
         ):
             return at + 5
     return -1
@@ -165,10 +146,10 @@ def _scalar(at, end):
     """Give the place after a value that is neither object nor list; -1 where there is none."""
     if at >= end:
         return -1
-    if _byte(at) == _QUOTE:
+    if byte_at(at) == _QUOTE:
         stop = _text(at + 1, end)
         return stop + 1 if stop >= 0 else -1
-    if _byte(at) == _MINUS or 48 <= _byte(at) <= 57:
+    if byte_at(at) == _MINUS or 48 <= byte_at(at) <= 57:
         return _number(at, end)
     return _literal(at, end)
 
@@ -178,11 +159,11 @@ def _skip(at, end, stack):
     """Give the place after any value; -1 where it is not what is expected."""
     if at >= end:
         return -1
-    if _byte(at) != _OBJECT and _byte(at) != _LIST:
+    if byte_at(at) != _OBJECT and byte_at(at) != _LIST:
         return _scalar(at, end)
     depth = 0
     is_begun = True  # a value or a name is expected next, or the end of an empty level
-    stack[0] = _byte(at)
+    stack[0] = byte_at(at)
     depth = 1
     at += 1
     while depth > 0:
@@ -191,35 +172,35 @@ def _skip(at, end, stack):
             return -1
         in_object = stack[depth - 1] == _OBJECT
         closes = _END_OBJECT if in_object else _END_LIST
-        if _byte(at) == closes and is_begun:
+        if byte_at(at) == closes and is_begun:
             depth -= 1
             at += 1
             is_begun = False
         else:
             if not is_begun:
-                if _byte(at) == closes:
+                if byte_at(at) == closes:
                     depth -= 1
                     at += 1
                     continue
-                if _byte(at) != _COMMA:
+                if byte_at(at) != _COMMA:
                     return -1
                 at = _space(at + 1, end)
             if in_object:
-                if at >= end or _byte(at) != _QUOTE:
+                if at >= end or byte_at(at) != _QUOTE:
                     return -1
                 stop = _text(at + 1, end)
                 if stop < 0:
                     return -1
                 at = _space(stop + 1, end)
-                if at >= end or _byte(at) != _COLON:
+                if at >= end or byte_at(at) != _COLON:
                     return -1
                 at = _space(at + 1, end)
             if at >= end:
                 return -1
-            if _byte(at) == _OBJECT or _byte(at) == _LIST:
+            if byte_at(at) == _OBJECT or byte_at(at) == _LIST:
                 if depth >= _DEPTH:
                     return -1
-                stack[depth] = _byte(at)
+                stack[depth] = byte_at(at)
                 depth += 1
                 at += 1
                 is_begun = True
@@ -234,7 +215,7 @@ def _skip(at, end, stack):
 @njit(nogil=True, cache=True)
 def _two(at):
     """Give the number two digits make; -1 where they are none."""
-    high, low = (_byte(at)) - 48, (_byte(at + 1)) - 48
+    high, low = (byte_at(at)) - 48, (byte_at(at + 1)) - 48
     if high < 0 or high > 9 or low < 0 or low > 9:
         return -1
     return high * 10 + low
@@ -249,9 +230,14 @@ def _time(at, end, digits):
     century, decade = _two(at), _two(at + 2)
     month, day = _two(at + 5), _two(at + 8)
     hour, minute, second = _two(at + 11), _two(at + 14), _two(at + 17)
-    if _byte(at + 4) != _MINUS or _byte(at + 7) != _MINUS or _byte(at + 13) != _COLON or _byte(at + 16) != _COLON:
+    if (
+        byte_at(at + 4) != _MINUS
+        or byte_at(at + 7) != _MINUS
+        or byte_at(at + 13) != _COLON
+        or byte_at(at + 16) != _COLON
+    ):
         return -1
-    if _byte(at + 10) != 84 and _byte(at + 10) != 32:
+    if byte_at(at + 10) != 84 and byte_at(at + 10) != 32:
         return -1
     if century < 0 or decade < 0 or month < 1 or month > 12 or day < 1:
         return -1
@@ -276,12 +262,12 @@ def _time(at, end, digits):
     total = days * 86400 + hour * 3600 + minute * 60 + second
     at += 19
     got = 0
-    if at < end and _byte(at) == _DOT:
+    if at < end and byte_at(at) == _DOT:
         at += 1
-        while at < end and 48 <= _byte(at) <= 57:
+        while at < end and 48 <= byte_at(at) <= 57:
             if got >= digits:
                 return -1  # finer than the column
-            total = total * 10 + ((_byte(at)) - 48)
+            total = total * 10 + ((byte_at(at)) - 48)
             got += 1
             at += 1
         if got == 0:
@@ -289,7 +275,7 @@ def _time(at, end, digits):
     while got < digits:
         total *= 10
         got += 1
-    if at < end and _byte(at) == 90:
+    if at < end and byte_at(at) == 90:
         at += 1
     return total if at == end else -1
 
@@ -307,7 +293,7 @@ def _field(at, end, names, name_places, expected):
         if name_places[column + 1] - first == size:
             same = True
             for i in range(size):
-                if names[first + i] != _byte(at + i):
+                if names[first + i] != byte_at(at + i):
                     same = False
                     break
             if same:
@@ -318,19 +304,19 @@ def _field(at, end, names, name_places, expected):
 @njit(nogil=True, cache=True)
 def _integer(at, end):
     """Give a whole number and the place after it; the place is -1 where it is not short and whole."""
-    negative = _byte(at) == _MINUS
+    negative = byte_at(at) == _MINUS
     if negative:
         at += 1
     first = at
     value = np.int64(0)
-    while at < end and 48 <= _byte(at) <= 57:
-        value = value * 10 + ((_byte(at)) - 48)
+    while at < end and 48 <= byte_at(at) <= 57:
+        value = value * 10 + ((byte_at(at)) - 48)
         at += 1
         if at - first > _DIGITS:
             return 0, -1
-    if at == first or (_byte(first) == _ZERO and at > first + 1):
+    if at == first or (byte_at(first) == _ZERO and at > first + 1):
         return 0, -1
-    if at < end and (_byte(at) == _DOT or _byte(at) == 101 or _byte(at) == 69):
+    if at < end and (byte_at(at) == _DOT or byte_at(at) == 101 or byte_at(at) == 69):
         return 0, -1
     return -value if negative else value, at
 
@@ -338,7 +324,7 @@ def _integer(at, end):
 @njit(nogil=True, cache=True)
 def _value(at, end, kind, digits, least, greatest):
     """Take one wanted value: the place after it, -1 where it is not expected; its number or where its text begins; where that ends."""
-    byte = _byte(at)
+    byte = byte_at(at)
     if kind == TEXT or (kind == TIME and byte == _QUOTE):
         if byte != _QUOTE:
             return -1, 0, 0
@@ -365,7 +351,7 @@ def _value(at, end, kind, digits, least, greatest):
 @njit(nogil=True, cache=True)
 def _any(at, end, stack):
     """Give the place after any value; -1 where it is not what is expected. Texts and numbers, which are most, at once."""
-    byte = _byte(at)
+    byte = byte_at(at)
     if byte == _QUOTE:
         stop = _text(at + 1, end)
         return stop + 1 if stop >= 0 else -1
@@ -378,11 +364,11 @@ def _any(at, end, stack):
 def _same(at, other, size):
     """Tell whether the same bytes stand in two places."""
     while size >= 8:
-        if _word(at) != _word(other):
+        if word_at(at) != word_at(other):
             return False
         at, other, size = at + 8, other + 8, size - 8
     while size > 0:
-        if _byte(at) != _byte(other):
+        if byte_at(at) != byte_at(other):
             return False
         at, other, size = at + 1, other + 1, size - 1
     return True
@@ -393,29 +379,29 @@ def _record(at, end, names, name_places, kinds, digits, least, greatest, nullabl
     """Take one record; tell whether it was what is expected."""
     count = kinds.shape[0]
     at = _space(at, end)
-    if at >= end or _byte(at) != _OBJECT:
+    if at >= end or byte_at(at) != _OBJECT:
         return False
     at = _space(at + 1, end)
     expected, found, is_first = 0, 0, True
     while True:
         if at >= end:
             return False
-        if _byte(at) == _END_OBJECT:
+        if byte_at(at) == _END_OBJECT:
             at += 1
             break
         if not is_first:
-            if _byte(at) != _COMMA:
+            if byte_at(at) != _COMMA:
                 return False
             at = _space(at + 1, end)
         is_first = False
-        if at >= end or _byte(at) != _QUOTE:
+        if at >= end or byte_at(at) != _QUOTE:
             return False
         stop = _text(at + 1, end)
         if stop < 0:
             return False
         column = _field(at + 1, stop, names, name_places, expected)
         at = _space(stop + 1, end)
-        if at >= end or _byte(at) != _COLON:
+        if at >= end or byte_at(at) != _COLON:
             return False
         at = _space(at + 1, end)
         if at >= end:
@@ -429,7 +415,7 @@ def _record(at, end, names, name_places, kinds, digits, least, greatest, nullabl
                 return False  # the same name twice
             expected = column + 1
             found += 1
-            if _byte(at) == 110:
+            if byte_at(at) == 110:
                 at = _literal(at, end)
                 if at < 0 or not nullable[column]:
                     return False
@@ -499,13 +485,3 @@ def scan(
         taken[row] = _record(
             base + places[row], end, names, name_places, kinds, digits, least, greatest, nullable, there, begins, ends, row, stack
         )  # fmt: skip
-
-
-@njit(nogil=True, cache=True)
-def gather(begins, places, content):
-    """Copy texts one after another, each to its place."""
-    for row in range(begins.shape[0]):
-        at = begins[row]
-        for place in range(places[row], places[row + 1]):
-            content[place] = _byte(at)
-            at += 1

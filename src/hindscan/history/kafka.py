@@ -42,7 +42,7 @@ from hindscan.history.kafka_window import (
 from hindscan.history.record import record_arrays, record_fields
 from hindscan.history.schemas import SchemaSource
 from hindscan.history.snapshot import Coding, KafkaPin, PartitionPin, Pin, Window
-from hindscan.kafka.fetch import Part, RawBatch
+from hindscan.kafka.fetch import Part, PlainClient, RawBatch
 from hindscan.kafka.log import RangeReader
 from hindscan.kafka.topic import Isolation, TopicDescription, TopicInspector
 
@@ -50,6 +50,8 @@ __all__ = ["PIN_ATTEMPTS", "ArchivedLog", "KafkaHistory", "gone_caveats", "lasti
 
 #: Records of the sample, spread over the partitions.
 SAMPLE_RECORDS: Final = 2_000
+#: Fetched ahead where only these are looked at; of a hundred thousand, as for a scan, some would stay with a server as memory.
+GLANCE: Final[Mapping[str, int]] = {"queued.min.messages": SAMPLE_RECORDS, "fetch.message.max.bytes": 128 * 1024}
 #: A topic that is created again and again while it is pinned is given up.
 PIN_ATTEMPTS: Final = 3
 #: Mean bytes of a JSON value by width of its type, for estimates where there is no sample: digits, times, short texts.
@@ -163,7 +165,7 @@ class KafkaHistory:
         described, pinned = self._pin_offsets(inspector, window)
         caveats = (*bounds.caveats, *_caveats(described, pinned, self.isolation, kept=self.kept is not None))
         pinned = cut_at_offsets(pinned, window, history=self.name)
-        pinned = self._cut_at_event(window, described, pinned)
+        pinned = self.cut_at_event(pinned, window, described.topic_id)
         # Before the times cut: a window that slides along must not be of another schema each time.
         shape = self._shape(described, pinned)
         schema = self._with_record(shape.columns)
@@ -227,6 +229,30 @@ class KafkaHistory:
         )
         return msgspec.structs.replace(pin, partitions=tuple(partitions), lateness=lateness)
 
+    def cut_at_event(self, pinned: Sequence[PartitionPin], window: Window, topic_id: str) -> list[PartitionPin]:
+        """End the partition of the event that a run was triggered by before the event, if it is one of this topic.
+
+        Raises
+        ------
+        SourceChanged
+            The event is of another topic of the same name.
+        """
+        at = window.position
+        if at is None or self.ignores_as_of or (at.cluster, at.topic) != (self.cluster, self.topic):
+            return list(pinned)
+        if at.topic_id != topic_id:
+            raise SourceChanged(
+                f"While pinning history {self.name} for an event at {at.topic}[{at.partition}] offset {at.offset}: the topic must be the one the event "
+                f"came from, with id {at.topic_id}; it was created again and has id {topic_id}. The event's history is gone.",
+                topic=self.topic,
+                pinned=at.topic_id,
+                found=topic_id,
+            )
+        return [
+            msgspec.structs.replace(p, end=min(p.end, max(p.start, at.offset))) if p.partition == at.partition else p
+            for p in pinned
+        ]
+
     def reader(self, pin: Pin) -> KafkaReader:
         """Give what workers need to read this pin."""
         assert isinstance(pin, KafkaPin)
@@ -280,25 +306,6 @@ class KafkaHistory:
             topic=self.topic,
         )
 
-    def _cut_at_event(
-        self, window: Window, described: TopicDescription, pinned: Sequence[PartitionPin]
-    ) -> list[PartitionPin]:
-        at = window.position
-        if at is None or self.ignores_as_of or (at.cluster, at.topic) != (self.cluster, self.topic):
-            return list(pinned)
-        if at.topic_id != described.topic_id:
-            raise SourceChanged(
-                f"While pinning history {self.name} for an event at {at.topic}[{at.partition}] offset {at.offset}: the topic must be the one the event "
-                f"came from, with id {at.topic_id}; it was created again and has id {described.topic_id}. The event's history is gone.",
-                topic=self.topic,
-                pinned=at.topic_id,
-                found=described.topic_id,
-            )
-        return [
-            msgspec.structs.replace(p, end=min(p.end, max(p.start, at.offset))) if p.partition == at.partition else p
-            for p in pinned
-        ]
-
     def _cut_at_times(
         self,
         inspector: TopicInspector,
@@ -318,7 +325,9 @@ class KafkaHistory:
             return list(pinned), None  # nobody says what a record's own time has to do with its event time
 
         def lookup(partitions: Sequence[int], time: int) -> dict[int, int | None]:
-            found = inspector.offsets(partitions, -(-time // 1000), self.isolation)
+            found = inspector.offsets(
+                partitions, max(-(-time // 1000), 0), self.isolation
+            )  # before 1970 there is no record
             known = {number: at.offset if at.offset >= 0 else None for number, at in found.items()}
             older = {} if archived is None else {number: archived.first(number, gone[number], time) for number in known}
             return {number: known[number] if older.get(number) is None else older[number] for number in known}
@@ -331,7 +340,7 @@ class KafkaHistory:
         #: Where the topic begins: of what is before it only the archive knows.
         gone = {p.partition: p.log_start for p in pinned}
 
-        with RangeReader(self.config, self.topic, described.topic_id, self.isolation) as reader:
+        with self._glance(described) as reader:
             cut = cut_at_times(
                 pinned,
                 since=bounds.since,
@@ -409,12 +418,18 @@ class KafkaHistory:
             )
         return pa.schema([*columns, *beside])
 
+    def _glance(self, described: TopicDescription) -> RangeReader:
+        """Open the topic for a few records: by the plain client, whatever the cluster says of readers, since a server that pins would keep the compiler."""
+        config = {**GLANCE, **self.config}
+        client = PlainClient(config, self.topic, self.isolation)
+        return RangeReader(config, self.topic, described.topic_id, self.isolation, client=client)
+
     def _sample(self, described: TopicDescription, pinned: Sequence[PartitionPin]) -> list[Record]:
         """Read the first records at the pinned starts: the same for the same pin, however they come in batches."""
         filled = [partition for partition in pinned if partition.start < partition.end]
         parts: frozenset[Part] = frozenset(["headers"] if self.format in WITH_HEADERS else [])
         sample: list[Record] = []
-        with RangeReader(self.config, self.topic, described.topic_id, self.isolation, records=SAMPLE_RECORDS) as reader:
+        with self._glance(described) as reader:
             for partition in filled:
                 each = -(-SAMPLE_RECORDS // len(filled))
                 records: Iterator[Record] = (

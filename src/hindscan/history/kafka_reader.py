@@ -26,9 +26,8 @@ from hindscan.condition import Where
 from hindscan.data import Proof
 from hindscan.errors import BadRecord, SourceChanged
 from hindscan.history.columns import described
-from hindscan.history.formats.choose import WITH_HEADERS, make_decoder, reading_identity
+from hindscan.history.formats.choose import WITH_HEADERS, is_compiled, make_decoder, reading_identity
 from hindscan.history.formats.decoder import BadValue, Decoder
-from hindscan.history.json_fast import FastJson, can_scan
 from hindscan.history.kafka_proof import Digest, Order
 from hindscan.history.kafka_rows import Passing, in_fewer
 from hindscan.history.kafka_window import check_lateness
@@ -85,10 +84,7 @@ class KafkaReader:
         """Make the decoder for some of the decoded columns."""
         schema = pa.schema([self.schema.field(name) for name in names])
         lookup = known_schemas(self.coding, self.format, self.registry)
-        decoder = make_decoder(self.format, schema, self.coding, lookup)
-        if self.format != "json" or not uses_compiler(self.config) or not can_scan(schema):
-            return decoder
-        return FastJson(schema, decoder.decode)
+        return make_decoder(self.format, schema, self.coding, lookup, compiled=uses_compiler(self.config))
 
     def open(self, slices: Sequence[Slice]) -> KafkaSource:
         """Open slices as one table, rows in the order of the slices. Connects when rows are asked for."""
@@ -98,10 +94,9 @@ class KafkaReader:
         """Tell whether slices are read and decoded by compiled loops, which hold no interpreter's lock."""
         decoded = [column for column in self.schema if column.name not in self.record_schema.names]
         return (
-            self.format == "json"
-            and self.kept is None
+            self.kept is None
             and "headers" not in self.parts
-            and can_scan(pa.schema(decoded))
+            and is_compiled(self.format, pa.schema(decoded), self.coding)
             and max((s.rows for s in slices), default=0) >= FAST_RECORDS
             and is_for(self.config)
         )

@@ -18,18 +18,18 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from hindscan.errors import DataLost, SchemaMismatch, SourceChanged
+from hindscan.errors import DataLost, SchemaMismatch, SourceChanged, UsageError
 from hindscan.history.archive import Archive, ArchivedRange, ArchivePlace, changed_files, read_archive
 from hindscan.history.archived import OFFSET, TIMESTAMP, ArchivePin
 from hindscan.history.archived_reader import ArchivedTimes, ArchiveReader
 from hindscan.history.columns import described, schema_from_text
 from hindscan.history.kafka import PIN_ATTEMPTS, KafkaHistory, gone_caveats, lasting_caveats
 from hindscan.history.kafka_reader import KafkaReader
+from hindscan.history.kafka_window import cut_at_offsets
 from hindscan.history.parquet import shown_root
 from hindscan.history.record import KEPT
 from hindscan.history.snapshot import KafkaPin, PartitionPin, Pin, Window
 from hindscan.history.stitched_reader import StitchedReader
-from hindscan.history.window import refuse_topic_options
 
 __all__ = ["StitchedHistory"]
 
@@ -60,7 +60,9 @@ class StitchedHistory:
         Raises
         ------
         DataLost
-            Offsets between the archive and the topic are in neither, or nothing is archived and the topic has lost its beginning.
+            Offsets between the archive and the topic are in neither, or nothing is archived and the topic has lost its beginning; or offsets are asked for before both.
+        UsageError
+            Offsets are asked for beyond the end of the topic; or keys, and the archive has none.
         SourceChanged
             The archive is of another topic, or one of its files is not the one that was written, or gone.
         SourceMissing
@@ -70,12 +72,11 @@ class StitchedHistory:
         BrokerUnavailable
             No broker answered.
         """
-        # An archive has no keys, and a window by offsets is checked against what the topic still has.
-        refuse_topic_options(window, self.name, ("offsets", "keys"))
         if self.archive.layout == "connect":
             from hindscan.history.connect import connect_archive
 
-            pin = self.topic.pin(window)
+            self._check_keys(window, ())
+            pin = self.topic.pin(_of_all_offsets(window))
             found, ranges, caveats = connect_archive(self.archive, self.topic, pin)
             return self.topic.cut_in_time(self._stitched(pin, window, found, ranges, caveats=caveats), None)
         known = read_archive(self.archive.place)
@@ -92,9 +93,14 @@ class StitchedHistory:
     def pin_with(self, known: tuple[Archive, str] | None, window: Window, *, begins: bool = False) -> KafkaPin:
         """Pin with this manifest of the archive; `begins`: what is not archived yet may begin where the topic does."""
         archive, digest = known or (None, "")
-        topic = self.topic if archive is None else self._as_archived(archive)
-        pin = topic.pin(window)
-        if archive is not None:
+        topic = self.topic
+        if archive is None:
+            # All is the topic's, its first records in the window too, which show the columns.
+            pin = topic.pin(window)
+        else:
+            self._check_keys(window, archive.record)
+            topic = self._as_archived(archive)
+            pin = topic.pin(_of_all_offsets(window))
             self._check_topic(archive, pin, window)
             self._check_files(archive)
         found = ArchivePin(
@@ -105,7 +111,7 @@ class StitchedHistory:
             offset=OFFSET,
         )
         ranges = () if archive is None else archive.partitions
-        whole = self._stitched(pin, window, found, ranges, begins=begins)
+        whole = self._stitched(pin, None if archive is None else window, found, ranges, begins=begins)
         return topic.cut_in_time(whole, ArchivedTimes(self._archive_reader(whole), pin.time or TIMESTAMP))
 
     def reader(self, pin: Pin) -> StitchedReader | KafkaReader:
@@ -120,7 +126,7 @@ class StitchedHistory:
     def _archive_reader(self, pin: KafkaPin) -> ArchiveReader:
         assert pin.archive is not None
         schema = schema_from_text(pin.schema)
-        return ArchiveReader(place=self.archive.place, pin=pin.archive, schema=schema, record=pin.record)
+        return ArchiveReader(place=self.archive.place, pin=pin.archive, schema=schema, record=pin.record, keys=pin.keys)
 
     def _as_archived(self, archive: Archive) -> KafkaHistory:
         """Give the topic with the archive's schema, if it is declared as the archive was decoded."""
@@ -144,6 +150,17 @@ class StitchedHistory:
             )
         return replace(topic, columns=schema)
 
+    def _check_keys(self, window: Window, record: Sequence[str]) -> None:
+        """Refuse keys that are asked of an archive without any; `record`: what it keeps of the records themselves."""
+        if not window.keys or "key" in record:
+            return
+        raise UsageError(
+            f"While pinning history {self.name}: keys choose records by their keys, which the archive in {self.archive.location} must have kept; it has none. "
+            f'Archive the topic anew into another folder with `record = ["key"]` in [history.{self.name}], or filter by a column in the job.',
+            history=self.name,
+            asked=["keys"],
+        )
+
     def _check_topic(self, archive: Archive, pin: KafkaPin, window: Window) -> None:
         if archive.topic_id != pin.topic_id:
             raise SourceChanged(
@@ -155,7 +172,7 @@ class StitchedHistory:
                 found=pin.topic_id,
             )
         absent = {one.partition for one in archive.partitions} - {one.partition for one in pin.partitions}
-        if absent and self.topic.partitions is None and not window.partitions:
+        if absent and self.topic.partitions is None and not (window.partitions or window.offsets):
             raise SourceChanged(
                 f"While pinning history {self.name}: the topic {self.topic.topic!r} must have all partitions that are archived; it has not "
                 f"{sorted(absent)}. Look at the cluster: a topic never loses partitions.",
@@ -177,13 +194,14 @@ class StitchedHistory:
     def _stitched(
         self,
         pin: KafkaPin,
-        window: Window,
+        window: Window | None,
         found: ArchivePin,
         ranges: Sequence[ArchivedRange],
         *,
         begins: bool = False,
         caveats: Sequence[str] = (),
     ) -> KafkaPin:
+        """Put archive and topic together; `window`: what of both is asked for by offsets or an event, None if the topic's pin has been cut so."""
         known = {one.partition: one for one in ranges}
         gaps = [
             fault
@@ -198,7 +216,11 @@ class StitchedHistory:
                 topic=self.topic.topic,
                 gaps=gaps,
             )
-        partitions = tuple(self._join(one, known.get(one.partition), window) for one in pin.partitions)
+        partitions = tuple(_joined(one, known.get(one.partition)) for one in pin.partitions)
+        if window is not None:
+            # As of the topic alone: first what was asked for, which may be of the archive, then what the event had behind it.
+            cut = cut_at_offsets(partitions, window, history=self.name)
+            partitions = tuple(self.topic.cut_at_event(cut, window, pin.topic_id))
         total = sum(one.end - one.start for one in partitions)
         ends = {one.partition: one.end for one in ranges}
         live = sum(max(0, one.end - max(one.start, ends.get(one.partition, one.start))) for one in partitions)
@@ -223,19 +245,18 @@ class StitchedHistory:
             ),
         )
 
-    def _join(self, live: PartitionPin, archived: ArchivedRange | None, window: Window) -> PartitionPin:
-        if archived is None:
-            return live
-        end, at = max(archived.end, live.end), window.position
-        own = at is not None and (at.cluster, at.topic, at.partition) == (
-            self.topic.cluster,
-            self.topic.topic,
-            live.partition,
-        )
-        if at is not None and own and not self.topic.ignores_as_of:
-            # The event itself may be archived already.
-            end = min(end, max(archived.start, at.offset))
-        return msgspec.structs.replace(live, start=archived.start, end=end)
+
+def _of_all_offsets(window: Window) -> Window:
+    """Give a window without what is cut when the archive is known too."""
+    numbers = window.partitions or tuple(sorted({at.partition for at in window.offsets}))
+    return msgspec.structs.replace(window, offsets=(), partitions=numbers, position=None)
+
+
+def _joined(live: PartitionPin, archived: ArchivedRange | None) -> PartitionPin:
+    """Put what is archived of a partition before what the topic has."""
+    if archived is None:
+        return live
+    return msgspec.structs.replace(live, start=archived.start, end=max(archived.end, live.end))
 
 
 def _gaps(live: PartitionPin, archived: ArchivedRange | None, *, begins: bool, where: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ import xxhash
 
 from hindscan.data import Proof
 from hindscan.history.archived import TIMESTAMP
-from hindscan.history.archived_reader import ArchivedRows, ArchiveReader
+from hindscan.history.archived_reader import ArchivedRows, ArchiveReader, Mask
 from hindscan.history.kafka_reader import NAMED_BAD_RECORDS, KafkaReader, KafkaSource
 from hindscan.history.kafka_rows import inside
 from hindscan.history.kafka_window import check_lateness
@@ -154,15 +154,25 @@ class _Archived:
 
     def table(self, schema: pa.Schema, where: Where | None) -> pa.Table:
         """Give the rows inside the slice's bounds; those that do not fulfil the condition may be left out."""
-        s = self._slice
-        mask = None
-        if s.since is not None or s.before is not None:
-            mask = inside(self._times(), s, self._reader.topic)
+        s, mask = self._slice, self._rows.keyed()
+        passing = None
         if where is not None:
-            passing = self._rows.passing(where)
+            # As of the topic: records of other keys are not looked at, those outside the bounds are.
+            passing = self._rows.passing(where) if mask is None else _within(mask, self._passing(where, mask))
+        if s.since is not None or s.before is not None:
+            times = self._times()
+            bounded = inside(times if mask is None else times.filter(pa.array(mask)), s, self._reader.topic)
+            assert bounded is not None
+            mask = bounded if mask is None else _within(mask, bounded)
+        if passing is not None:
             mask = passing if mask is None else passing & mask
         columns = self._rows.columns(schema.names) if mask is None else self._rows.columns_of(schema.names, mask)
         return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+    def _passing(self, where: Where, rows: Mask) -> Mask:
+        """Tell which of some rows fulfil a condition."""
+        columns = self._rows.columns_of(where.columns, rows)
+        return where.keeps(pa.Table.from_arrays(list(columns.values()), names=list(columns)))
 
     def _times(self) -> pa.ChunkedArray[Any]:
         time = self._reader.topic.time
@@ -174,6 +184,13 @@ class _Archived:
         proofs = self._rows.proofs(self._reader.topic.time or TIMESTAMP)
         self._rows.verify()
         return proofs
+
+
+def _within(rows: Mask, chosen: Mask) -> Mask:
+    """Mark of all rows those that are chosen from some of them."""
+    found = rows.copy()
+    found[rows] = chosen
+    return found
 
 
 def _joined(s: KafkaSlice, parts: Sequence[tuple[int, int, Proof]]) -> Proof:

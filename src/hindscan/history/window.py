@@ -10,7 +10,7 @@ Every way in (command line, Python, HTTP, triggers) comes through here, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from hindscan import times
 from hindscan.errors import UsageError
@@ -111,17 +111,15 @@ def _offset_faults(ranges: Iterable[OffsetRange]) -> list[str]:
     return faults
 
 
-def refuse_topic_options(
-    window: Window, history: str, options: Sequence[str] = ("offsets", "partitions", "keys")
-) -> None:
-    """Refuse what only a topic has, for a history that lies in files, wholly or in part.
+def refuse_topic_options(window: Window, history: str) -> None:
+    """Refuse what only a topic has, for a history that lies in files.
 
     Raises
     ------
     UsageError
         Offsets, partitions or keys are asked for.
     """
-    asked = [name for name in options if getattr(window, name)]
+    asked = [name for name in ("offsets", "partitions", "keys") if getattr(window, name)]
     if asked:
         raise UsageError(
             f"While pinning history {history}: {', '.join(asked)} choose what is read of a topic, and it lies in files. "

@@ -21,6 +21,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from hindscan.errors import ParameterError
 from hindscan.history.snapshot import DrawPin, DrawSlice, KafkaPin, KafkaSlice, ParquetSlice, Pin, Slice
 from hindscan.jobs.job import Step
@@ -42,7 +44,9 @@ __all__ = [
     "start_key",
     "state_key",
     "table_digest",
+    "table_proof_key",
     "whole_key",
+    "without_before",
 ]
 
 #: Meaning of what hindscan hands to a step. Raised only when the same slice would give other rows, never for speed or looks: it recomputes everything.
@@ -227,10 +231,27 @@ def close_key(state: str, *, step: Step, parameters: Mapping[str, object], table
     return digest_of({"kind": "close", "state": state, **_seen(step, parameters, tables)})
 
 
-def table_digest(pin: Pin, reader: Mapping[str, object], *, known: Known | None = None) -> str:
-    """Digest what a broadcast table holds: its files or offsets, the bounds that cut them, and how they are decoded."""
-    pieces = [_piece(s) for s in cut_whole(pin, known=known)]
+def table_digest(pin: Pin, reader: Mapping[str, object], *, known: Known | None = None, is_idle: bool = False) -> str:
+    """Digest what a broadcast table holds: its files or offsets, the bounds that cut them, and how they are decoded.
+
+    Parameters
+    ----------
+    is_idle : bool
+        Leave the upper bounds out: they are known to cut off nothing.
+    """
+    slices = cut_whole(pin, known=known)
+    pieces = [_piece(without_before(s) if is_idle else s) for s in slices]
     return digest_of({"reader_version": READER_VERSION, "source": _source(pin), "reader": reader, "pieces": pieces})
+
+
+def table_proof_key(table: str) -> str:
+    """Give the key of the proof of a broadcast table that was read whole; `table` is its digest without upper bounds."""
+    return digest_of({"kind": "table proof", "table": table})
+
+
+def without_before(s: Slice) -> Slice:
+    """Give a slice without its upper bound."""
+    return s if isinstance(s, DrawSlice) else msgspec.structs.replace(s, before=None)
 
 
 def _seen(step: Step, parameters: Mapping[str, object], tables: Mapping[str, str]) -> dict[str, object]:

@@ -23,7 +23,7 @@ from hindscan.history.snapshot import DrawSlice, KafkaSlice, Pin, Slice, Snapsho
 from hindscan.jobs.job import JobSpec, Step, pinned_as
 from hindscan.plans.chains import in_order, leaves_of, link, needed, without_idle_bounds
 from hindscan.plans.combine import flat, tree, tree_by_part
-from hindscan.plans.cut import Known, cut
+from hindscan.plans.cut import Known, cut, cut_whole
 from hindscan.plans.draws import check_draws, draw_pin, finishing, whole_draws
 from hindscan.plans.keys import (
     close_key,
@@ -36,11 +36,13 @@ from hindscan.plans.keys import (
     split_key,
     start_key,
     table_digest,
+    table_proof_key,
     whole_key,
+    without_before,
 )
 from hindscan.plans.plan import Chain, Node, Part, Plan, Stage
 
-__all__ = ["SLICE_ROWS", "default_seed", "holds", "make_plan"]
+__all__ = ["SLICE_ROWS", "default_seed", "holds", "holds_whole", "make_plan"]
 
 #: Rows of a slice where the history does not say: about a second of work, some tens of megabytes.
 SLICE_ROWS: Final = 1_000_000
@@ -144,45 +146,62 @@ def make_plan(
     _check(job, snapshot, seed, draws)
     lookup = existing.__contains__ if isinstance(existing, Collection) else existing
 
-    def scanned(job: JobSpec, steps: _Steps, join: str | None, sides: Sequence[Stage]) -> Stage:
+    def digests(*, idle: bool) -> dict[str, str]:
+        return {
+            name: table_digest(snapshot.pins[name], identities[name], known=(known or {}).get(name), is_idle=idle)
+            for name in job.broadcast
+        }
+
+    def scanned(
+        job: JobSpec, steps: _Steps, join: str | None, sides: Sequence[Stage], tables: Mapping[str, str]
+    ) -> Stage:
         """Plan the stage of one history: the job's own, or that of one it is joined with."""
         name = (job.table or "") if join is None else join
         pin = snapshot.pins[name]
         slices = cut(pin, (slice_rows or {}).get(name, SLICE_ROWS), known=(known or {}).get(name))
-        given = given_to(job, join, sides)
+        given = given_to(job, join, sides, tables)
         return _stage(job, given, steps, slices, pin, table=name, reader=identities[name], model=None)
 
-    def given_to(job: JobSpec, join: str | None, sides: Sequence[Stage]) -> _Given:
-        pinned = {table: pinned_as(join, table) for table in job.tables}
+    def given_to(job: JobSpec, join: str | None, sides: Sequence[Stage], tables: Mapping[str, str]) -> _Given:
         return _Given(
             job=job,
             join=join,
             joined={stage.join or "": tuple(stage.results) for stage in sides},
             parameters=parameters,
-            tables={
-                table: table_digest(snapshot.pins[name], identities[name], known=(known or {}).get(name))
-                for table, name in pinned.items()
-            },
-            exists=(lambda _: False) if fresh else lookup,
-            proof=proofs or (lambda _: None),
+            tables={table: tables[pinned_as(join, table)] for table in job.tables},
+            exists=exists,
+            proof=proof,
         )
 
-    stages: list[Stage] = []
-    for join, other in job.joins.items():
-        steps = _scan_steps(other)
-        assert steps is not None
-        stages.append(scanned(other, steps, join, ()))
-    scan = _scan_steps(job)
-    if scan is not None:
-        stages.append(scanned(job, scan, None, stages))
+    def stages_with(tables: Mapping[str, str]) -> list[Stage]:
+        """Plan all stages over broadcast tables of these digests."""
+        stages: list[Stage] = []
+        for join, other in job.joins.items():
+            steps = _scan_steps(other)
+            assert steps is not None
+            stages.append(scanned(other, steps, join, (), tables))
+        scan = _scan_steps(job)
+        if scan is not None:
+            stages.append(scanned(job, scan, None, stages, tables))
+        if seed is not None and draws is not None:
+            pin = draw_pin(job, draws=draws, seed=seed)
+            model = stages[0].finished if stages else None
+            given = given_to(job, None, (), tables)
+            slices = cut(pin, SLICE_ROWS)
+            stages.append(_stage(job, given, _draw_steps(job), slices, pin, table=None, reader={}, model=model))
+        return stages
+
+    exists: Callable[[str], bool] = (lambda _: False) if fresh else lookup
+    proof = proofs or (lambda _: None)
     if job.kind == "simulation":
         seed = default_seed(job, parameters, snapshot, identities, known=known) if seed is None else seed
         draws = whole_draws(job, job.draws) if draws is None else draws
-        pin = draw_pin(job, draws=draws, seed=seed)
-        model = stages[0].finished if stages else None
-        slices = cut(pin, SLICE_ROWS)
-        given = given_to(job, None, ())
-        stages.append(_stage(job, given, _draw_steps(job), slices, pin, table=None, reader={}, model=model))
+    with_bounds, without = digests(idle=False), digests(idle=True)
+    table_proofs = {name: table_proof_key(without[name]) for name in without if without[name] != with_bounds[name]}
+    stages = stages_with(with_bounds)
+    if table_proofs:
+        idle = all(exists(key) and holds_whole(snapshot.pins[name], proof(key)) for name, key in table_proofs.items())
+        stages = _alike(stages, stages_with(without), exists, idle=idle)
     renewed = _renewed(job, stages[-1], anew)
     stages[-1] = msgspec.structs.replace(stages[-1], reused=stages[-1].reused - set(anew))
     return Plan(
@@ -194,7 +213,24 @@ def make_plan(
         draws=draws,
         fresh=fresh,
         anew=renewed,
+        table_proofs=table_proofs,
     )
+
+
+def _alike(
+    bounded: Sequence[Stage], opened: Sequence[Stage], exists: Callable[[str], bool], *, idle: bool
+) -> list[Stage]:
+    """Choose between the stages with their tables' bounds in the keys and those without.
+
+    Without, if the bounds are known to cut off nothing, unless more is stored with them: a run that was cut short has its partials under the keys that it began with.
+    """
+
+    def stored(stages: Sequence[Stage]) -> tuple[int, int]:
+        return sum(len(stage.reused) for stage in stages), sum(exists(stage.finished) for stage in stages)
+
+    opened = [msgspec.structs.replace(stage, tables_idle=True) for stage in opened]
+    chosen, others = (opened, bounded) if idle and stored(opened) >= stored(bounded) else (bounded, opened)
+    return [msgspec.structs.replace(one, alike=other) for one, other in zip(chosen, others, strict=True)]
 
 
 def _renewed(job: JobSpec, stage: Stage, anew: Collection[int]) -> frozenset[str]:
@@ -330,7 +366,7 @@ def _stage(
         parts = in_order(pin, slices, job=job.name)
         slices = tuple(s for _, of_part in parts for s in of_part)
         start = start_key(step=steps.start, parameters=parameters, tables=tables)
-        opened = tuple(s if isinstance(s, DrawSlice) else msgspec.structs.replace(s, before=None) for s in slices)
+        opened = tuple(map(without_before, slices))
         idle, unbounded = without_idle_bounds(
             parts,
             keys_of(slices),
@@ -403,7 +439,7 @@ def _without_idle_bounds(
 ) -> tuple[tuple[Slice, ...], tuple[str, ...], dict[str, str]]:
     """Leave out the upper bounds that stored partials show to cut off nothing; give slices and keys, and for the other bounds which key they would have without."""
     bounded = [s for s in slices if not isinstance(s, DrawSlice) and s.before is not None]
-    opened = tuple(msgspec.structs.replace(s, before=None) for s in bounded)
+    opened = tuple(map(without_before, bounded))
     found = dict(zip([s.position for s in bounded], zip(opened, keys_of(opened), strict=True), strict=True))
     chosen = tuple(
         found[s.position][0]
@@ -429,6 +465,12 @@ def holds(s: Slice, proof: Proof | None) -> bool:
     if isinstance(s, KafkaSlice) and proof.disorder is None:
         return False  # a row without a time: with a bound that is an error
     return proof.records == 0 or (proof.greatest_time is not None and proof.greatest_time < s.before)
+
+
+def holds_whole(pin: Pin, proof: Proof | None) -> bool:
+    """Tell whether a reading of a whole table shows that none of its upper bounds cuts off a row."""
+    bounded = [s for s in cut_whole(pin) if not isinstance(s, DrawSlice) and s.before is not None]
+    return all(holds(s, proof) for s in bounded)
 
 
 def _closing(step: Step | None, given: _Given) -> Callable[[str], str] | None:

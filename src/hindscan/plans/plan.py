@@ -91,6 +91,12 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     #: Of a job that is split by key: `levels` has the nodes of all parts, and nothing is stored under `combined` and `finished`, which stand for all of them.
     parts: tuple[Part, ...] = ()
 
+    #: Whether the keys leave out the upper bounds of broadcast tables, which their proofs show to cut off nothing.
+    tables_idle: bool = False
+    #: The same stage with those bounds in its keys if they are left out here, or else without them; None: no table has any. What is made with the bounds is stored under
+    #: the keys without them too, once proofs show that they cut off nothing, so that a run as of a later time finds it.
+    alike: Stage | None = None
+
     #: Name of the join that this is the other history of; None: of the job itself.
     join: str | None = None
     #: Of a job that is joined with others: by the names of the joins, the keys of what those stages give for each part.
@@ -132,7 +138,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
             for idle in range(chain.first, chain.last):
                 others.update(self.without_idle_bounds(chain, idle).values())
             others |= {state_key(key) for key in others}
-        return frozenset((*self.keys, *others, *states, *nodes, *self.roots, *self.results, self.empty))
+        alike = self.alike.made if self.alike is not None else ()
+        return frozenset((*self.keys, *others, *states, *nodes, *self.roots, *self.results, self.empty, *alike))
 
     def without_idle_bounds(self, chain: Chain, idle: int) -> dict[str, str]:
         """Give the names of a chain's partials for who knows that the bounds before the position `idle` cut off nothing, by their keys here; only other ones."""
@@ -163,6 +170,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fresh: bool = False
     #: Keys of what is computed again although it is there: the slices that were asked for anew, and all that is made of them.
     anew: frozenset[str] = frozenset()
+    #: Of the broadcast tables with upper bounds: by the name they are pinned under, the key of the proof that tells whether these cut off anything.
+    table_proofs: dict[str, str] = {}
     #: Of a sweep: values of the swept parameters, which are in no `parameters`, point by point; see `plans.sweep`.
     points: tuple[dict[str, object], ...] = ()
 

@@ -60,7 +60,7 @@ def reasons(plan: Plan, before: Plan | None) -> tuple[dict[int, str], ...]:
 
 
 def _of_stage(plan: Plan, stage: Stage, before: Plan | None) -> dict[int, str]:
-    old = next((s for s in before.stages if s.step == stage.step), None) if before is not None else None
+    old = _stage(before, stage.step, idle=stage.tables_idle) if before is not None else None
     changed = "; ".join(_changes(plan, stage, before, old)) if before is not None and old is not None else ""
     missing = [(s, key) for s, key in zip(stage.slices, stage.keys, strict=True) if s.position not in stage.reused]
     known = _known(old) if missing and not changed else {}
@@ -118,7 +118,8 @@ def _changes(plan: Plan, stage: Stage, before: Plan, old: Stage) -> Iterator[str
             yield f"parameter {name} changed"
     for name in dict.fromkeys(pinned_as(stage.join, name) for step in steps for name in step.tables):
         then = before.snapshot.pins.get(name)
-        if then is None or table_digest(plan.snapshot.pins[name], {}) != table_digest(then, {}):
+        now, idle = plan.snapshot.pins[name], stage.tables_idle
+        if then is None or table_digest(now, {}, is_idle=idle) != table_digest(then, {}, is_idle=idle):
             yield f"table {name} changed"
     if (job.by, job.by and job.parts) != (then_job.by, then_job.by and then_job.parts):
         yield "the split by key changed"
@@ -132,7 +133,7 @@ def _changes(plan: Plan, stage: Stage, before: Plan, old: Stage) -> Iterator[str
             yield "the size of a block changed"
         if (plan.job.generator, plan.job.sampling) != (before.job.generator, before.job.sampling):
             yield "the generator or the sampling changed"
-        if _model(plan) != _model(before):
+        if _model(plan, idle=stage.tables_idle) != _model(before, idle=stage.tables_idle):
             yield "the model changed"
 
 
@@ -151,5 +152,12 @@ def _reading(pin: Pin) -> object:
             return ()
 
 
-def _model(plan: Plan) -> str | None:
-    return next((stage.finished for stage in plan.stages if stage.step == "calibrate"), None)
+def _model(plan: Plan, *, idle: bool) -> str | None:
+    stage = _stage(plan, "calibrate", idle=idle)
+    return None if stage is None else stage.finished
+
+
+def _stage(plan: Plan, step: str, *, idle: bool) -> Stage | None:
+    """Find a stage, with keys that leave out the bounds of broadcast tables if these cut off nothing."""
+    stage = next((stage for stage in plan.stages if stage.step == step), None)
+    return stage.alike if stage is not None and stage.alike is not None and stage.tables_idle != idle else stage

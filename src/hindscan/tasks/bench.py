@@ -218,7 +218,10 @@ class Bench:
 
     def _sources(self, step: StepName) -> dict[str, Source]:
         """Open the broadcast tables a step names."""
-        return {table: open_table(self._assignment.tables[table]) for table in self._assignment.job.steps[step].tables}
+        assigned = self._assignment
+        return {
+            table: open_table(assigned.tables[table], assigned.partials) for table in assigned.job.steps[step].tables
+        }
 
     def _named(self, step: StepName, sources: Mapping[str, Source]) -> dict[str, Any]:
         """Give what a step names beside what it works on: broadcast and joined tables, and parameters as the Python values it asks for."""
@@ -302,11 +305,16 @@ def _done(position: int, key: str, table: pa.Table, stored: tuple[str, int], pro
     )
 
 
-def open_table(table: Broadcast) -> BroadcastTable:
-    """Give a broadcast table, opened once in this process."""
+def open_table(table: Broadcast, partials: Partials) -> BroadcastTable:
+    """Give a broadcast table, opened once in this process; its proof is stored when it has been read."""
+
+    def keep(proof: Proof) -> None:
+        if table.proof_key is not None and not partials.has(table.proof_key):
+            partials.write(table.proof_key, pa.table({}), proof)
+
     with _lock:
         if table.digest not in _tables:
-            _tables[table.digest] = BroadcastTable(table.reader, table.slices)
+            _tables[table.digest] = BroadcastTable(table.reader, table.slices, keep)
         return _tables[table.digest]
 
 

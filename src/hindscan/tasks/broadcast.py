@@ -1,13 +1,14 @@
 """A broadcast table on a worker: read once, however many slices look at it.
 
-Keeps promises 2 and 10. The columns that steps ask for are read when they are first asked for, proven, and kept in memory in the order of the table; columns nobody
-looks at are never read. What is kept is bounded by `max_table_bytes` of the plan, and half of that for the rows that the last condition of a statement has left.
+Keeps promises 2, 7 and 10. The columns that steps ask for are read when they are first asked for, proven, and kept in memory in the order of the table; columns nobody
+looks at are never read. The proof is stored beside the partials where a plan may ask whether the bounds of the table cut off anything. What is kept is bounded by
+`max_table_bytes` of the plan, and half of that for the rows that the last condition of a statement has left.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from hindscan.condition import Where
 
-__all__ = ["BroadcastTable"]
+__all__ = ["BroadcastTable", "whole_proof"]
 
 
 class BroadcastTable:
@@ -33,11 +34,16 @@ class BroadcastTable:
         Of the table's pin.
     slices : sequence of Slice
         The whole pin.
+    proven : callable
+        Takes the proof of the whole table whenever it was read.
     """
 
-    def __init__(self, reader: Reader, slices: Sequence[Slice]) -> None:
+    def __init__(
+        self, reader: Reader, slices: Sequence[Slice], proven: Callable[[Proof], None] = lambda _: None
+    ) -> None:
         self._reader = reader
         self._slices = tuple(slices)
+        self._proven = proven
         self._lock = threading.Lock()
         self._filtering = threading.Lock()
         #: The rows that the last condition left, under the condition and the columns.
@@ -85,6 +91,7 @@ class BroadcastTable:
                 raise
             # Nothing unproven is kept: the rows are what was pinned, or the task fails here.
             self._proofs = source.proofs()
+        self._proven(whole_proof(self._proofs))
         self._columns.update(zip(names, table.columns, strict=True))
 
     def diagnose(self) -> None:
@@ -96,3 +103,17 @@ class BroadcastTable:
 
     def close(self) -> None:
         """Keep everything for the next slice."""
+
+
+def whole_proof(proofs: Sequence[Proof]) -> Proof:
+    """Make one proof of those of all slices of a table: of its times only what is known of every row."""
+    with_rows = [proof for proof in proofs if proof.records]
+    greatest = [proof.greatest_time for proof in with_rows if proof.greatest_time is not None]
+    disorder = [proof.disorder for proof in with_rows if proof.disorder is not None]
+    return Proof(
+        slice=0,
+        records=sum(proof.records for proof in proofs),
+        bytes=sum(proof.bytes for proof in proofs),
+        greatest_time=max(greatest) if greatest and len(greatest) == len(with_rows) else None,
+        disorder=max(disorder, default=0) if len(disorder) == len(with_rows) else None,
+    )

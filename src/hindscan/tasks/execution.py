@@ -116,6 +116,7 @@ def execute(
             reader=readers[name],
             slices=cut_whole(plan.snapshot.pins[name]),
             digest=table_digest(plan.snapshot.pins[name], readers[name].identity()),
+            proof_key=plan.table_proofs.get(name),
         )
         for name in plan.job.broadcast
     }

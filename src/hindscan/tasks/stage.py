@@ -28,7 +28,7 @@ from hindscan.plans.chains import needed
 from hindscan.plans.cost import group, group_in_order
 from hindscan.plans.incomplete import Coverage, allowed_failures, coverage_of, joined_with, without
 from hindscan.plans.keys import state_key
-from hindscan.plans.make import holds
+from hindscan.plans.make import holds, holds_whole
 from hindscan.plans.pace import Pace
 from hindscan.plans.plan import Chain, Node, Plan, Stage
 from hindscan.progress import SliceFinished, StageFinished
@@ -87,7 +87,7 @@ class StageWork:
         pace: Pace,
     ) -> None:
         self._plan = plan
-        self._stage = self._whole = stage
+        self._stage = self._whole = self._planned = stage
         self._sides = sides
         self._assigned = assignment
         self._assignment = pack(assignment)
@@ -171,6 +171,7 @@ class StageWork:
         self._close_chains()
         self._combine()
         self._finish()
+        self._name_without_tables_bounds()
         self._seconds += time.monotonic() - began
         self._tally.observe(StageFinished(run=self._tally.run, stage=self._stage.step, seconds=self._seconds))
 
@@ -299,11 +300,32 @@ class StageWork:
             kept=self.kept,
         )
         for chain in whole:
-            self._name_without_idle_bounds(chain)
+            self._name_without_idle_bounds(stage, chain)
 
-    def _name_without_idle_bounds(self, chain: Chain) -> None:
+    def _name_without_tables_bounds(self) -> None:
+        """Store all that was made also as what it would be if the bounds of the broadcast tables were left out, once these are seen to cut off nothing."""
+        stage, other = self._stage, self._stage.alike
+        if other is None or stage.tables_idle or stage is not self._planned or not self._are_tables_idle():
+            return  # of what failed, here or in what it is joined with, nothing goes by a name of the whole
+        for key, same in _names(stage, other).items():
+            if key != same and self._partials.has(key):
+                self._partials.link(key, same)
+        for chain in other.chains:
+            self._name_without_idle_bounds(other, chain)
+        for s in other.slices if not other.chains else ():
+            key = other.keys[s.position]
+            if key in other.unbounded and not self._cuts(s.position):
+                self._partials.link(key, other.unbounded[key])
+
+    def _are_tables_idle(self) -> bool:
+        """Tell whether the proofs of the broadcast tables show that their upper bounds cut off nothing."""
+        pins = self._plan.snapshot.pins
+        return all(
+            holds_whole(pins[name], self._partials.find_proof(key)) for name, key in self._plan.table_proofs.items()
+        )
+
+    def _name_without_idle_bounds(self, stage: Stage, chain: Chain) -> None:
         """Store partials and checkpoints also as what they would be without bounds, up to the first bound that cut off something."""
-        stage = self._stage
         idle = chain.first
         while idle < chain.last and not (stage.keys[idle] in stage.unbounded and self._cuts(idle)):
             idle += 1
@@ -478,6 +500,21 @@ class StageWork:
             return False  # a combination of nothing is no result
         self._failed, self._stage, self._nodes = failed, left, _inner(left)
         return True
+
+
+def _names(stage: Stage, other: Stage) -> dict[str, str]:
+    """Give by the keys of all that is stored of a stage those that it has in the same stage with other keys."""
+    names = dict(zip((*stage.keys, stage.empty), (*other.keys, other.empty), strict=True))
+    for one, same in zip(stage.chains, other.chains, strict=True):
+        names |= dict(zip(one.states, same.states, strict=True))
+        names |= {} if one.close is None or same.close is None else {one.close: same.close}
+    nodes = [[node.key for level in each.levels for node in level] for each in (stage, other)]
+    return {
+        **names,
+        **dict(zip(*nodes, strict=True)),
+        **dict(zip(stage.roots, other.roots, strict=True)),
+        **dict(zip(stage.results, other.results, strict=True)),
+    }
 
 
 def _inner(stage: Stage) -> dict[str, Node]:

@@ -51,6 +51,8 @@ class Broadcast(msgspec.Struct, frozen=True, kw_only=True):
     slices: tuple[Slice, ...]
     #: Workers keep an opened table under this.
     digest: str
+    #: Key to store its proof under once it has been read; None: nobody asks for it.
+    proof_key: str | None = None
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):

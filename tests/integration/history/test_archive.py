@@ -42,10 +42,11 @@ from hindscan.history.declared import history_from_toml
 from hindscan.history.kafka import KafkaHistory
 from hindscan.history.snapshot import KafkaSlice, Position, Window
 from hindscan.history.stitched import StitchedHistory
+from hindscan.history.window import make_window
 from hindscan.plans.cut import cut
 from hindscan.runs.digest import table_digest
 from hindscan.testing import KafkaCluster, MockKafka
-from integration.history.archives import COLUMNS, SLICE_ROWS, Both, both, fill, mixed, parquet_files, read
+from integration.history.archives import COLUMNS, SLICE_ROWS, Both, both, fill, mixed, parquet_files, read, value
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
@@ -195,6 +196,95 @@ def test_an_event_that_is_archived_ends_its_own_partition(
         pin = histories.stitched.pin(window)
         assert [one.end for one in pin.partitions if one.partition == 1] == [offset]
         assert read(histories.stitched, window)[0] == read(histories.topic, window)[0]
+
+
+KEYS = [b"a", b"b", None, b"", b"\xff\x00"]
+MINUTE = 60_000_000
+
+
+@pytest.mark.parametrize("lateness", [None, "2h"])
+def test_windows_by_offsets_and_keys_are_those_of_the_topic_wherever_the_archive_ends(
+    lateness: str | None, kafka_cluster: KafkaCluster, topic: MakeTopic, kafka_admin: AdminClient, tmp_path: Path
+) -> None:
+    name, chance = topic("windowed", partitions=2), random.Random(4)
+    producer = confluent_kafka.Producer({"bootstrap.servers": kafka_cluster.bootstrap, "linger.ms": 0})
+    for n in range(140):
+        content = None if chance.random() < 0.1 else value(n)
+        producer.produce(name, content, chance.choice(KEYS), n % 2, timestamp=1 + MINUTE // 1000 * (n % 60))
+    assert producer.flush(30) == 0
+    shown = both(kafka_cluster, name, tmp_path, record=["key"], lateness=lateness)
+    hidden = both(kafka_cluster, name, tmp_path, lateness=lateness)
+    event = Position(cluster="default", topic=name, topic_id=shown.topic.pin(Window()).topic_id, partition=0, offset=15)
+    times = {"since": 10 * MINUTE, "until": 40 * MINUTE}
+    windows = [
+        make_window(offsets={0: (3, 33), 1: (22, None)}),
+        make_window(offsets={1: (None, 41)}, as_of=35 * MINUTE),
+        make_window(offsets={0: (3, 33)}, position=event),
+        make_window(offsets={0: (1, 9), 1: (50, 61)}, keys=["a", "b"], **times),
+        make_window(keys=["a"]),
+        make_window(keys=[b"", b"\xff\x00"], partitions=[1], **times),
+        make_window(keys=["nobody"]),
+    ]
+    query = "SELECT n, price FROM t WHERE 1000 // (n % 3 + 1) > 400 AND price > 2 ORDER BY n"
+    expected = [[read(each.topic, window) for window in windows] for each in (shown, hidden)]
+    asked = [queried(shown.topic, window, query) for window in windows]
+    assert [sum(map(len, tables)) for tables, _ in expected[0]][-1] == 0
+    assert min(sum(map(len, tables)) for tables, _ in expected[0][:-1]) > 3
+    for until, gone in (({0: 5, 1: 30}, 0), ({0: 17, 1: 51}, 12), ({0: 70, 1: 70}, 70)):
+        archive(shown.stitched, slice_rows=SLICE_ROWS, until=until)
+        delete_before(kafka_admin, name, 0, min(gone, until[0]))
+        for each, of_topic in zip((shown, hidden), expected, strict=True):
+            for window, (tables, proven) in zip(windows, of_topic, strict=True):
+                found, proofs = read(each.stitched, window)
+                assert found == tables
+                assert [table_digest(table) for table in found] == [table_digest(table) for table in tables]
+                assert [proof.records for proof in proofs] == [proof.records for proof in proven]
+                assert [proof.greatest_time for proof in proofs] == [proof.greatest_time for proof in proven]
+                if not gone:  # else the topic has not all of it any more
+                    assert bounds(each.stitched, window) == bounds(each.topic, window)
+                    of_both = [h.reader(h.pin(window)).identity() for h in (each.topic, each.stitched)]
+                    assert of_both[0] == of_both[1]
+        assert [queried(shown.stitched, window, query) for window in windows] == asked
+
+
+def queried(of: KafkaHistory | StitchedHistory, window: Window, query: str) -> pa.Table:
+    """Ask a window as a whole."""
+    pin = of.pin(window)
+    with of.reader(pin).open(cut(pin, SLICE_ROWS)) as source:
+        return Data("t", {"t": source}).sql(query)
+
+
+def test_offsets_in_neither_archive_nor_topic_are_errors_by_name(
+    kafka_cluster: KafkaCluster, topic: MakeTopic, kafka_admin: AdminClient, tmp_path: Path
+) -> None:
+    name = topic("ranges")
+    fill(kafka_cluster, name, 0, 60)
+    delete_before(kafka_admin, name, 0, 10)
+    of = both(kafka_cluster, name, tmp_path).stitched
+    archive(of, slice_rows=SLICE_ROWS, until={0: 40})
+    delete_before(kafka_admin, name, 0, 30)
+    assert bounds(of, make_window(offsets={0: (10, 60)}))[0][:3] == (0, 10, 20)
+    with pytest.raises(DataLost, match=r"\[9, 50\) of partition 0: the log begins at 10"):
+        of.pin(make_window(offsets={0: (9, 50)}))
+    with pytest.raises(UsageError, match=r"\[10, 61\) of partition 0: it can be read up to 60"):
+        of.pin(make_window(offsets={0: (10, 61)}))
+    with pytest.raises(UsageError, match="1 of topic"):
+        of.pin(make_window(offsets={1: (0, 1)}))
+
+
+def test_keys_that_the_archive_has_not_are_refused_by_name(
+    kafka_cluster: KafkaCluster, log: str, tmp_path: Path
+) -> None:
+    window = make_window(keys=["k"])
+    of = both(kafka_cluster, log, tmp_path).stitched
+    assert of.pin(window).keys == (b"k",), "nothing is archived yet"
+    archive(of, slice_rows=SLICE_ROWS, until={0: 20})
+    with pytest.raises(UsageError, match=r"keys choose records by their keys.*it has none.*record = \[\"key\"\]"):
+        of.pin(window)
+    table = {"topic": log, "columns": COLUMNS, "time": "at", "archive": {"path": "lake", "layout": "connect"}}
+    clusters = {"default": {"bootstrap.servers": kafka_cluster.bootstrap}}
+    with pytest.raises(UsageError, match="keys choose records by their keys"):
+        history_from_toml("lake", table, clusters=clusters, root=tmp_path).pin(window)
 
 
 def test_times_of_records_bound_archived_rows_too(kafka_cluster: KafkaCluster, log: str, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ The records are written by each format's own library; what comes out is compared
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import pickle
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,12 @@ from hindscan.data import Data, Proof
 from hindscan.errors import BadRecord, RegistryUnavailable, SchemaMismatch, SourceMissing
 from hindscan.history.columns import schema_from_text
 from hindscan.history.declared import history_from_toml
+from hindscan.history.formats import avro_fast
 from hindscan.history.formats.confluent import head
 from hindscan.history.formats.protobuf_schema import load_file
 from hindscan.history.kafka import KafkaHistory
 from hindscan.history.snapshot import KafkaPin, Window
+from hindscan.kafka import fast
 from hindscan.kafka.registry import RegisteredSchema, SchemaRegistry
 from hindscan.plans.cut import cut
 from hindscan.testing import KafkaCluster
@@ -70,16 +74,16 @@ def history(
 
 
 def read(
-    of: KafkaHistory, columns: list[str] | None = None, pin: KafkaPin | None = None
+    of: KafkaHistory, columns: list[str] | None = None, pin: KafkaPin | None = None, slice_rows: int = 4
 ) -> tuple[list[dict[str, Any]], list[Proof]]:
-    """Read slices of four offsets: the pin travels as JSON, the reader as bytes."""
+    """Read slices, of four offsets as a rule: the pin travels as JSON, the reader as bytes."""
     pin = msgspec.json.decode(
         msgspec.json.encode(pin or of.pin(Window()), order="deterministic"),  # as the store writes it
         type=KafkaPin,
     )
     reader = pickle.loads(pickle.dumps(of.reader(pin)))
     rows, proofs = [], []
-    for piece in cut(pin, 4):
+    for piece in cut(pin, slice_rows):
         with reader.open([piece]) as source:
             rows += Data("t", {"t": source}).arrow(columns).to_pylist()
             proofs += source.proofs()
@@ -134,6 +138,67 @@ def test_avro_of_several_writers_is_read_as_the_latest(
     assert sum(proof.tombstones for proof in proofs) == 1
     assert sum(proof.set_aside for proof in proofs) == 4
     assert read(of, ["channel"])[0] == [{"channel": row["channel"]} for row in rows]
+
+
+def test_both_readers_give_of_avro_what_fastavro_gives_record_for_record(
+    kafka_cluster: KafkaCluster, topic: MakeTopic, registry: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two writers in turn, damaged records and deletions among them, in batches that are decoded at once."""
+    name, chance = topic("engines"), random.Random(8)
+    written = {register(registry.url, f"{name}-value", "AVRO", json.dumps(each)): each for each in (ONE, TWO)}
+    values: list[bytes | None] = []
+    expected, bad = [], []
+    for at in range(600):
+        number, schema = chance.choice(list(written.items()))
+        fields = (
+            {"price": chance.randrange(-(2**31), 2**31), "gone": "é" * (at % 3)}
+            if schema is ONE
+            else {"price": chance.randrange(2**62), "channel": chance.choice([None, "web", "é"])}
+        )
+        body = avro(schema, **fields)
+        if chance.random() < 0.05:
+            values.append(None)
+            continue
+        if chance.random() < 0.05:
+            bad.append(at)
+            body = body[:-1] if chance.random() < 0.5 else body + b"\x00"
+        else:
+            parsed = [fastavro.parse_schema(each) for each in (schema, TWO)]
+            expected.append(fastavro.schemaless_reader(io.BytesIO(body), *parsed))
+        values.append(head(number) + body)
+    write(kafka_cluster, name, *values)
+    of = history(kafka_cluster, name, registry.url, format="avro")
+    scanned: list[int] = []
+    scan = avro_fast.Scan.read
+    monkeypatch.setattr(avro_fast.Scan, "read", lambda *given: scanned.append(len(given[1])) or scan(*given))
+    found = []
+    for reader in ("fast", "plain"):
+        one = dataclasses.replace(of, config={**of.config, "hindscan.reader": reader})
+        rows, proofs = read(one, slice_rows=1000)
+        assert rows == expected
+        assert [int(said.split(":")[1]) for said in set_aside(proofs)] == bad
+        assert read(one, ["channel"], slice_rows=1000)[0] == [{"channel": row["channel"]} for row in expected]
+        found.append(proofs)
+        assert (max(scanned, default=0) > 200) == (reader == "fast")
+        scanned.clear()
+    assert found[0] == found[1]
+    assert len(bad) > 10
+
+
+def test_a_pin_looks_at_records_with_the_plain_client_whatever_reads_the_topic(
+    kafka_cluster: KafkaCluster, topic: MakeTopic, registry: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = topic("glance")
+    schema = {"type": "record", "name": "r", "fields": [{"name": "a", "type": "long"}]}
+    number = registry.register(f"{name}-value", {"schema": json.dumps(schema)})
+    write(kafka_cluster, name, *(head(number) + bytes([2 * n]) for n in range(4)))
+    found = history(kafka_cluster, name, registry.url, format="avro")
+    found = dataclasses.replace(found, config={**found.config, "hindscan.reader": "fast"})
+    with monkeypatch.context() as patch:
+        patch.setattr(fast, "FastClient", lambda *_: pytest.fail("a server would load the compiler"))
+        pin = found.pin(Window())
+    assert isinstance(pin, KafkaPin)
+    assert read(found, pin=pin)[0] == [{"a": n} for n in range(4)]
 
 
 def test_a_schema_id_that_the_sample_did_not_show_is_asked_of_the_registry_by_the_worker(

@@ -234,6 +234,47 @@ def test_a_run_as_of_another_time_reuses_the_slices_that_lie_before_both():
     assert fresh.reused == set()
 
 
+def with_table(before: int | None) -> Snapshot:
+    """Give files beside a topic as the broadcast table, both as of a time."""
+    topic = as_of(before).pins["bids"]
+    return Snapshot(pins={"bids": pin("a", "b"), "auctions": topic}, window=Window(as_of=before), pinned_at=0)
+
+
+def stored(made: Plan) -> set[str]:
+    """Give the keys of all slices and nodes, and of the finished table."""
+    (stage,) = made.stages
+    return {*stage.keys, *(node.key for level in stage.levels for node in level), stage.finished}
+
+
+def test_tables_that_are_shown_to_lie_before_the_bound_leave_it_out_of_all_keys():
+    first, whole = plan(data=with_table(100)), plan(data=with_table(None))
+    (key,) = first.table_proofs.values()
+    assert whole.table_proofs == {}
+    assert whole.stages[0].alike is None
+    assert not first.stages[0].tables_idle
+    assert first.stages[0].alike is not None
+    assert first.stages[0].alike.keys == whole.stages[0].keys != first.stages[0].keys
+    existing = {*stored(whole), *stored(first), key}
+    later = plan(data=with_table(110), existing=existing, proofs={key: proof(99)}.get)
+    assert (later.stages[0].tables_idle, later.stages[0].reused) == (True, {0, 1})
+    assert stored(later) == stored(whole)
+    # Who deletes all that a run has made must find it under all names.
+    assert {*stored(first), *stored(whole)} <= first.stages[0].made
+    cut = plan(data=with_table(99), existing=existing, proofs={key: proof(99)}.get)
+    assert (cut.stages[0].tables_idle, cut.stages[0].reused) == (False, frozenset())
+    assert not stored(cut) & existing
+    assert not plan(data=with_table(110), existing=existing, proofs={key: proof(9)}.get, fresh=True).stages[0].reused
+
+
+def test_a_run_that_was_cut_short_has_its_own_partials_whatever_is_known_by_now():
+    first, whole = plan(data=with_table(100)), plan(data=with_table(None))
+    (key,) = first.table_proofs.values()
+    again = plan(data=with_table(100), existing={first.stages[0].keys[0], key}, proofs={key: proof(99)}.get)
+    assert (again.stages[0].keys, again.stages[0].reused) == (first.stages[0].keys, {0})
+    more = {first.stages[0].keys[0], *stored(whole), key}
+    assert plan(data=with_table(100), existing=more, proofs={key: proof(99)}.get).stages[0].reused == {0, 1}
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from hindscan.data import Proof
 from hindscan.history.snapshot import FilePin, ParquetPin, RowGroup, Snapshot, Window
 from hindscan.jobs.estimators import Mean
 from hindscan.jobs.job import JobSpec, Step
@@ -110,3 +111,17 @@ def test_another_split_by_key_is_named():
     before, *now = (plan(job, parameters={}, seed=None) for job in (scan, whole, other))
     assert [why_not_reused(one, before) for one in now] == [{"the split by key changed": 2}] * 2
     assert why_not_reused(plan(scan, parameters={}, seed=None), before) == {"its partial is gone": 2}
+
+
+def test_a_table_that_t_does_not_cut_has_not_changed() -> None:
+    def as_of(before: int, **options) -> Plan:
+        groups = (RowGroup(rows=10, bytes=10),)
+        files = (FilePin(path="x", size=1, identity="i", row_groups=groups),)
+        table = ParquetPin(root="/data", files=files, schema="", time="t", before=before)
+        return plan(tables=table, bids=pin("a"), **options)
+
+    before = as_of(100)
+    (key,) = before.table_proofs.values()
+    proofs = {key: Proof(slice=0, records=10, greatest_time=50)}.get
+    assert why_not_reused(as_of(110), before) == {"table auctions changed": 1, "the model changed": DRAWS}
+    assert why_not_reused(as_of(110, existing={key}, proofs=proofs), before) == {"its partial is gone": 1 + DRAWS}

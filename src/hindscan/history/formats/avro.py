@@ -4,13 +4,13 @@ Keeps promise 2 for Avro. A record is decoded by the schema it was written with 
 renamed fields, promoted numbers, defaults. What does not survive (a null where none may be, a long that no double holds, a symbol that is not
 known) is a bad record, and so is one whose body does not end exactly where its schema says.
 
-There are two ways from bytes to arrays of the writer's types, and one from there to columns. Both ways accept the same records and give the same
-arrays; see `avro_block` for the one exception. The fast one takes a batch at once, where polars is installed and the schema has only types it can read; whatever it
-refuses is halved and judged, record by record, by fastavro, whose word is final.
+There are three ways from bytes to arrays of the writer's types, and one from there to columns. All accept the same records and give the same
+arrays; see `avro_block` for the one exception. Two take a batch at once: `avro_fast` where the compiler is there and the columns are one value each, else `avro_block`
+where polars is installed and the schema has only types it can read. Whatever they refuse is halved and judged, record by record, by fastavro, whose word is final.
 
 ::
 
-    values -> heads -> (avro_block | fastavro) -> writer's arrays -> resolve -> columns
+    values -> heads -> (avro_fast | avro_block | fastavro) -> writer's arrays -> resolve -> columns
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import pyarrow as pa
 
-from hindscan.history.formats import avro_block, confluent
+from hindscan.history.formats import avro_block, avro_fast, confluent
 from hindscan.history.formats.avro_arrays import finished
 from hindscan.history.formats.avro_engine import from_engine, given, told_fields
 from hindscan.history.formats.avro_schema import (
@@ -41,7 +41,7 @@ from hindscan.history.formats.decoder import (
     missing_extra,
 )
 
-__all__ = ["AvroDecoder", "avro_columns"]
+__all__ = ["AvroDecoder", "avro_columns", "is_scanned"]
 
 #: Fewer records are decoded one by one: a block for the engine costs more than it saves.
 BLOCK_FROM: Final = 32
@@ -58,6 +58,11 @@ def avro_columns(reader: AvroType) -> tuple[pa.Schema, list[tuple[str, str]]]:
     return pa.schema([pa.field(each.name, arrow_type(each.type)) for each in good]), refused
 
 
+def is_scanned(reader: AvroType, names: Sequence[str]) -> bool:
+    """Tell whether columns of a schema are read by a compiled loop, of records that were written with it."""
+    return avro_fast.can_scan(reader, [each for each in reader.fields if each.name in names])
+
+
 class AvroDecoder:
     """Decodes Avro records to columns of one reader schema.
 
@@ -69,14 +74,19 @@ class AvroDecoder:
         The pinned schema.
     writers : callable, optional
         Gives the schema of an id. Default: values have no heads and were written with the pinned schema.
+    compiled : bool
+        Use compiled loops where they can read what is asked for.
     """
 
-    def __init__(self, schema: pa.Schema, reader: AvroType, writers: confluent.Schemas | None = None) -> None:
+    def __init__(
+        self, schema: pa.Schema, reader: AvroType, writers: confluent.Schemas | None = None, *, compiled: bool = False
+    ) -> None:
         self.schema = schema
         self._reader = [each for name in schema.names for each in reader.fields if each.name == name]
         self._writers = writers
+        self._compiled = compiled
         self._plans: dict[int, _Plan] = {}
-        self._bare = _Plan(schema, self._reader, reader, 0) if writers is None else None
+        self._bare = self._planned(reader, 0) if writers is None else None
 
     def decode(self, values: pa.LargeBinaryArray, headers: Headers | None = None) -> tuple[pa.Table, list[BadValue]]:
         """Decode values; see `Decoder`."""
@@ -88,15 +98,19 @@ class AvroDecoder:
     def _plan(self, schema_id: int) -> _Plan:
         if schema_id not in self._plans:
             assert self._writers is not None
-            writer = self._writers(schema_id)
-            self._plans[schema_id] = _Plan(self.schema, self._reader, writer, confluent.HEAD_BYTES)
+            self._plans[schema_id] = self._planned(self._writers(schema_id), confluent.HEAD_BYTES)
         return self._plans[schema_id]
+
+    def _planned(self, writer: AvroType, head_bytes: int) -> _Plan:
+        return _Plan(self.schema, self._reader, writer, head_bytes, compiled=self._compiled)
 
 
 class _Plan:
     """How records of one writer schema become the columns asked for."""
 
-    def __init__(self, schema: pa.Schema, reader: Sequence[AvroField], writer: AvroType, head_bytes: int) -> None:
+    def __init__(
+        self, schema: pa.Schema, reader: Sequence[AvroField], writer: AvroType, head_bytes: int, *, compiled: bool
+    ) -> None:
         self._schema = schema
         self._reader = reader
         self._head_bytes = head_bytes
@@ -108,7 +122,11 @@ class _Plan:
         self._taken = list({each.name: each for each in self._from if each is not None}.values())
         if self._faults:
             return
-        self._block = avro_block.block_of(writer, self._taken, head_bytes) if avro_block.installed() else None
+        self._block: avro_fast.Scan | avro_block.Block | None = None
+        if compiled:
+            self._block = avro_fast.scan_of(writer, self._taken, head_bytes)
+        if self._block is None and avro_block.installed():
+            self._block = avro_block.block_of(writer, self._taken, head_bytes)
         self._names, self._read = _reference(writer, self._taken)
 
     def decode(self, values: pa.LargeBinaryArray) -> tuple[pa.Table, list[BadValue]]:
@@ -134,7 +152,9 @@ class _Plan:
             for each, source in zip(self._reader, self._from, strict=True)
         ]
 
-    def _at_once(self, block: avro_block.Block, values: pa.LargeBinaryArray) -> dict[str, pa.Array[Any]]:
+    def _at_once(
+        self, block: avro_fast.Scan | avro_block.Block, values: pa.LargeBinaryArray
+    ) -> dict[str, pa.Array[Any]]:
         if self._failed_blocks >= FAILED_BLOCKS:
             raise Misfit("", "too many blocks failed")
         try:

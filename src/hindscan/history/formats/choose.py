@@ -19,6 +19,7 @@ from hindscan.history.formats.confluent import UnknownSchema
 from hindscan.history.formats.decoder import Decoder
 from hindscan.history.formats.json import JsonDecoder, json_column_faults
 from hindscan.history.formats.raw import RawDecoder, raw_column_faults
+from hindscan.history.json_fast import FastJson, can_scan
 from hindscan.kafka.registry import RegisteredSchema
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "Lookup",
     "columns_of",
     "declared_column_faults",
+    "is_compiled",
     "make_decoder",
     "reading_identity",
 ]
@@ -86,7 +88,9 @@ def columns_of(format_: str, coding: Coding) -> tuple[pa.Schema, list[tuple[str,
     return json_schema_columns(coding.reader)
 
 
-def make_decoder(format_: str, schema: pa.Schema, coding: Coding | None, lookup: Lookup) -> Decoder:
+def make_decoder(
+    format_: str, schema: pa.Schema, coding: Coding | None, lookup: Lookup, *, compiled: bool = False
+) -> Decoder:
     """Make the decoder of a format for the columns asked for.
 
     Parameters
@@ -99,10 +103,12 @@ def make_decoder(format_: str, schema: pa.Schema, coding: Coding | None, lookup:
         The pinned schemas, for the formats in `KINDS`.
     lookup : callable
         Gives the schema of an id.
+    compiled : bool
+        Use compiled loops where they can read the columns: the compiler must be there.
     """
     match format_:
         case "json":
-            return JsonDecoder(schema)
+            return _json(schema, compiled=compiled)
         case "bytes":
             return RawDecoder(schema)
         case "arrow":
@@ -123,7 +129,8 @@ def make_decoder(format_: str, schema: pa.Schema, coding: Coding | None, lookup:
             def parsed(found: RegisteredSchema) -> Any:
                 return parse_avro([text for _, text in found.files])
 
-            return AvroDecoder(schema, parsed(coding.reader), _made(parsed, lookup) if wire else None)
+            writers = _made(parsed, lookup) if wire else None
+            return AvroDecoder(schema, parsed(coding.reader), writers, compiled=compiled)
         case "protobuf":
             from hindscan.history.formats.protobuf import ProtobufDecoder
             from hindscan.history.formats.protobuf_schema import load_file
@@ -131,7 +138,37 @@ def make_decoder(format_: str, schema: pa.Schema, coding: Coding | None, lookup:
             return ProtobufDecoder(schema, _message(coding), _made(load_file, lookup) if wire else None)
     from hindscan.history.formats.json_schema import JsonSchemaDecoder
 
-    return JsonSchemaDecoder(schema, lookup) if wire else JsonDecoder(schema)
+    decoder = _json(schema, compiled=compiled)
+    return JsonSchemaDecoder(decoder, lookup) if wire else decoder
+
+
+def is_compiled(format_: str, schema: pa.Schema, coding: Coding | None) -> bool:
+    """Tell whether `make_decoder` has compiled loops for columns, so that decoding holds no interpreter's lock; what they leave to others is taken for the exception.
+
+    Parameters
+    ----------
+    format_ : str
+        One of `FORMATS`. Protobuf, Arrow and CloudEvents are decoded record by record, by objects of Python.
+    schema : pyarrow.Schema
+        The columns.
+    coding : Coding, optional
+        The pinned schemas.
+    """
+    match format_:
+        case "json" | "jsonschema":
+            return can_scan(schema)
+        case "avro":
+            from hindscan.history.formats.avro import is_scanned
+            from hindscan.history.formats.avro_schema import parse_avro
+
+            assert coding is not None
+            return is_scanned(parse_avro([text for _, text in coding.reader.files]), schema.names)
+    return format_ == "bytes"  # they are cast
+
+
+def _json(schema: pa.Schema, *, compiled: bool) -> Decoder:
+    decoder = JsonDecoder(schema)
+    return FastJson(schema, decoder.decode) if compiled and can_scan(schema) else decoder
 
 
 def reading_identity(format_: str, schema: pa.Schema, coding: Coding) -> object:

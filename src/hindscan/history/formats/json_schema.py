@@ -28,8 +28,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from hindscan.history.formats import confluent
-from hindscan.history.formats.decoder import BadValue, Headers
-from hindscan.history.formats.json import JsonDecoder, is_field_name
+from hindscan.history.formats.decoder import BadValue, Decoder, Headers
+from hindscan.history.formats.json import is_field_name
 from hindscan.kafka.registry import RegisteredSchema
 
 __all__ = ["JsonSchemaDecoder", "json_schema_columns"]
@@ -168,15 +168,15 @@ class JsonSchemaDecoder:
 
     Parameters
     ----------
-    schema : pyarrow.Schema
-        The columns to decode, and no others.
+    decoder : Decoder
+        What decodes the JSON behind them.
     writers : callable
         Raises `UnknownSchema` for an id that is no JSON Schema; which one it is makes no difference, because JSON names its fields.
     """
 
-    def __init__(self, schema: pa.Schema, writers: confluent.Schemas) -> None:
-        self.schema = schema
-        self._decoder = JsonDecoder(schema)
+    def __init__(self, decoder: Decoder, writers: confluent.Schemas) -> None:
+        self.schema = decoder.schema
+        self._decoder = decoder
         self._writers = writers
 
     def decode(self, values: pa.LargeBinaryArray, headers: Headers | None = None) -> tuple[pa.Table, list[BadValue]]:

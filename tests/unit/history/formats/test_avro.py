@@ -22,8 +22,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hindscan.errors import UsageError
-from hindscan.history.formats import avro, avro_block
-from hindscan.history.formats.avro import AvroDecoder, avro_columns
+from hindscan.history.formats import avro, avro_block, avro_fast
+from hindscan.history.formats.avro import AvroDecoder, avro_columns, is_scanned
 from hindscan.history.formats.avro_arrays import finished
 from hindscan.history.formats.avro_schema import parse_avro
 from hindscan.history.formats.confluent import UnknownSchema, head
@@ -49,10 +49,18 @@ def values_of(*values: bytes) -> pa.LargeBinaryArray:
     return pa.array(values, pa.large_binary())
 
 
+#: From how many records on not fastavro decodes them, which has the last word of a single one, and whether the compiled loop does.
+COMPILED, POLARS, FASTAVRO = (2, True), (2, False), (1 << 60, False)
+
+
 def decode(
-    schema: Any, bodies: list[bytes], reader: Any = None, columns: list[str] | None = None
+    schema: Any,
+    bodies: list[bytes],
+    reader: Any = None,
+    columns: list[str] | None = None,
+    engines: tuple[tuple[int, bool], ...] = (COMPILED, POLARS, FASTAVRO),
 ) -> tuple[list[dict[str, Any]], list[BadValue]]:
-    """Decode bodies of one writer schema to a reader's, by both engines, which must agree."""
+    """Decode bodies of one writer schema to a reader's, by all engines, which must agree."""
     writer_type = parse_avro([json.dumps(schema)])
     reader_type = writer_type if reader is None else parse_avro([json.dumps(reader)])
     wanted, refused = avro_columns(reader_type)
@@ -60,20 +68,22 @@ def decode(
     if columns is not None:
         wanted = pa.schema([wanted.field(name) for name in columns])
     found = []
-    for block_from in (2, 1 << 60):  # of a single record fastavro has the last word
+    for block_from, compiled in engines:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(avro, "BLOCK_FROM", block_from)
             if reader is None:
-                table, bad = AvroDecoder(wanted, reader_type).decode(values_of(*bodies))
+                table, bad = AvroDecoder(wanted, reader_type, compiled=compiled).decode(values_of(*bodies))
             else:
                 framed = values_of(*(head(7) + body for body in bodies))
-                table, bad = AvroDecoder(wanted, reader_type, lambda _: writer_type).decode(framed)
+                table, bad = AvroDecoder(wanted, reader_type, lambda _: writer_type, compiled=compiled).decode(framed)
         assert table.schema == wanted
         table.validate(full=True)
         found.append((table.to_pylist(), bad))
-    assert found[0][0] == found[1][0]
-    assert [b.index for b in found[0][1]] == [b.index for b in found[1][1]]
-    return found[1]
+    last = found[-1]
+    for rows, bad in found[:-1]:
+        assert rows == last[0]
+        assert [b.index for b in bad] == [b.index for b in last[1]]
+    return last
 
 
 UTC = dt.UTC
@@ -498,6 +508,28 @@ def test_the_fast_engine_is_used_where_it_can_be_and_only_there(monkeypatch: pyt
     assert counts == [100]
 
 
+def test_the_compiled_loop_is_used_where_it_can_be_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    read = avro_fast.Scan.read
+
+    def counting(self: avro_fast.Scan, values: Any) -> Any:
+        counts.append(len(values))
+        return read(self, values)
+
+    monkeypatch.setattr(avro_fast.Scan, "read", counting)
+    union = record(a="long", u=["long", "string"])
+    nested = record(a="long", n=["null", NESTED], m={"type": "array", "items": {"type": "map", "values": "n"}})
+    value = {"a": 1, "u": "x", "n": {"a": 2, "b": None}, "m": [{"k": {"a": 3, "b": "z"}}, {}]}
+    for schema, columns in ((nested, ["a"]), (nested, ["a", "n"]), (union, ["a"])):
+        reader = parse_avro([json.dumps(schema)])
+        wanted = pa.schema([avro_columns(reader)[0].field(name) for name in columns])
+        values = values_of(*[encode(schema, value)] * 100)
+        table, bad = AvroDecoder(wanted, reader, compiled=True).decode(values)
+        assert (table["a"].to_pylist(), bad) == ([1] * 100, [])
+        assert is_scanned(reader, columns) == (columns == ["a"] and schema is nested)
+    assert counts == [100]
+
+
 # --- Properties -------------------------------------------------------------------------------------------------------
 
 _names = st.sampled_from(["a", "b", "c", "d"])
@@ -623,11 +655,8 @@ def test_columns_are_what_fastavro_reads(schema: dict[str, Any], data: st.DataOb
     assert rows == [{name: each[name] for name in columns} for each in expected]
 
 
-@settings(deadline=None, max_examples=100)
-@given(data=st.data())
-def test_damaged_bodies_are_judged_alike_by_both_engines(data: st.DataObject) -> None:
-    schema = record(a="long", b=ENUM, c="string", d={"type": "array", "items": "int"}, e="double")
-    good = encode(schema, {"a": 300, "b": "B", "c": "word", "d": [1, 70000], "e": 0.5})
+def damaged(data: st.DataObject, good: bytes) -> list[bytes]:
+    """Give some bodies of which a few were flipped, cut or added to."""
     bodies = [good] * 6
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, 5))
@@ -640,7 +669,32 @@ def test_damaged_bodies_are_judged_alike_by_both_engines(data: st.DataObject) ->
             case _:
                 body += data.draw(st.binary(min_size=1, max_size=4))
         bodies[at] = bytes(body)
-    decode(schema, bodies)  # asserts that both agree on rows and on which are bad
+    return bodies
+
+
+@pytest.mark.parametrize("columns", [None, ["a", "b", "c", "e"]])
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_damaged_bodies_are_judged_alike_by_all_engines(columns: list[str] | None, data: st.DataObject) -> None:
+    schema = record(a="long", b=ENUM, c="string", d={"type": "array", "items": "int"}, e="double")
+    good = encode(schema, {"a": 300, "b": "B", "c": "word", "d": [1, 70000], "e": 0.5})
+    decode(schema, damaged(data, good), columns=columns)  # asserts that all agree on rows and on which are bad
+
+
+@pytest.mark.parametrize("columns", [["a", "b", "c", "d"], ["d"]])
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_the_compiled_loop_judges_damaged_branches_and_pairs_as_fastavro_does(
+    columns: list[str], data: st.DataObject
+) -> None:
+    inner = record("n", x="int", y=["null", "bytes"], z={"type": "fixed", "name": "f", "size": 2})
+    schema = record(
+        a=["null", "long"], b=["boolean", "null"], m={"type": "map", "values": {"type": "array", "items": inner}}, n=["n", "null"],
+        c=["null", "string"], d="float",
+    )  # fmt: skip
+    some = {"x": 5, "y": b"?", "z": b"zz"}
+    value = {"a": 300, "b": None, "m": {"k": [some, some], "l": []}, "n": some, "c": "word", "d": 0.5}
+    decode(schema, damaged(data, encode(schema, value)), columns=columns, engines=(COMPILED, FASTAVRO))
 
 
 @settings(deadline=None, max_examples=60)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hindscan.history.formats.confluent import UnknownSchema, head
+from hindscan.history.formats.json import JsonDecoder
 from hindscan.history.formats.json_schema import JsonSchemaDecoder, json_schema_columns
 from hindscan.kafka.registry import RegisteredSchema
 
@@ -130,7 +131,7 @@ def test_records_are_taken_as_the_schema_says(records: list[dict[str, Any]]) -> 
         return registered(BID)
 
     values = [head(1) + json.dumps(each).encode() for each in records] + [head(2) + b'{"n": 1}']
-    table, bad = JsonSchemaDecoder(schema, known).decode(pa.array(values, pa.large_binary()))
+    table, bad = JsonSchemaDecoder(JsonDecoder(schema), known).decode(pa.array(values, pa.large_binary()))
     valid = jsonschema.Draft202012Validator(BID)
     good = [
         valid.is_valid({name: value for name, value in each.items() if value is not None or name == "n"})
