@@ -6,17 +6,25 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from contract.running import ROWS, Site, make_site, write_numbers
+from hindscan.config_file import load_project
+from hindscan.driver import drive
 from hindscan.errors import BadPartial, JobFailed
+from hindscan.planning import ask
+from hindscan.runs import codes, opening
 from hindscan.runs.digest import table_digest
 from hindscan.runs.partials import Partials
+from hindscan.runs.results import read_manifest
+from hindscan.tasks import outcome as outcome_module
 from hindscan.tasks.dask import DaskExecutor
 from hindscan.tasks.execution import Executed
 from hindscan.tasks.executor import InlineExecutor
 from hindscan.tasks.outcome import Merged, outcome
 from hindscan.tasks.threads import ThreadsExecutor
+from hindscan.workshop import open_workshop
 
 SLICES = 40
 BY = ("class", "kind")
@@ -29,7 +37,10 @@ def site(tmp_path: Path) -> Site:
 
 def result(site: Site, done: Executed, by: tuple[str, ...] = BY) -> pa.Table:
     made = outcome(site.partials, done.results, by)
-    return made.table() if isinstance(made, Merged) else made
+    assert isinstance(made, pa.Table), "a small one is a table at once"
+    if by:
+        assert Merged(site.partials, done.results, by).table().equals(made)
+    return made
 
 
 def test_a_split_job_gives_the_bits_of_the_unsplit_one_whoever_does_the_work(site: Site):
@@ -131,3 +142,45 @@ def test_a_slice_that_fails_and_may_is_left_out_of_every_part_and_of_no_complete
     assert left.stages[-1].coverage.slices_done == SLICES - 1
     stage = site.plan("split_raising").stages[0]
     assert {left.finished, *left.results}.isdisjoint({stage.finished, *stage.results})
+
+
+# Published ----------------------------------------------------------------------------------------------------------
+
+SQL = """-- /// job
+-- history = "bids"
+-- by = ["n"]
+-- parts = 3
+-- ///
+
+-- name: slice
+SELECT n, count(*) AS rows FROM bids GROUP BY ALL
+
+-- name: combine
+SELECT n, sum(rows)::BIGINT AS rows FROM partials GROUP BY ALL
+"""
+
+
+def test_a_large_result_is_written_in_batches_and_is_the_same_as_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "bids").mkdir()
+    (tmp_path / "jobs" / "counted.sql").write_text(SQL)
+    (tmp_path / "hindscan.toml").write_text('[history.bids]\nparquet = "bids"\n[compute]\nworkers = 1\n')
+    count = 200_000
+    pq.write_table(pa.table({"n": [number * 7919 % count for number in range(count)]}), tmp_path / "bids" / "a.parquet")
+    project, found = load_project(tmp_path), []
+    with open_workshop(project) as workshop:
+        spec, code = workshop.job("counted")
+        for most in (outcome_module.SMALL_BYTES, 0):
+            monkeypatch.setattr(outcome_module, "SMALL_BYTES", most)
+            digest = codes.save_code(workshop.store, spec, code)
+            opened = opening.open_run(workshop.store, ask(project, spec, {}), code=digest, requested_by="test")
+            done = drive(workshop, opened.id)
+            assert done.result is not None, done.message
+            folder = tmp_path / done.result
+            table = pq.read_table(folder / "result.parquet")
+            assert read_manifest(folder).result.digest == table_digest(table)
+            found.append(table)
+    assert found[0].equals(found[1])
+    assert found[0].to_pydict() == {"n": list(range(count)), "rows": [1] * count}

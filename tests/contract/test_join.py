@@ -47,9 +47,7 @@ def site(tmp_path: Path) -> Site:
 
 
 def result(site: Site, done: Executed) -> pa.Table:
-    made = outcome(site.partials, done.results, ("key",))
-    assert isinstance(made, Merged)
-    return made.table()
+    return Merged(site.partials, done.results, ("key",)).table()
 
 
 def wanted(site: Site, *, numbers: str = "true", others: str = "true") -> Counter[tuple[Any, ...]]:

@@ -14,8 +14,8 @@ import pytest
 
 import hindscan as hs
 from hindscan import driver
-from hindscan.api import Result
 from hindscan.config import Project
+from hindscan.handle import Result
 from hindscan.runs.partials import Partials
 from hindscan.testing import KafkaCluster
 from hindscan.workshop import open_workshop
