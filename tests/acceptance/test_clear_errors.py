@@ -53,6 +53,11 @@ def failing_job(project: Path, fault: str) -> Path:
         (("run", "bidder_scan", "--history", "bids=nowhere"), ["nowhere", "bids_log"]),
         (("run", "bidder_scan", "--as-of", "yesterday"), ["--as-of", "yesterday"]),
         (("run", "bidder_scan", "--seed", "1"), ["seed", "simulation"]),
+        (("run", "bidder_scan", "--offsets", "0:1-2"), ["offsets", "files"]),
+        (("run", "auction_theory", "--draws", "99999999999999999999"), ["max_slices", "100,000"]),
+        (("run", "auction_theory", "--draws", "1.5"), ["--draws", "whole number"]),
+        (("replay", "scan_on_close", "--since", "2020-01-02", "--until", "2020-01-01"), ["since", "until"]),
+        (("audit", "scan_on_close", "--since", "2020-01-02", "--until", "2020-01-02"), ["since", "until"]),
         (("show", "nothing"), ["nothing"]),
         (("result", "bidder_scan@latest"), ["bidder_scan"]),
         (("jobs", "nothing"), ["nothing", "bidder_scan"]),
@@ -137,10 +142,11 @@ def test_a_job_file_that_is_broken_hides_no_other(sample: Path) -> None:
     assert {"jobs/broken.py", "jobs/leaving.py"} == {fault["file"] for fault in document["faults"]}
 
 
-def test_no_broker_is_an_error_within_seconds_and_exit_code_3(sample: Path) -> None:
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_no_broker_is_an_error_within_seconds_and_exit_code_3(sample: Path, command: str) -> None:
     began = time.monotonic()
     answer = hindscan(
-        "plan",
+        command,
         "bidder_scan",
         "--history",
         "bids=bids_log",

@@ -114,6 +114,7 @@ def test_a_stored_request_can_be_asked_for_again(tmp_path: Path) -> None:
     window = {
         "offsets": {1: (5, None)},
         "keys": ["a"],
+        "histories": {"bids": "bids_log"},
         "last": times.duration("7d"),
         "until": times.from_text("2200-01-01"),
     }
@@ -126,3 +127,41 @@ def test_a_stored_request_can_be_asked_for_again(tmp_path: Path) -> None:
     faults = caught.value.details["faults"]
     assert isinstance(faults, list)
     assert len(faults) == 4, "of the window and of the other options at once"
+
+
+@pytest.mark.parametrize(
+    ("job", "options", "said"),
+    [
+        ("bidder_scan", {"offsets": {0: (1, 2)}}, "offsets choose what is read of a topic"),
+        ("bidder_scan", {"partitions": [0]}, "partitions choose what is read of a topic"),
+        ("bidder_scan", {"keys": ["a"]}, "keys choose what is read of a topic"),
+        ("bidder_scan", {"histories": {"bids": "timeless"}, "since": 5}, "since needs to know the time of its rows"),
+        ("bidder_scan", {"histories": {"bids": "timeless"}, "as_of": 5}, "as_of needs to know the time of its rows"),
+        ("auction_theory", {"draws": 10**20 - 1}, "99,999,999,999,999,999,999 draws need 5,960,464,477,"),
+        ("auction_theory", {"stop": {"max_draws": 10**20}}, "max_slices is 100,000"),
+        (
+            "auction_theory",
+            {"draws": 10**9, "points": [{"bidders": n} for n in range(2, 902)]},
+            "at each of 900 points",
+        ),
+    ],
+)
+def test_what_no_history_and_no_plan_can_have_is_refused_before_there_is_a_run(
+    tmp_path: Path, job: str, options: dict[str, Any], said: str
+) -> None:
+    write_project(tmp_path, bids=100)
+    with (tmp_path / "hindscan.toml").open("a") as file:
+        file.write('\n[history.timeless]\nparquet = "data/bids"\n')
+    project = load_project(tmp_path)
+    with open_workshop(project) as workshop:
+        spec, _ = workshop.job(job)
+    with pytest.raises(UsageError, match=said):
+        ask(project, spec, {}, **options)
+
+
+def test_as_many_draws_as_a_plan_can_hold_are_not_refused(tmp_path: Path) -> None:
+    write_project(tmp_path, bids=100)
+    project = load_project(tmp_path)
+    with open_workshop(project) as workshop:
+        spec, _ = workshop.job("auction_theory")
+    assert ask(project, spec, {}, draws=10**12).draws == 10**12

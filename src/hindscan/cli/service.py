@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hindscan.cli.options import DEFAULTS, Count, Options, WindowOptions
+from hindscan.cli.options import DEFAULTS, Count, Options, Whole, WindowOptions
 from hindscan.cli.output import print_document, print_table
 from hindscan.errors import ServiceUnavailable, UsageError
 
@@ -24,7 +24,7 @@ __all__ = ["doctor", "emit", "events", "match", "serve"]
 def serve(
     *,
     host: str | None = None,
-    port: int | None = None,
+    port: Whole | None = None,
     log_format: Literal["text", "json"] | None = None,
     options: Options = DEFAULTS,
 ) -> None:

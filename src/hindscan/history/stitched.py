@@ -54,6 +54,16 @@ class StitchedHistory:
         """Name in the project file."""
         return self.topic.name
 
+    def refuse(self, window: Window) -> None:
+        """Refuse offsets and keys: an archive has no keys, and a window by offsets is checked against what the topic still has.
+
+        Raises
+        ------
+        UsageError
+            They are asked for.
+        """
+        refuse_topic_options(window, self.name, ("offsets", "keys"))
+
     def pin(self, window: Window) -> KafkaPin:
         """Resolve the offsets of archive and topic.
 
@@ -70,8 +80,7 @@ class StitchedHistory:
         BrokerUnavailable
             No broker answered.
         """
-        # An archive has no keys, and a window by offsets is checked against what the topic still has.
-        refuse_topic_options(window, self.name, ("offsets", "keys"))
+        self.refuse(window)
         if self.archive.layout == "connect":
             from hindscan.history.connect import connect_archive
 
