@@ -105,7 +105,6 @@ __all__ = [
     "UnknownFormat",
     "UsageError",
     "WorkerDied",
-    "exit_code_of",
 ]
 
 
@@ -348,15 +347,3 @@ class StoreUnavailable(ServiceUnavailable):
 
 class PortInUse(ServiceUnavailable):
     """The port is taken."""
-
-
-def exit_code_of(name: str | None) -> int:
-    """Give the exit code of an error by the name of its class, as a run that failed has it.
-
-    Examples
-    --------
-    >>> exit_code_of("BrokerUnavailable"), exit_code_of("JobFailed"), exit_code_of("InternalError")
-    (3, 1, 1)
-    """
-    found = globals().get(name or "")
-    return (found if isinstance(found, type) and issubclass(found, HindscanError) else HindscanError).exit_code

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from hindscan import errors
 from hindscan.cli.options import DEFAULTS, WHOLE, Options, Parameters, Whole, WindowOptions, pairs, stop_rule
 from hindscan.cli.output import Progress, human_bytes, human_count, print_arrow, print_document, print_table
-from hindscan.errors import HindscanError, UsageError, exit_code_of
+from hindscan.errors import HindscanError, UsageError
 
 if TYPE_CHECKING:
     from hindscan.config import Project
@@ -342,7 +343,7 @@ def _print_run(workshop: Workshop, done: Run, options: Options) -> int:
     import pyarrow.parquet as pq
 
     answer = run_answer(workshop, done)
-    code = 0 if done.state == "succeeded" else exit_code_of(done.error)
+    code = 0 if done.state == "succeeded" else getattr(errors, done.error or "", HindscanError).exit_code
     if options.json:
         print_document(answer)
         return code
