@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
     from hindscan.config import Project
 
-__all__ = ["DEFAULTS", "WHOLE", "Count", "Options", "Parameters", "Whole", "WindowOptions", "pairs", "stop_rule"]
+__all__ = [
+    "DEFAULTS",
+    "WHOLE",
+    "Count",
+    "Input",
+    "Options",
+    "Parameters",
+    "Whole",
+    "WindowOptions",
+    "pairs",
+    "stop_rule",
+]
 
 
 @Parameter(name="*")
@@ -53,6 +64,15 @@ def _whole(_: object, tokens: Sequence[Token]) -> int:
 Whole = Annotated[int, Parameter(converter=_whole)]
 #: A number of things: none, or as many as a store can count.
 Count = Annotated[int, Parameter(converter=_whole, validator=validators.Number(gte=0, lte=(1 << 63) - 1))]
+
+
+def _no_option(_: object, text: str | None) -> None:
+    if text is not None and text.startswith("-") and text != "-":
+        raise ValueError(f"There is no option {text}.")
+
+
+#: A file, or `-`: standard input.
+Input = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)]
 #: `-p K=V`, any number of times.
 Parameters = Annotated[list[str] | None, Parameter(name=["--parameter", "-p"], negative="")]
 

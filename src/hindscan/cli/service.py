@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hindscan.cli.options import DEFAULTS, Count, Options, Whole, WindowOptions
+from hindscan.cli.options import DEFAULTS, Count, Input, Options, Whole, WindowOptions
 from hindscan.cli.output import print_document, print_table
 from hindscan.errors import ServiceUnavailable, UsageError
 
@@ -45,7 +45,7 @@ def serve(
 
 
 def emit(
-    file: Path | None = None,
+    file: Input | None = None,
     /,
     *,
     type: str | None = None,
@@ -62,7 +62,7 @@ def emit(
 
     Parameters
     ----------
-    file : Path
+    file : str
         A file with one event in the JSON format, or `-` for standard input.
     type : str
         Type of the event, where there is no file.
@@ -83,7 +83,9 @@ def emit(
     """
     from hindscan.sending import send_event
 
-    event = _event_of(file, type=type, source=source, id=id, subject=subject, time=time, data=data)
+    event = _event_of(
+        None if file is None else Path(file), type=type, source=source, id=id, subject=subject, time=time, data=data
+    )
     answer = send_event(event, to, mode=mode, project=options.load)
     document = {"event": {"source": event.source, "id": event.id, "type": event.type}, **answer}
     if options.json:
@@ -168,7 +170,7 @@ def events(
 
 def match(
     filter: str,
-    file: str,
+    file: Input,
     /,
     *,
     offsets: str | None = None,
