@@ -11,6 +11,7 @@ here computes, stores or publishes.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -40,6 +41,8 @@ __all__ = ["Prepared", "ask", "check_most", "limits_of", "make", "pin", "prepare
 
 #: What a store can hold.
 _GREATEST: Final = (1 << 63) - 1
+#: Options that are whole numbers.
+_WHOLE: Final = frozenset({"seed", "draws", "workers", "priority"})
 #: Options that make up the window of the sliced history.
 _WINDOW: Final = ("as_of", "since", "until", "last", "offsets", "partitions", "keys")
 
@@ -94,8 +97,20 @@ def ask(
         given |= {name: getattr(window, name) for name in _WINDOW if name != "last"}
     except UsageError as fault:
         faults += cast(list[str], fault.details["faults"])
+    for name in given.keys() & _WHOLE:
+        try:
+            given[name] = _whole(given[name])
+        except TypeError:
+            faults.append(f"{name} must be a whole number, found {given.pop(name)!r}")
+    if not isinstance(given.get("stop", {}), Mapping):
+        faults.append(f"stop must be like {{'price': {{'half_width': 0.01}}}}, found {given.pop('stop')!r}")
     points = tuple(given.pop("points", ()))
     swept = set().union(*points) if points else set()
+    twice = sorted(swept & parameters.keys())
+    if twice:
+        raise ParameterError(
+            f"Asking for job {spec.name}: {', '.join(twice)} is swept, so it has no value of its own. Leave one of the two out."
+        )
     values = validate([p for p in spec.parameters if p.name not in swept], parameters, from_text=from_text)
     checked = check_points(spec, points, from_text=from_text) if points else ()
     request = RunRequest(job=spec.name, parameters=values, points=checked, **given)
@@ -125,6 +140,13 @@ def check_most(project: Project, spec: JobSpec, request: RunRequest) -> None:
         check_draws(spec, draws)
     most = min(asked) if asked else whole_draws(spec, spec.draws)
     refuse_draws_over(spec, most, project.compute.max_slices, points=max(1, len(request.points)))
+
+
+def _whole(value: Any) -> int:
+    """Take a whole number of whatever kind, numpy's too; True is none."""
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
 
 
 def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:

@@ -53,11 +53,12 @@ def check_draws(job: JobSpec, draws: int) -> None:
     Raises
     ------
     hindscan.errors.ParameterError
-        Fewer than one, or not of whole units.
+        No whole number, fewer than one, or not of whole units.
     """
-    if draws < 1:
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ParameterError(
-            f"Planning job {job.name}: draws must be at least 1, not {draws}. Ask for one draw or more.", job=job.name
+            f"Planning job {job.name}: draws must be at least 1, and whole, not {draws!r}. Ask for one draw or more.",
+            job=job.name,
         )
     if draws != whole_draws(job, draws):
         raise ParameterError(
