@@ -199,9 +199,11 @@ def match(
     from itertools import islice
 
     from hindscan.errors import EventError, InvalidEvent
+    from hindscan.history.window import make_window
 
     compiled = _filter_of(filter, options)
     window = WindowOptions(offsets=offsets, since=since, until=until).values()
+    make_window(**window, doing=f"Matching events of {file}")
     counts = {"matched": 0, "unmatched": 0, "failed": 0}
     rows: list[dict[str, Any]] = []
     for place, event in islice(_events_in(file, window, options), limit):
