@@ -28,8 +28,11 @@ def _leave(codes: list[int]) -> None:
     if not codes:
         return  # something was raised, and Python says what
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except BrokenPipeError:
+        pass  # who read has gone: nothing is wrong here
     except OSError:
         return
     os._exit(codes[0])

@@ -113,7 +113,7 @@ def run(
             **window_values(
                 as_of=as_of, since=since, until=until, last=last, offsets=offsets, partitions=partitions, keys=keys
             ),
-            seed=seed, draws=draws, stop=None if stop is None else dict(stop), workers=workers,
+            seed=seed, draws=draws, stop=stop, workers=workers,
             histories=dict(histories or {}), fresh=fresh, allow_failed=allow_failed, priority=priority,
             points=None if sweep is None else given_points(sweep),
         )  # fmt: skip
@@ -142,13 +142,20 @@ def runs(
         How many at most.
     project : path, optional
         Folder of the project file. Default: the nearest upwards.
+
+    Raises
+    ------
+    hindscan.errors.UsageError
+        There is no such state.
     """
     from hindscan.runs.register import list_runs
     from hindscan.runs.store import open_store
+    from hindscan.words import state_of
 
     loaded = _load(project)
+    chosen = None if state is None else state_of(state)
     with open_store(loaded.store_url, loaded.root) as store:
-        return RunList(loaded, list_runs(store, job=job, state=state, limit=limit))
+        return RunList(loaded, list_runs(store, job=job, state=chosen, limit=limit))
 
 
 def events(*arguments: Any, **options: Any) -> list[PastEvent]:

@@ -24,7 +24,7 @@ import msgspec
 from hindscan.events.files import event_source
 from hindscan.events.schedule import instants
 from hindscan.intake import position_of
-from hindscan.past import Span, log_spans, read_files, read_ledger, read_log
+from hindscan.past import Span, log_spans, read_files, read_ledger, read_log, refuse_no_time
 from hindscan.replaying import open_intake, trigger_of
 from hindscan.runs import baselines, opening, positions, recall
 from hindscan.runs.ledger import Entry, Unreadable, record
@@ -94,6 +94,8 @@ class Audit:
     ------
     hindscan.errors.NotFound
         There is no such trigger.
+    hindscan.errors.UsageError
+        `since` is not before `until`.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Audit:
     ) -> None:
         self._workshop, self._store, self._project = workshop, workshop.store, workshop.project
         self._trigger = trigger_of(self._project, trigger)
+        refuse_no_time(f"Auditing trigger {trigger}", since, until)
         self._since, self._until, self._repair = since, until, repair
         self._made = intake
         self._seen: set[tuple[str, str]] = set()

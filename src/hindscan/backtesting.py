@@ -114,11 +114,13 @@ def events(
     Raises
     ------
     hindscan.errors.UsageError
-        More than one of type, history and table; no time column.
+        More than one of type, history and table; no time column; `since` is not before `until`.
     """
     from hindscan.explore import window_values
+    from hindscan.history.window import make_window
 
     bounds = window_values(as_of=None, since=since, until=until, last=None)
+    make_window(**bounds, doing="Looking for events")
     rows = history is not None or table is not None
     if (type is not None) + (history is not None) + (table is not None) > 1:
         raise UsageError("Looking for events: one of type, history and table must say which; more are given.")

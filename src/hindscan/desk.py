@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hindscan import times
 from hindscan.asking import AuditAsked, PastAsked, ReplayAsked, again_values, option_values, read_past, swept_points
 from hindscan.auditing import Audit, Audited
 from hindscan.bodies import Bodies
@@ -31,7 +30,7 @@ from hindscan.runs.figures import Counter, Figures
 from hindscan.runs.opening import new_run_id
 from hindscan.runs.partials import Partials
 from hindscan.runs.waiting import why_waiting
-from hindscan.words import job_document, run_document, state_of
+from hindscan.words import facts_document, job_document, run_document, state_of
 
 if TYPE_CHECKING:
     from hindscan.config import Project
@@ -240,10 +239,7 @@ class StoreDesk:
 
     def facts(self, run: str, after: int) -> list[dict[str, Any]]:
         """List what happened to a run."""
-        return [
-            {"number": logged.seq, "at": times.to_text(logged.at), **_plain(logged.fact)}
-            for logged in log.facts(self._store, run, after)
-        ]
+        return facts_document(log.facts(self._store, run, after))
 
     def result(self, run: str) -> Path:
         """Find the published table of a run."""

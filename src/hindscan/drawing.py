@@ -22,8 +22,9 @@ from hindscan.errors import UsageError
 from hindscan.jobs import estimates, statistics, totals
 from hindscan.jobs.parameters import python_values, validate
 from hindscan.jobs.simulation import simulate
+from hindscan.plans.cost import Limits
 from hindscan.plans.cut import cut
-from hindscan.plans.draws import check_draws, draw_pin, unit_draws, whole_draws
+from hindscan.plans.draws import check_draws, draw_pin, refuse_draws_over, unit_draws, whole_draws
 from hindscan.plans.stopping import looks, reached, read_stop
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def draw(
     leading = () if "calibrate" not in job.steps else (model,)
     most = whole_draws(spec, spec.draws) if draws is None else draws
     check_draws(spec, most)
+    refuse_draws_over(spec, most, Limits().max_slices)
     rule = None if stop is None else read_stop(stop, tuple(spec.statistics))
     if rule is not None and rule.max_draws is not None:
         most = min(most, rule.max_draws)

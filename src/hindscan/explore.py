@@ -236,8 +236,16 @@ class PinnedHistory:
         ----------
         n : int
             How many; fewer only if there are not so many.
+
+        Raises
+        ------
+        hindscan.errors.UsageError
+            Fewer than none are asked for.
         """
         import pyarrow as pa
+
+        if n < 0:
+            raise UsageError(f"Sampling {self._pinned.history}: n must be at least 0, found {n}.")
 
         slices = self._pinned.slices
         spread = min(n, len(slices), SAMPLED_SLICES)

@@ -165,6 +165,7 @@ class RunHandle:
         manifest = self.result.manifest
         with self._workshop() as workshop:
             opened = extend(
+                self._project,
                 workshop.store,
                 self.id,
                 draws=draws,

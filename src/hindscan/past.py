@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from hindscan import times
-from hindscan.errors import ConfigError
+from hindscan.errors import ConfigError, UsageError
 from hindscan.events.files import arrival, changed_at, version_id, versions
 from hindscan.events.received import Received, received_from_kafka
 from hindscan.events.schedule import instants, tick
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hindscan.kafka.fetch import RawBatch
     from hindscan.runs.store import Store
 
-__all__ = ["Span", "count_gone", "log_spans", "read_files", "read_ledger", "read_log"]
+__all__ = ["Span", "count_gone", "log_spans", "read_files", "read_ledger", "read_log", "refuse_no_time"]
 
 #: Records handed on at once.
 BATCH: Final = 500
@@ -153,6 +153,20 @@ def read_ledger(
         Only of sources of these kinds; empty: of all.
     """
     yield from recall.recorded(store, _kept(project, trigger, kinds), since, until)
+
+
+def refuse_no_time(doing: str, since: int | None, until: int | None) -> None:
+    """Refuse a time that ends before it begins: nothing would be looked at, and nothing be said of that.
+
+    Raises
+    ------
+    hindscan.errors.UsageError
+        It does.
+    """
+    if since is not None and until is not None and since >= until:
+        raise UsageError(
+            f"{doing}: since must be before until, found {times.to_text(since)} and {times.to_text(until)}. Exchange them, or leave until out.",
+        )
 
 
 def count_gone(project: Project, store: Store, trigger: Trigger, since: int | None, until: int | None) -> int:

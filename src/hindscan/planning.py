@@ -11,6 +11,7 @@ here computes, stores or publishes.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -23,6 +24,7 @@ from hindscan.history.snapshot import History, Position, Reader, Snapshot, Windo
 from hindscan.history.window import make_window
 from hindscan.jobs.job import is_allowance
 from hindscan.plans.cost import Cost, Limits, cost_of, refuse_over
+from hindscan.plans.draws import check_draws, refuse_draws_over, whole_draws
 from hindscan.plans.make import default_seed, make_plan
 from hindscan.plans.pace import Pace
 from hindscan.plans.plan import Plan
@@ -34,12 +36,14 @@ if TYPE_CHECKING:
     from hindscan.config import Project
     from hindscan.jobs.job import JobSpec
 
-__all__ = ["Prepared", "ask", "limits_of", "make", "pin", "prepare", "tolerance_of"]
+__all__ = ["Prepared", "ask", "check_most", "limits_of", "make", "pin", "prepare", "tolerance_of"]
 
 
-#: Options that make up the window of the sliced history.
 #: What a store can hold.
 _GREATEST: Final = (1 << 63) - 1
+#: Options that are whole numbers.
+_WHOLE: Final = frozenset({"seed", "draws", "workers", "priority"})
+#: Options that make up the window of the sliced history.
 _WINDOW: Final = ("as_of", "since", "until", "last", "offsets", "partitions", "keys")
 
 
@@ -77,7 +81,9 @@ def ask(
     hindscan.errors.ParameterError
         With every fault of the parameters.
     hindscan.errors.UsageError
-        An option does not fit the job.
+        An option does not fit the job, or its history.
+    hindscan.errors.PlanRefused
+        More draws than a plan may have slices for.
     hindscan.errors.NotFound
         A history is not declared.
     """
@@ -91,16 +97,56 @@ def ask(
         given |= {name: getattr(window, name) for name in _WINDOW if name != "last"}
     except UsageError as fault:
         faults += cast(list[str], fault.details["faults"])
+    for name in given.keys() & _WHOLE:
+        try:
+            given[name] = _whole(given[name])
+        except TypeError:
+            faults.append(f"{name} must be a whole number, found {given.pop(name)!r}")
+    if not isinstance(given.get("stop", {}), Mapping):
+        faults.append(f"stop must be like {{'price': {{'half_width': 0.01}}}}, found {given.pop('stop')!r}")
     points = tuple(given.pop("points", ()))
     swept = set().union(*points) if points else set()
+    twice = sorted(swept & parameters.keys())
+    if twice:
+        raise ParameterError(
+            f"Asking for job {spec.name}: {', '.join(twice)} is swept, so it has no value of its own. Leave one of the two out."
+        )
     values = validate([p for p in spec.parameters if p.name not in swept], parameters, from_text=from_text)
     checked = check_points(spec, points, from_text=from_text) if points else ()
     request = RunRequest(job=spec.name, parameters=values, points=checked, **given)
     faults += _option_faults(spec, request)
     if faults:
         raise UsageError(f"Asking for job {spec.name}: " + "; ".join(faults) + ".", faults=faults)
-    _histories(project, spec, request)
+    if spec.kind == "simulation":
+        check_most(project, spec, request)
+    for table, history in _histories(project, spec, request).items():
+        history.refuse(_window_of(spec, request, table))
     return request
+
+
+def check_most(project: Project, spec: JobSpec, request: RunRequest) -> None:
+    """Refuse a number of draws that a simulation cannot have, or that no plan can hold; with a rule to stop, the most it may come to.
+
+    Raises
+    ------
+    hindscan.errors.ParameterError
+        Fewer than one, or not of whole units.
+    hindscan.errors.PlanRefused
+        More than a plan may have slices for.
+    """
+    given = (request.draws, None if request.stop is None else read_stop(request.stop).max_draws)
+    asked = [draws for draws in given if draws is not None]
+    for draws in asked:
+        check_draws(spec, draws)
+    most = min(asked) if asked else whole_draws(spec, spec.draws)
+    refuse_draws_over(spec, most, project.compute.max_slices, points=max(1, len(request.points)))
+
+
+def _whole(value: Any) -> int:
+    """Take a whole number of whatever kind, numpy's too; True is none."""
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
 
 
 def _option_faults(spec: JobSpec, request: RunRequest) -> list[str]:
@@ -166,17 +212,22 @@ def pin(project: Project, spec: JobSpec, request: RunRequest) -> Snapshot:
     hindscan.errors.HistoryError
         A source is missing or not what it was.
     """
-    position = msgspec.convert(request.position, Position) if request.position is not None else None
-    whole = Window(as_of=request.as_of, position=position)
-    window = Window(position=position, **{name: getattr(request, name) for name in _WINDOW if name != "last"})
     return Snapshot(
         pins={
-            table: history.pin(window if table == spec.table else whole)
+            table: history.pin(_window_of(spec, request, table))
             for table, history in _histories(project, spec, request).items()
         },
-        window=window,
+        window=_window_of(spec, request, spec.table),
         pinned_at=times.now(),
     )
+
+
+def _window_of(spec: JobSpec, request: RunRequest, table: str | None) -> Window:
+    """Give what is read of a table: of the job's own what was asked for, of any other all of it as of T."""
+    position = msgspec.convert(request.position, Position) if request.position is not None else None
+    if table != spec.table:
+        return Window(as_of=request.as_of, position=position)
+    return Window(position=position, **{name: getattr(request, name) for name in _WINDOW if name != "last"})
 
 
 def prepare(

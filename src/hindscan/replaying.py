@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from hindscan import times
 from hindscan.errors import Conflict, HindscanError, NotFound, UsageError
 from hindscan.intake import Intake, position_of
-from hindscan.past import Span, count_gone, log_spans, read_files, read_ledger, read_log
+from hindscan.past import Span, count_gone, log_spans, read_files, read_ledger, read_log, refuse_no_time
 from hindscan.planning import pin, prepare
 from hindscan.runs import baselines, codes, positions, recall
 from hindscan.runs.ledger import Entry, record
@@ -131,7 +131,7 @@ class Replay:
     Raises
     ------
     hindscan.errors.UsageError
-        The name cannot be one; or a schedule is to be read again from its beginning, which it has not.
+        The name cannot be one; `since` is not before `until`; or a schedule is to be read again from its beginning, which it has not.
     """
 
     def __init__(
@@ -148,6 +148,7 @@ class Replay:
     ) -> None:
         self._workshop, self._store, self._project = workshop, workshop.store, workshop.project
         self._trigger = trigger_of(self._project, trigger)
+        refuse_no_time(f"Replaying trigger {trigger}", since, until)
         self._since, self._until, self._repin = since, until, repin
         self.name = name or f"since-{'the-beginning' if since is None else times.to_text(since)}"
         if not _NAME.fullmatch(self.name):

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from hindscan.errors import Conflict, UsageError
-from hindscan.planning import ask, make
-from hindscan.plans.draws import check_draws
+from hindscan.planning import ask, check_most, make
 from hindscan.runs import codes, opening, register, snapshots
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def rerun(
     )
 
 
-def extend(store: Store, run: str, *, draws: int, seed: str, drawn: int, requested_by: str) -> Run:
+def extend(project: Project, store: Store, run: str, *, draws: int, seed: str, drawn: int, requested_by: str) -> Run:
     """Open a run of the same simulation with more draws: the same seed, snapshot and code, so only what is new is computed.
 
     Parameters
@@ -130,6 +129,8 @@ def extend(store: Store, run: str, *, draws: int, seed: str, drawn: int, request
     ------
     hindscan.errors.UsageError
         It is no simulation, or has as many draws already.
+    hindscan.errors.PlanRefused
+        More draws than a plan may have slices for.
     """
     original = register.get_run(store, run)
     if not drawn:
@@ -137,8 +138,8 @@ def extend(store: Store, run: str, *, draws: int, seed: str, drawn: int, request
     if draws <= drawn:
         raise UsageError(f"Extending run {run}: it must get more draws than its {drawn:,}; asked for {draws:,}.")
     spec, _ = codes.load_code(store, original.code, original.job)
-    check_draws(spec, draws)
     request = msgspec.structs.replace(original.request, draws=draws, seed=int(seed), stop=None, settled=None)
+    check_most(project, spec, request)
     return opening.open_run(
         store, request, code=original.code, requested_by=requested_by, parent=run,
         snapshot=snapshots.load_snapshot(store, run),

@@ -36,13 +36,7 @@ def given_points(sweep: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]
         There is no point, there are too many, or points are of different parameters.
     """
     if isinstance(sweep, Mapping):
-        axes = {name: [_plain(value) for value in values] for name, values in sweep.items()}
-        count = math.prod(map(len, axes.values()))
-        if count > POINTS_MOST:
-            raise UsageError(
-                f"Sweeping: at most {POINTS_MOST:,} points are taken; these values have {count:,} combinations. Sweep fewer."
-            )
-        points = grid(axes)
+        points = _grid({name: _listed(name, values) for name, values in sweep.items()})
     else:
         points = [{name: _plain(value) for name, value in point.items()} for point in sweep]
     if not points or not points[0]:
@@ -74,7 +68,25 @@ def typed_points(typed: Mapping[str, str]) -> tuple[dict[str, str], tuple[dict[s
             "Sweeping: at least one -p must be a range (reserve=1..100) or a list (reserve=1,5,10); none is."
         )
     fixed = {name: text for name, text in typed.items() if name not in axes}
-    return fixed, tuple({name: str(value) for name, value in point.items()} for point in grid(axes))
+    return fixed, tuple({name: str(value) for name, value in point.items()} for point in _grid(axes))
+
+
+def _grid(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Give every combination, if they are not far too many."""
+    count = math.prod(map(len, axes.values()))
+    if count > POINTS_MOST:
+        raise UsageError(
+            f"Sweeping: at most {POINTS_MOST:,} points are taken; these values have {count:,} combinations. Sweep fewer."
+        )
+    return grid(axes)
+
+
+def _listed(name: str, values: Iterable[Any]) -> list[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UsageError(
+            f"Sweeping {name}: its values must be a list or a range, found {values!r}. Write [{values!r}]."
+        )
+    return [_plain(value) for value in values]
 
 
 def check_points(
@@ -107,7 +119,7 @@ def _values(name: str, text: str) -> list[str] | None:
     if found is None:
         return [part.strip() for part in text.split(",")] if "," in text else None
     first, last, step = Decimal(found[1]), Decimal(found[2]), Decimal(found[3] or 1)
-    count = int((last - first) / step) + 1 if step else 0
+    count = int((last - first) / step) + 1 if step and (last - first) / step >= 0 else 0
     if not 0 < count <= POINTS_MOST:
         raise UsageError(
             f"Reading -p {name}={text}: a range must have between 1 and {POINTS_MOST:,} values; it has {max(count, 0):,}. Write first..last or first..last..step."

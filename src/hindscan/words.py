@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Iterable
 from typing import Any, get_args
 
 import msgspec
@@ -14,10 +15,11 @@ import msgspec
 from hindscan import times
 from hindscan.errors import UsageError
 from hindscan.jobs.job import JobSpec
+from hindscan.runs.log import Logged
 from hindscan.runs.run import Run, RunRequest, State
 from hindscan.runs.waiting import Waiting
 
-__all__ = ["asker", "chosen_document", "job_document", "run_document", "state_of"]
+__all__ = ["asker", "chosen_document", "facts_document", "job_document", "run_document", "state_of"]
 
 
 def asker(way: str) -> str:
@@ -70,6 +72,11 @@ def run_document(run: Run, waiting: Waiting | None = None) -> dict[str, Any]:
         "message": run.message,
         "result": run.result,
     }
+
+
+def facts_document(logged: Iterable[Logged]) -> list[dict[str, Any]]:
+    """Describe what happened to a run. When is that of the log: a fact may have its own, in microseconds."""
+    return [{"number": one.seq, **msgspec.to_builtins(one.fact), "at": times.to_text(one.at)} for one in logged]
 
 
 def chosen_document(request: RunRequest) -> dict[str, Any]:

@@ -53,6 +53,12 @@ def failing_job(project: Path, fault: str) -> Path:
         (("run", "bidder_scan", "--history", "bids=nowhere"), ["nowhere", "bids_log"]),
         (("run", "bidder_scan", "--as-of", "yesterday"), ["--as-of", "yesterday"]),
         (("run", "bidder_scan", "--seed", "1"), ["seed", "simulation"]),
+        (("run", "bidder_scan", "--offsets", "0:1-2"), ["offsets", "files"]),
+        (("run", "auction_theory", "--draws", "99999999999999999999"), ["max_slices", "100,000"]),
+        (("run", "auction_theory", "--draws", "1.5"), ["--draws", "whole number"]),
+        (("replay", "scan_on_close", "--since", "2020-01-02", "--until", "2020-01-01"), ["since", "until"]),
+        (("audit", "scan_on_close", "--since", "2020-01-02", "--until", "2020-01-02"), ["since", "until"]),
+        (("match", "scan_on_close", "kafka:t", "--since", "2020-01-02", "--until", "2020-01-01"), ["since", "until"]),
         (("show", "nothing"), ["nothing"]),
         (("result", "bidder_scan@latest"), ["bidder_scan"]),
         (("jobs", "nothing"), ["nothing", "bidder_scan"]),
@@ -137,10 +143,11 @@ def test_a_job_file_that_is_broken_hides_no_other(sample: Path) -> None:
     assert {"jobs/broken.py", "jobs/leaving.py"} == {fault["file"] for fault in document["faults"]}
 
 
-def test_no_broker_is_an_error_within_seconds_and_exit_code_3(sample: Path) -> None:
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_no_broker_is_an_error_within_seconds_and_exit_code_3(sample: Path, command: str) -> None:
     began = time.monotonic()
     answer = hindscan(
-        "plan",
+        command,
         "bidder_scan",
         "--history",
         "bids=bids_log",
@@ -221,3 +228,15 @@ def test_an_undecodable_record_is_named_or_set_aside_as_the_history_says(
     aside = hindscan(*scan, project=sample, HINDSCAN_HISTORY__BIDS_LOG__ON_BAD_RECORD='"set aside"', **env).document
     manifest = json.loads(Path(aside["manifest"]).read_text())
     assert (aside["result"]["rows"], manifest["set_aside"]) == (1, 1)
+
+
+@pytest.mark.kafka
+def test_an_event_for_a_topic_that_is_not_there_is_told_so(
+    kafka_cluster: KafkaCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hindscan.errors import SourceMissing
+    from hindscan.kafka import writer
+
+    monkeypatch.setattr(writer, "_SEND_SECONDS", 1.0)
+    with pytest.raises(SourceMissing, match="nowhere"):
+        writer.send({"bootstrap.servers": kafka_cluster.bootstrap}, "nowhere", b"", key=b"", headers=())

@@ -104,6 +104,8 @@ def test_runs_and_show_tell_what_happened(sample: Path) -> None:
     states = [fact["state"] for fact in shown["facts"] if fact["fact"] == "StateChanged"]
     assert states[-1] == "succeeded"
     assert any(fact["fact"] == "RunPlanned" for fact in shown["facts"])
+    # When is said of every fact in one way, as everywhere.
+    assert max(fact["at"] for fact in shown["facts"]) == shown["updated_at"]
     assert run in hindscan("show", run, project=sample).out
     assert hindscan("runs", "--state", "failed", "--json", project=sample).document == {"runs": []}
 

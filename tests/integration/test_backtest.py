@@ -160,6 +160,8 @@ def test_events_of_the_ledger_come_by_type_and_time(folder: Path) -> None:
     found = hs.events("auction.closed", "2018-01-01", "2018-04-01", project=folder)
     assert [(event.id, event["n"], event.time.month) for event in found] == [("e1", 1, 1), ("e3", 3, 3)]
     assert len(hs.events(project=folder)) == 4
+    with pytest.raises(UsageError, match="must be before until"):
+        hs.events("auction.closed", "2018-04-01", "2018-01-01", project=folder)
 
 
 def test_events_of_a_history_are_its_rows(folder: Path) -> None:

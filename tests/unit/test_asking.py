@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from hindscan import times
@@ -19,6 +20,7 @@ from hindscan.history.snapshot import OffsetRange, Window
 from hindscan.history.window import make_window
 from hindscan.planning import ask
 from hindscan.runs.run import RunRequest
+from hindscan.sweeping import given_points, typed_points
 from hindscan.template import write_project
 from hindscan.words import chosen_document
 from hindscan.workshop import open_workshop
@@ -114,6 +116,7 @@ def test_a_stored_request_can_be_asked_for_again(tmp_path: Path) -> None:
     window = {
         "offsets": {1: (5, None)},
         "keys": ["a"],
+        "histories": {"bids": "bids_log"},
         "last": times.duration("7d"),
         "until": times.from_text("2200-01-01"),
     }
@@ -126,3 +129,61 @@ def test_a_stored_request_can_be_asked_for_again(tmp_path: Path) -> None:
     faults = caught.value.details["faults"]
     assert isinstance(faults, list)
     assert len(faults) == 4, "of the window and of the other options at once"
+
+
+@pytest.mark.parametrize(
+    ("job", "options", "said"),
+    [
+        ("bidder_scan", {"offsets": {0: (1, 2)}}, "offsets choose what is read of a topic"),
+        ("bidder_scan", {"partitions": [0]}, "partitions choose what is read of a topic"),
+        ("bidder_scan", {"keys": ["a"]}, "keys choose what is read of a topic"),
+        ("bidder_scan", {"histories": {"bids": "timeless"}, "since": 5}, "since needs to know the time of its rows"),
+        ("bidder_scan", {"histories": {"bids": "timeless"}, "as_of": 5}, "as_of needs to know the time of its rows"),
+        ("auction_theory", {"draws": 1.5, "seed": True, "workers": "2"}, "draws must be a whole number, found 1.5"),
+        ("auction_theory", {"stop": "1%"}, "stop must be like .* found '1%'"),
+        ("auction_theory", {"draws": 10**20 - 1}, "99,999,999,999,999,999,999 draws need 5,960,464,477,"),
+        ("auction_theory", {"stop": {"max_draws": 10**20}}, "max_slices is 100,000"),
+        (
+            "auction_theory",
+            {"draws": 10**9, "points": [{"bidders": n} for n in range(2, 902)]},
+            "at each of 900 points",
+        ),
+    ],
+)
+def test_what_no_history_and_no_plan_can_have_is_refused_before_there_is_a_run(
+    tmp_path: Path, job: str, options: dict[str, Any], said: str
+) -> None:
+    write_project(tmp_path, bids=100)
+    with (tmp_path / "hindscan.toml").open("a") as file:
+        file.write('\n[history.timeless]\nparquet = "data/bids"\n')
+    project = load_project(tmp_path)
+    with open_workshop(project) as workshop:
+        spec, _ = workshop.job(job)
+    with pytest.raises(UsageError, match=said):
+        ask(project, spec, {}, **options)
+
+
+def test_draws_and_points_are_taken_as_far_as_a_plan_can_hold_them(tmp_path: Path) -> None:
+    write_project(tmp_path, bids=100)
+    project = load_project(tmp_path)
+    with open_workshop(project) as workshop:
+        spec, _ = workshop.job("auction_theory")
+    assert ask(project, spec, {}, draws=10**12).draws == 10**12
+    assert ask(project, spec, {}, draws=np.int64(7), seed=np.uint8(3)) == ask(project, spec, {}, draws=7, seed=3)
+    with pytest.raises(UsageError, match="bidders is swept, so it has no value of its own"):
+        ask(project, spec, {"bidders": 3}, points=[{"bidders": 2}])
+    for sweep, said in (
+        ({"bidders": 5}, r"its values must be a list or a range, found 5\. Write \[5\]"),
+        ({"bidders": "2..9"}, "its values must be a list"),
+        ({"bidders": range(10**6), "other": range(10**6)}, "at most 100,000 points"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            given_points(sweep)
+    for typed, said in (
+        ({"a": "1..1000", "b": "1..1000"}, "1,000,000 combinations"),
+        ({"a": "5..4.5"}, "it has 0"),
+        ({"a": "5..6..-1"}, "it has 0"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            typed_points(typed)
+    assert typed_points({"a": "6..5..-0.5"})[1] == ({"a": "6.0"}, {"a": "5.5"}, {"a": "5.0"})

@@ -76,14 +76,12 @@ def show(run: str, /, *, options: Options = DEFAULTS) -> None:
     run : str
         Its id.
     """
-    import msgspec
-
     from hindscan import times
     from hindscan.runs.log import facts
     from hindscan.runs.register import get_run
     from hindscan.runs.store import open_store
     from hindscan.runs.waiting import why_waiting
-    from hindscan.words import run_document
+    from hindscan.words import facts_document, run_document
 
     project = options.load()
     with open_store(project.store_url, project.root) as store:
@@ -94,7 +92,7 @@ def show(run: str, /, *, options: Options = DEFAULTS) -> None:
         print_document(
             {
                 **document,
-                "facts": [{"number": f.seq, "at": f.at, **msgspec.to_builtins(f.fact)} for f in logged],
+                "facts": facts_document(logged),
             }
         )
         return

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from hindscan.cli.options import DEFAULTS, Options, Parameters, pairs
+from hindscan.cli.options import DEFAULTS, Options, Parameters, Whole, pairs
 from hindscan.cli.output import print_document, print_table
 from hindscan.cli.work import Histories
 
@@ -20,8 +20,8 @@ def leaktest(
     *,
     as_of: str,
     parameters: Parameters = None,
-    seed: int | None = None,
-    draws: int | None = None,
+    seed: Whole | None = None,
+    draws: Whole | None = None,
     history: Histories = None,
     options: Options = DEFAULTS,
 ) -> int:

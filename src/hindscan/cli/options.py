@@ -12,11 +12,24 @@ from cyclopts import Parameter, validators
 from hindscan.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from cyclopts import Token
 
     from hindscan.config import Project
 
-__all__ = ["DEFAULTS", "WHOLE", "Count", "Options", "Parameters", "WindowOptions", "pairs", "stop_rule"]
+__all__ = [
+    "DEFAULTS",
+    "WHOLE",
+    "Count",
+    "Input",
+    "Options",
+    "Parameters",
+    "Whole",
+    "WindowOptions",
+    "pairs",
+    "stop_rule",
+]
 
 
 @Parameter(name="*")
@@ -38,8 +51,28 @@ class Options:
 
 DEFAULTS = Options()
 
+
+def _whole(_: object, tokens: Sequence[Token]) -> int:
+    """Read a whole number. What reads numbers otherwise would round 1.5 without a word."""
+    text = tokens[0].value
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise ValueError("It must be a whole number.")
+    return int(text)
+
+
+#: A whole number, written as one.
+Whole = Annotated[int, Parameter(converter=_whole)]
 #: A number of things: none, or as many as a store can count.
-Count = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=(1 << 63) - 1))]
+Count = Annotated[int, Parameter(converter=_whole, validator=validators.Number(gte=0, lte=(1 << 63) - 1))]
+
+
+def _no_option(_: object, text: str | None) -> None:
+    if text is not None and text.startswith("-") and text != "-":
+        raise ValueError(f"There is no option {text}.")
+
+
+#: A file, or `-`: standard input.
+Input = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)]
 #: `-p K=V`, any number of times.
 Parameters = Annotated[list[str] | None, Parameter(name=["--parameter", "-p"], negative="")]
 

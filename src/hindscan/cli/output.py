@@ -74,8 +74,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, to:
     for row in held:
         table.add_row(*(Text(_cell(value)) for value in row))  # a text is shown as it is: values may look like markup
     # A terminal folds; a pipe gets each row on one line, however long.
-    terminal = (to or sys.stdout).isatty()
-    Console(file=to, highlight=False, width=None if terminal else 10_000).print(table, crop=False)
+    out = to or sys.stdout
+    console = Console(file=out, highlight=False, width=None if out.isatty() else 10_000)
+    # Written by us: where nobody reads any more rich would end the process.
+    with console.capture() as drawn:
+        console.print(table, crop=False)
+    out.write(drawn.get())
 
 
 def _cell(value: object) -> str:

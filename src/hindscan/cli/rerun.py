@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from hindscan.cli.options import DEFAULTS, Options, Parameters, pairs
+from hindscan.cli.options import DEFAULTS, Options, Parameters, Whole, pairs
 
 __all__ = ["extend", "rerun"]
 
@@ -14,7 +14,7 @@ Flag = Annotated[bool, Parameter(negative="")]
 Slices = Annotated[list[int] | None, Parameter(name=["--slice"], negative="")]
 
 
-def extend(run: str, /, *, draws: int, options: Options = DEFAULTS) -> int:
+def extend(run: str, /, *, draws: Whole, options: Options = DEFAULTS) -> int:
     """Give a simulation more draws as a new run, with the seed, snapshot and code of the first, and wait.
 
     Parameters
@@ -41,8 +41,8 @@ def extend(run: str, /, *, draws: int, options: Options = DEFAULTS) -> int:
             )
         manifest = read_manifest(project.root / first.result)
         opened = rerunning.extend(
-            workshop.store, run, draws=draws, seed=manifest.seed, drawn=manifest.draws, requested_by=asker("cli")
-        )
+            project, workshop.store, run, draws=draws, seed=manifest.seed, drawn=manifest.draws, requested_by=asker("cli"),
+        )  # fmt: skip
         return finish(workshop, opened.id, options)
 
 
@@ -53,7 +53,7 @@ def rerun(
     parameters: Parameters = None,
     latest: Flag = False,
     slices: Slices = None,
-    workers: int | None = None,
+    workers: Whole | None = None,
     fresh: Flag = False,
     options: Options = DEFAULTS,
 ) -> int:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from hindscan.cli.options import DEFAULTS, Options
+from hindscan.cli.options import DEFAULTS, Options, Whole
 from hindscan.cli.output import human_count, print_document, writing_to
 
 __all__ = ["demo", "generate"]
@@ -17,11 +17,11 @@ def generate(
     target: str,
     /,
     *,
-    bids: int | None = None,
-    seed: int = 0,
+    bids: Whole | None = None,
+    seed: Whole = 0,
     source: Path | None = None,
-    partitions: int = 8,
-    aborted: int = 0,
+    partitions: Whole = 8,
+    aborted: Whole = 0,
     format: Literal["json", "avro"] = "json",
     registry: str = "default",
     options: Options = DEFAULTS,
@@ -94,7 +94,7 @@ def generate(
     )
 
 
-def demo(*, bids: int = 2_000_000, folder: Path | None = None, options: Options = DEFAULTS) -> None:
+def demo(*, bids: Whole = 2_000_000, folder: Path | None = None, options: Options = DEFAULTS) -> None:
     """Show the main job end to end on a throw-away project: broker, trigger, event, fan-out, result.
 
     Parameters

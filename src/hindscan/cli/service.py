@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from hindscan.cli.options import DEFAULTS, Count, Options, WindowOptions
+from hindscan.cli.options import DEFAULTS, Count, Input, Options, Whole, WindowOptions
 from hindscan.cli.output import print_document, print_table
 from hindscan.errors import ServiceUnavailable, UsageError
 
@@ -24,7 +24,7 @@ __all__ = ["doctor", "emit", "events", "match", "serve"]
 def serve(
     *,
     host: str | None = None,
-    port: int | None = None,
+    port: Whole | None = None,
     log_format: Literal["text", "json"] | None = None,
     options: Options = DEFAULTS,
 ) -> None:
@@ -45,7 +45,7 @@ def serve(
 
 
 def emit(
-    file: Path | None = None,
+    file: Input | None = None,
     /,
     *,
     type: str | None = None,
@@ -62,7 +62,7 @@ def emit(
 
     Parameters
     ----------
-    file : Path
+    file : str
         A file with one event in the JSON format, or `-` for standard input.
     type : str
         Type of the event, where there is no file.
@@ -83,7 +83,9 @@ def emit(
     """
     from hindscan.sending import send_event
 
-    event = _event_of(file, type=type, source=source, id=id, subject=subject, time=time, data=data)
+    event = _event_of(
+        None if file is None else Path(file), type=type, source=source, id=id, subject=subject, time=time, data=data
+    )
     answer = send_event(event, to, mode=mode, project=options.load)
     document = {"event": {"source": event.source, "id": event.id, "type": event.type}, **answer}
     if options.json:
@@ -168,7 +170,7 @@ def events(
 
 def match(
     filter: str,
-    file: str,
+    file: Input,
     /,
     *,
     offsets: str | None = None,
@@ -197,9 +199,11 @@ def match(
     from itertools import islice
 
     from hindscan.errors import EventError, InvalidEvent
+    from hindscan.history.window import make_window
 
     compiled = _filter_of(filter, options)
     window = WindowOptions(offsets=offsets, since=since, until=until).values()
+    make_window(**window, doing=f"Matching events of {file}")
     counts = {"matched": 0, "unmatched": 0, "failed": 0}
     rows: list[dict[str, Any]] = []
     for place, event in islice(_events_in(file, window, options), limit):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from hindscan.cli.options import DEFAULTS, WHOLE, Options, Parameters, WindowOptions, pairs, stop_rule
+from hindscan import errors
+from hindscan.cli.options import DEFAULTS, WHOLE, Options, Parameters, Whole, WindowOptions, pairs, stop_rule
 from hindscan.cli.output import Progress, human_bytes, human_count, print_arrow, print_document, print_table
 from hindscan.errors import HindscanError, UsageError
 
@@ -37,9 +38,9 @@ def plan(
     *,
     parameters: Parameters = None,
     window: WindowOptions = WHOLE,
-    seed: int | None = None,
-    draws: int | None = None,
-    workers: int | None = None,
+    seed: Whole | None = None,
+    draws: Whole | None = None,
+    workers: Whole | None = None,
     history: Histories = None,
     fresh: Flag = False,
     sweep: Flag = False,
@@ -150,12 +151,12 @@ def run(
     *,
     parameters: Parameters = None,
     window: WindowOptions = WHOLE,
-    seed: int | None = None,
-    draws: int | None = None,
+    seed: Whole | None = None,
+    draws: Whole | None = None,
     stop: Stops = None,
     max_seconds: float | None = None,
-    workers: int | None = None,
-    priority: int = 0,
+    workers: Whole | None = None,
+    priority: Whole = 0,
     history: Histories = None,
     fresh: Flag = False,
     sweep: Flag = False,
@@ -342,15 +343,16 @@ def _print_run(workshop: Workshop, done: Run, options: Options) -> int:
     import pyarrow.parquet as pq
 
     answer = run_answer(workshop, done)
+    code = 0 if done.state == "succeeded" else getattr(errors, done.error or "", HindscanError).exit_code
     if options.json:
         print_document(answer)
-        return 0 if done.state == "succeeded" else 1
+        return code
     if done.state != "succeeded":
         sys.stderr.write(f"{done.message or ''}\n".lstrip("\n"))
         sys.stderr.write(
             f"run {done.id} {done.state}. `hindscan show {done.id}` tells more; `hindscan retry {done.id}` tries again.\n"
         )
-        return 1
+        return code
     path = Path(answer["result"]["path"])
     print_arrow(pq.read_table(path))
     slices = answer["slices"]

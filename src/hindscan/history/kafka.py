@@ -140,6 +140,9 @@ class KafkaHistory:
     schemas: SchemaSource | None = None
     record: tuple[str, ...] = ()
 
+    def refuse(self, window: Window) -> None:
+        """Refuse nothing: a topic has all that can be asked for. Which partitions and offsets there are is seen when it is pinned."""
+
     def pin(self, window: Window) -> KafkaPin:
         """Resolve the offsets; without declared columns, read a sample.
 

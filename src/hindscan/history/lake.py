@@ -120,6 +120,22 @@ class LakeHistory:
         """Table as declared, as pins say it."""
         return self.parquet.root
 
+    def refuse(self, window: Window) -> None:
+        """Refuse what a table does not have, as for files; looks at nothing.
+
+        Raises
+        ------
+        UsageError
+            Offsets, partitions or keys are asked for, or a bound where there is no time column.
+        """
+        self.parquet.refuse(self._window_of_rows(window))
+
+    def _window_of_rows(self, window: Window) -> Window:
+        if self.by_snapshot and self.parquet.time is None:
+            # The version is what bounds it: its rows have no time to be cut by.
+            return msgspec.structs.replace(window, as_of=None)
+        return window
+
     def pin(self, window: Window) -> ParquetPin:
         """Pin the files of one version of the table. Reads the table's metadata and the footers of files that are new.
 
@@ -138,9 +154,7 @@ class LakeHistory:
         """
         version = self.table.at(window.as_of if self.by_snapshot else None)
         root = self.table.folder()
-        if self.by_snapshot and self.parquet.time is None:
-            # The version is what bounds it: its rows have no time to be cut by.
-            window = msgspec.structs.replace(window, as_of=None)
+        window = self._window_of_rows(window)
         found = _found(root, version.files, version.name, self.name)
         values = [file.partition_values for file in version.files]
         deleted = {file.path: file.deleted for file in version.files if file.deleted is not None}

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from hindscan import files
 from hindscan.errors import CorruptData, SchemaMismatch, SourceMissing
 from hindscan.history.archive import listed_only
-from hindscan.history.bounds import bounds_of, check_time_column
+from hindscan.history.bounds import Bounds, bounds_of, check_time_column
 from hindscan.history.columns import schema_from_text, schema_to_text
 from hindscan.history.deletes import Positions, masked
 from hindscan.history.equality import digest_of
@@ -95,6 +95,20 @@ class ParquetHistory:
         """Folder or URL that paths are relative to, as pins say it."""
         return shown_root(self.location)
 
+    def refuse(self, window: Window) -> None:
+        """Refuse offsets, partitions and keys, and a bound where there is no time column; looks at nothing.
+
+        Raises
+        ------
+        UsageError
+            One is asked for.
+        """
+        refuse_topic_options(window, self.name)
+        self._bounds(window)
+
+    def _bounds(self, window: Window) -> Bounds:
+        return bounds_of(window, history=self.name, has_time=self.time is not None, ignores_as_of=self.ignores_as_of)
+
     def pin(self, window: Window) -> ParquetPin:
         """List the files and read their footers.
 
@@ -130,7 +144,7 @@ class ParquetHistory:
     ) -> ParquetPin:
         """Pin files that were found, by a listing or in the snapshot of a table, with the partition values and the deleted rows of each; raises as `pin`."""
         refuse_topic_options(window, self.name)
-        bounds = bounds_of(window, history=self.name, has_time=self.time is not None, ignores_as_of=self.ignores_as_of)
+        bounds = self._bounds(window)
         read = self._footers.read(root, found) if found else []
         found, footers = [file for file, _ in read], [footer for _, footer in read]
         names = {file.path: footer for file, footer in zip(found, footers, strict=True)}

@@ -341,6 +341,10 @@ class History(Protocol):
         """Name in the project file."""
         ...
 
+    def refuse(self, window: Window) -> None:
+        """Refuse what no history of this kind has, whatever is in it; looks at nothing."""
+        ...
+
     def pin(self, window: Window) -> Pin:
         """Resolve every bound once. Reads metadata only (a topic without a declared schema: one pinned sample)."""
         ...

@@ -54,6 +54,9 @@ class StitchedHistory:
         """Name in the project file."""
         return self.topic.name
 
+    def refuse(self, window: Window) -> None:
+        """Refuse nothing, as a topic: which offsets there are, and whether the archive has keys, is seen when both are pinned."""
+
     def pin(self, window: Window) -> KafkaPin:
         """Resolve the offsets of archive and topic.
 

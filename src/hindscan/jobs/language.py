@@ -75,6 +75,12 @@ class Type:
             if (name == "pattern") != isinstance(value, str) or isinstance(value, bool):
                 raise ValueError(f"the bound {name} of {self.base} cannot be {value!r}")
 
+    @property
+    def named(self) -> str:
+        """The type as a sentence has it: "an integer (ge=1)", "a list[str]"."""
+        name = {"int": "an integer ", "float": "a number ", "str": "a text "}.get(self.base, f"a {self.base}")
+        return (name + str(dataclasses.replace(self, optional=False))[len(self.base) :]).rstrip()
+
     def __str__(self) -> str:
         text = self.base
         if self.values:

@@ -107,7 +107,10 @@ def validate(
         if parameter.name not in given:
             if parameter.required:
                 faults.append(
-                    {"parameter": parameter.name, "fault": f"is missing; it is required and a {parameter.type}"}
+                    {
+                        "parameter": parameter.name,
+                        "fault": f"is missing; it is required and {parse(parameter.type).named}",
+                    }
                 )
             else:
                 values[parameter.name] = parameter.default
@@ -153,7 +156,7 @@ def _checked(parsed: Type, value: object, from_text: bool) -> object:
     ):
         if parsed.optional:
             return None
-        raise _Fault(f"must be a {parsed}, and is null")
+        raise _Fault(f"must be {parsed.named}, and is null")
     if parsed.base == "literal":
         return _checked_literal(parsed, value, from_text)
     if parsed.item is not None:
@@ -166,7 +169,7 @@ def _checked(parsed: Type, value: object, from_text: bool) -> object:
         try:
             value = float(value)
         except OverflowError:
-            raise _Fault(f"must be a {parsed}, and is too large: {_shown(value)}") from None
+            raise _Fault(f"must be {parsed.named}, and is too large: {_shown(value)}") from None
         if not math.isfinite(value):
             raise _Fault(f"must be a finite number, and is {value}")
     if parsed.base == "int" and type(value) is int and not -(2**63) <= value < 2**63:
@@ -180,7 +183,7 @@ def _converted(parsed: Type, value: object) -> object:
     try:
         return msgspec.convert(value, msgspec_type(dataclasses.replace(parsed, optional=False)))
     except msgspec.ValidationError as error:
-        raise _Fault(f"must be a {parsed}, and is {_shown(value)} [{error}]") from None
+        raise _Fault(f"must be {parsed.named}, and is {_shown(value)} [{error}]") from None
 
 
 def _encodable(text: str) -> bool:
@@ -214,11 +217,11 @@ def _checked_list(parsed: Type, item: Type, value: object, from_text: bool) -> o
             try:
                 value, from_text = json.loads(value), False
             except json.JSONDecodeError as error:
-                raise _Fault(f"must be a {parsed}, and is no JSON array: {error}") from None
+                raise _Fault(f"must be {parsed.named}, and is no JSON array: {error}") from None
         else:
             value = [part.strip() for part in value.split(",")] if value.strip() else []
     if not isinstance(value, list | tuple):
-        raise _Fault(f"must be a {parsed}, and is {_shown(value)}")
+        raise _Fault(f"must be {parsed.named}, and is {_shown(value)}")
     checked: list[object] = []
     for index, member in enumerate(value):
         try:
@@ -231,7 +234,7 @@ def _checked_list(parsed: Type, item: Type, value: object, from_text: bool) -> o
         <= len(checked)
         <= typing.cast("float", bounds.get("max_length", math.inf))
     ):
-        raise _Fault(f"must be a {parsed}, and has {len(checked)} values")
+        raise _Fault(f"must be {parsed.named}, and has {len(checked)} values")
     return checked
 
 
@@ -249,13 +252,13 @@ def _from_text(parsed: Type, text: str) -> object:
             "0": False,
         }
         if text.lower() not in words:
-            raise _Fault(f"must be a {parsed} (true or false), and is {_shown(text)}")
+            raise _Fault(f"must be {parsed.named} (true or false), and is {_shown(text)}")
         return words[text.lower()]
     if parsed.base in ("int", "float"):
         # int() alone would also take "2_018" and full-width digits.
         pattern = r"[+-]?[0-9]{1,40}" if parsed.base == "int" else r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
         if not re.fullmatch(pattern, text.strip()):
-            raise _Fault(f"must be a {parsed}, and is {_shown(text)}")
+            raise _Fault(f"must be {parsed.named}, and is {_shown(text)}")
         return int(text) if parsed.base == "int" else float(text)
     return text
 
@@ -264,7 +267,7 @@ def _checked_time(parsed: Type, value: object) -> str:
     if isinstance(value, str):
         value = _time_from_text(parsed, value.strip())
     if not isinstance(value, dt.date):
-        raise _Fault(f"must be a {parsed}, and is {_shown(value)}")
+        raise _Fault(f"must be {parsed.named}, and is {_shown(value)}")
     if parsed.base == "date":
         if isinstance(value, dt.datetime):
             raise _Fault(f"must be a date, and has a time of day: {_shown(value)}")
@@ -275,7 +278,7 @@ def _checked_time(parsed: Type, value: object) -> str:
     try:
         moment = moment.astimezone(dt.UTC) if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
     except OverflowError:
-        raise _Fault(f"must be a {parsed} between the years 1 and 9999 in UTC, and is {_shown(value)}") from None
+        raise _Fault(f"must be {parsed.named} between the years 1 and 9999 in UTC, and is {_shown(value)}") from None
     return moment.isoformat().replace("+00:00", "Z")
 
 
@@ -287,8 +290,8 @@ def _time_from_text(parsed: Type, text: str) -> dt.date:
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?([Zz]|[+-]\d{2}:\d{2})?", text):
             return dt.datetime.fromisoformat(text.upper())
     except ValueError as error:
-        raise _Fault(f"must be a {parsed}, and is {_shown(text)} [{error}]") from None
-    raise _Fault(f"must be a {parsed} (2018-01-31 or 2018-01-31T12:00:00Z), and is {_shown(text)}")
+        raise _Fault(f"must be {parsed.named}, and is {_shown(text)} [{error}]") from None
+    raise _Fault(f"must be {parsed.named} (2018-01-31 or 2018-01-31T12:00:00Z), and is {_shown(text)}")
 
 
 def python_values(

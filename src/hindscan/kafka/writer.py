@@ -21,6 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, t
 from hindscan.errors import BrokerUnavailable, Conflict
 from hindscan.kafka.access import Admin, Refusals, opened
 from hindscan.kafka.cluster import client_config, translated
+from hindscan.kafka.topic import TopicInspector
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -271,6 +272,8 @@ def send(
 
     Raises
     ------
+    hindscan.errors.SourceMissing
+        No such topic.
     hindscan.errors.HindscanError
         It was not acknowledged.
     """
@@ -292,6 +295,8 @@ def send(
     except KafkaException as fault:
         raise translated(doing, fault.args[0], config, f"WRITE on topic {topic!r}") from fault
     if not answers:
+        # A topic that does not exist is waited for longer than this by the client; whether it does is asked only now.
+        TopicInspector(config, topic).describe(settings=False)
         raise BrokerUnavailable(
             f"{doing}: a broker must acknowledge it within {_SEND_SECONDS:g} s; none did.", topic=topic
         )

@@ -35,7 +35,7 @@ from hindscan.history.snapshot import (
     Slice,
 )
 
-__all__ = ["Known", "cut", "cut_whole"]
+__all__ = ["Known", "count_draws", "cut", "cut_whole"]
 
 #: Blocks of the first slices of draws: of the default size a million draws still occupy four cores.
 BLOCKS_PER_SLICE: Final = 4
@@ -89,6 +89,18 @@ def cut(pin: Pin, slice_rows: int, *, known: Known | None = None) -> tuple[Slice
 def cut_whole(pin: Pin, *, known: Known | None = None) -> tuple[Slice, ...]:
     """Cut into as few slices as can be: one for each file or partition, as broadcast tables are read."""
     return cut(pin, _WHOLE, known=known)
+
+
+def count_draws(pin: DrawPin) -> int:
+    """Count the slices that draws are cut into, without cutting them."""
+    count, start, step = 0, 0, BLOCKS_PER_SLICE * pin.block_size
+    while start < pin.draws:
+        grown = _grown(step, start)
+        # Of one size are all up to the one that begins where they grow, and the rest of those that grow no more.
+        ends = SHARE_OF_SLICE * 2 * grown if grown * 2 <= DRAWS_PER_SLICE_MOST else pin.draws
+        alike = -(-(min(ends, pin.draws) - start) // grown)
+        count, start, step = count + alike, start + alike * grown, grown
+    return count
 
 
 def _numbered(slices: Sequence[_S]) -> tuple[_S, ...]:
@@ -170,7 +182,13 @@ def _cut_partition(partition: PartitionPin, pin: KafkaPin, slice_rows: int, know
 def _cut_draws(pin: DrawPin) -> Iterator[DrawSlice]:
     start, step = 0, BLOCKS_PER_SLICE * pin.block_size
     while start < pin.draws:
-        while step * 2 <= min(start // SHARE_OF_SLICE, DRAWS_PER_SLICE_MOST):
-            step *= 2
+        step = _grown(step, start)
         yield DrawSlice(position=0, start=start, end=min(pin.draws, start + step))
         start += step
+
+
+def _grown(step: int, start: int) -> int:
+    """Give the draws of a slice that begins at `start`, after one of `step`."""
+    while step * 2 <= min(start // SHARE_OF_SLICE, DRAWS_PER_SLICE_MOST):
+        step *= 2
+    return step

@@ -5,7 +5,7 @@ units only, sets of draws that belong together, so that no estimate rests on hal
 
 ::
 
-    JobSpec + draws asked for -> check_draws, whole_draws -> DrawPin -> cut
+    JobSpec + draws asked for -> check_draws, whole_draws, refuse_draws_over -> DrawPin -> cut
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 
 import msgspec
 
-from hindscan.errors import ParameterError
+from hindscan.errors import ParameterError, PlanRefused
 from hindscan.history.snapshot import DrawPin
 from hindscan.jobs.job import JobSpec
 from hindscan.jobs.sampling import unit_of
+from hindscan.plans.cut import count_draws
 
-__all__ = ["check_draws", "draw_pin", "finishing", "unit_draws", "whole_draws"]
+__all__ = ["check_draws", "draw_pin", "finishing", "refuse_draws_over", "unit_draws", "whole_draws"]
 
 
 def draw_pin(job: JobSpec, *, draws: int, seed: int) -> DrawPin:
@@ -52,17 +53,44 @@ def check_draws(job: JobSpec, draws: int) -> None:
     Raises
     ------
     hindscan.errors.ParameterError
-        Fewer than one, or not of whole units.
+        No whole number, fewer than one, or not of whole units.
     """
-    if draws < 1:
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ParameterError(
-            f"Planning job {job.name}: draws must be at least 1, not {draws}. Ask for one draw or more.", job=job.name
+            f"Planning job {job.name}: draws must be at least 1, and whole, not {draws!r}. Ask for one draw or more.",
+            job=job.name,
         )
     if draws != whole_draws(job, draws):
         raise ParameterError(
             f"Planning job {job.name}: its draws belong together in sets of {unit_draws(job):,}, so there must be a multiple of these, and {draws:,} is none. "
             f"Ask for {whole_draws(job, draws):,}.",
             job=job.name,
+        )
+
+
+def refuse_draws_over(job: JobSpec, draws: int, max_slices: int | None, *, points: int = 1) -> None:
+    """Refuse more draws than a plan may have slices for, before any is cut: cutting 10**20 draws would itself not end.
+
+    Parameters
+    ----------
+    max_slices : int, optional
+        Of the project; that of the job comes first. None: no limit.
+    points : int
+        Of a sweep, each with so many draws.
+
+    Raises
+    ------
+    hindscan.errors.PlanRefused
+        More slices than `max_slices`.
+    """
+    most = job.max_slices if job.max_slices is not None else max_slices
+    slices = points * count_draws(draw_pin(job, draws=draws, seed=0))
+    if most is not None and slices > most:
+        each = f" at each of {points:,} points" if points > 1 else ""
+        raise PlanRefused(
+            f"Planning job {job.name}: max_slices is {most:,}, and {draws:,} draws{each} need {slices:,}. Ask for fewer draws, or raise the limit.",
+            job=job.name,
+            over=["max_slices"],
         )
 
 

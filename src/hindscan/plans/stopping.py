@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from hindscan.errors import BadPartial, UsageError
+from hindscan.errors import UsageError
 from hindscan.history.snapshot import DrawPin
 from hindscan.jobs.intervals import normal_quantile
 from hindscan.plans.cut import cut
@@ -144,7 +144,7 @@ def reached(rule: StopRule, estimates: Sequence[Mapping[str, Any]]) -> bool:
 
     Raises
     ------
-    hindscan.errors.BadPartial
+    hindscan.errors.UsageError
         A target names what is not among them.
     """
     by_name: dict[str, Mapping[str, Any]] = {}
@@ -156,7 +156,7 @@ def reached(rule: StopRule, estimates: Sequence[Mapping[str, Any]]) -> bool:
     for name, target in rule.targets.items():
         found = by_name if name else dict(list(by_name.items())[:1])
         if (name and name not in found) or (not name and len(by_name) != 1):
-            raise BadPartial(
+            raise UsageError(
                 f"Judging whether to stop: the rule names {name or 'no statistic'!r}, and there are {', '.join(by_name)}. Name one of these in stop.",
                 statistic=name,
             )

@@ -100,7 +100,9 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid_request(_: Request, error: RequestValidationError) -> Response:
         faults = [f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()]
-        return Response(problem_bytes(422, "; ".join(faults), faults=faults), 422, media_type=_PROBLEM)
+        return Response(
+            problem_bytes(422, "; ".join(faults), faults=faults, error="UsageError"), 422, media_type=_PROBLEM
+        )
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,11 @@ from small_project import small_project
         ("audit scan", "it needs TRIGGER and --since; --since is not given."),
         ("run scan -p", "Using `hindscan run`: Command \"run\" parameter -p requires an argument."),
         ("run scan --nope 1", "Using `hindscan run`: Unknown option: --nope."),
-        ("plan scan --seed many", "unable to convert \"many\" into int"),
+        ("plan scan --seed many", "Invalid value for --seed: It must be a whole number."),
+        ("runs --limit 1.5", "Invalid value for --limit: It must be a whole number."),
         ("runs --limit -1", "--limit"),
         ("outbox --send 99999999999999999999", "--send"),
+        ("emit --nope x", "There is no option --nope."),
         ("nope", "Using `hindscan`: Unknown command \"nope\"."),
     ],
 )  # fmt: skip
@@ -64,3 +68,19 @@ def test_what_cannot_be_done_as_typed_is_told_without_a_traceback(
     told = capsys.readouterr()
     assert told.err.startswith("UsageError: ")
     assert words in told.err
+
+
+def test_a_dash_is_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = b'{"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}'
+    small_project(tmp_path)
+    for typed, said in (
+        (["match", '{"exact": {"type": "t"}}', "-"], "1 matched, 0 unmatched"),
+        # That nobody answers shows that the event was read.
+        (["emit", "-", "--to", "http://127.0.0.1:1"], "a dispatcher must answer"),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(event)))
+        run_app([*typed, "--project", str(tmp_path)])
+        told = capsys.readouterr()
+        assert said in told.out + told.err

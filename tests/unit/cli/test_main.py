@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 PROGRAM = """
 import atexit, os, sys, threading, time
@@ -33,6 +36,35 @@ def test_nothing_that_was_printed_is_lost_and_threads_and_hooks_come_first() -> 
     assert done.stdout.splitlines()[-2:] == ["a thread ends", "asked to hear"]
     assert done.stdout.startswith("x" * 200_000)
     assert done.stderr == "told\n"
+
+
+@pytest.mark.parametrize("typed", [["table"], ["many"]])
+def test_a_reader_that_has_gone_is_no_failure_and_nothing_is_said_of_it(typed: list[str]) -> None:
+    program = """
+import sys
+import hindscan.cli.app as app
+from hindscan.__main__ import main
+from hindscan.cli.output import print_table
+
+if sys.argv[1] in ("table", "many"):
+    rows = [(n,) for n in range(1 if sys.argv[1] == "table" else 100_000)]
+    app.build_app = lambda: lambda *_, **__: print_table(("n",), rows)
+main()
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *typed],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_what_is_raised_is_told_as_ever() -> None:

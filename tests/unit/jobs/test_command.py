@@ -483,7 +483,7 @@ FAULTY: dict[str, tuple[dict[str, Any], str]] = {
     "a file that is not built": ({"slice": {"command": ["bin/x"], "output": OUTPUT}}, "'bin/x', which must be a file of the project"),
     "a way out": ({"depends": ["../*"]}, "must match files of the project, and matches none"),
     "an option's name": ({"parameters": {"seed": {"type": "int"}}}, "'seed' is an option of every run"),
-    "a bad default": ({"parameters": {"n": {"type": "int", "default": "x"}}}, "'n' has a default that must be a int"),
+    "a bad default": ({"parameters": {"n": {"type": "int", "default": "x"}}}, "'n' has a default that must be an integer"),
     "a bad type": ({"parameters": {"n": {"type": "integer"}}}, "'n' has a type that is none"),
     "an unknown parameter": ({"slice": {"command": ["x"], "output": OUTPUT, "parameters": ["m"]}}, "names 'm', which is not declared"),
     "no time": ({"slice": {"command": ["x"], "output": OUTPUT, "time_limit": 0}}, "time_limit of slice must be a positive"),

@@ -151,7 +151,7 @@ def test_all_faults_of_a_declaration_are_told_at_once() -> None:
         "`**more: 'int'` of slice is variadic keyword",
         "`seed` of slice is an option of every run",
         "`x` of slice has an annotation that no parameter can have: dict",
-        "`y` of slice has a default that must be a int, and is null",
+        "`y` of slice has a default that must be an integer, and is null",
         "`z` of slice has neither an annotation nor a default",
         "its name must be letters",
         "history= must name a history",

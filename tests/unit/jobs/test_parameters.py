@@ -206,8 +206,8 @@ def test_all_faults_are_told_at_once_with_what_would_be_right() -> None:
     message = str(caught.value)
     assert "`yaer` is no parameter of this job; did you mean `year`?" in message
     assert "`seed` is an option of a run" in message
-    assert "`category` must be a str, and is null" in message
-    assert "`year` must be a int, and is 'x' (str)" in message
+    assert "`category` must be a text, and is null" in message
+    assert "`year` must be an integer, and is 'x' (str)" in message
     assert "`day` is missing" in message
     assert "Give category: str, year: int = 2018, day: date." in message
     assert [f["parameter"] for f in caught.value.details["faults"]] == ["yaer", "seed", "category", "year", "day"]  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from hindscan.history.snapshot import (
     RowGroup,
     Slice,
 )
-from hindscan.plans.cut import cut, cut_whole
+from hindscan.plans.cut import count_draws, cut, cut_whole
 
 
 def parquet_pin(*files: FilePin, since: int | None = None, before: int | None = None) -> ParquetPin:
@@ -174,7 +174,9 @@ def test_offsets_known_to_end_before_the_bound_do_not_carry_it():
 
 @given(st.integers(1, 100_000), st.integers(1, 700))
 def test_draws_are_cut_at_whole_blocks(draws, block_size):
-    slices = cut(DrawPin(draws=draws, seed=1, block_size=block_size), 1)
+    pin = DrawPin(draws=draws, seed=1, block_size=block_size)
+    slices = cut(pin, 1)
+    assert count_draws(pin) == len(slices)
     assert all(isinstance(s, DrawSlice) for s in slices)
     assert [(s.start, s.end) for s in slices] == list(itertools.pairwise([0, *(s.end for s in slices)]))
     assert slices[-1].end == draws

@@ -183,7 +183,7 @@ def test_longer_simulations_reuse_the_shorter_ones():
 def test_options_of_simulations_are_refused_elsewhere():
     with pytest.raises(ParameterError, match="seed and draws are options of a simulation"):
         plan(seed=1)
-    with pytest.raises(ParameterError, match="draws must be at least 1, not 0"):
+    with pytest.raises(ParameterError, match="draws must be at least 1, and whole, not 0"):
         plan(SIMULATION, parameters={}, draws=0)
 
 

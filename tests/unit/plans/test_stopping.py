@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hindscan.errors import BadPartial, UsageError
+from hindscan.errors import UsageError
 from hindscan.history.snapshot import DrawPin
 from hindscan.plans.cut import cut
 from hindscan.plans.stopping import GROWTH, LEAST_DRAWS, LEAST_UNITS, looks, reached, read_stop
@@ -78,5 +78,5 @@ def test_a_rule_that_is_none_is_refused_with_what_is_wrong(stop: dict[str, Any],
 
 
 def test_a_target_that_names_no_quantity_fails_by_name() -> None:
-    with pytest.raises(BadPartial, match="names 'cost', and there are price"):
+    with pytest.raises(UsageError, match="names 'cost', and there are price"):
         reached(read_stop({"cost": {"half_width": 1.0}}), [row("price", 1.0, 0.1)])
