@@ -97,7 +97,7 @@ def ask(
         given |= {name: getattr(window, name) for name in _WINDOW if name != "last"}
     except UsageError as fault:
         faults += cast(list[str], fault.details["faults"])
-    for name in given.keys() & _WHOLE:
+    for name in sorted(given.keys() & _WHOLE):
         try:
             given[name] = _whole(given[name])
         except TypeError:
