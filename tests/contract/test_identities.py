@@ -51,12 +51,13 @@ class Deliveries(RuleBasedStateMachine):
     @rule(arrivals=st.lists(st.tuples(NUMBERS, st.integers(0, 1), DECISIONS), min_size=1, max_size=4))
     def deliver(self, arrivals: list[tuple[int, int, dict[str, Any]]]) -> None:
         batch = [self.entry(*arrival) for arrival in arrivals]
+        contradicted: list[tuple[int, str, str]] = []
         for (number, data, decisions), told in zip(arrivals, record(self.store, batch), strict=True):
             conflict = number not in self.forgotten and self.data.setdefault(number, data) != data
             assert told.conflict == conflict
             if conflict or number in self.forgotten:
                 assert not told.opened
-                assert all(self.runs[number, name] == run for name, run in told.existing.items())
+                contradicted += [(number, name, run) for name, run in told.existing.items()]
                 continue
             for name, outcome in decisions.items():
                 if (number, name) in self.decided:
@@ -66,6 +67,8 @@ class Deliveries(RuleBasedStateMachine):
                 self.decided[number, name] = outcome
                 if outcome == "matched":
                     self.runs[number, name] = told.opened[name]
+        # A run that an arrival behind it in the batch has opened exists by then, too.
+        assert all(self.runs[number, name] == run for number, name, run in contradicted)
 
     @rule(number=NUMBERS, outcomes=st.fixed_dictionaries({"a": OUTCOMES, "b": OUTCOMES}), times=st.integers(1, 2))
     def redrive(self, number: int, outcomes: dict[str, Any], times: int) -> None:
@@ -128,3 +131,9 @@ class Deliveries(RuleBasedStateMachine):
 def test_one_run_for_each_match_whatever_happens_to_its_event(store: Store) -> None:
     slow = settings(max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(lambda: Deliveries(store), settings=slow)  # type: ignore[no-untyped-call]
+
+
+def test_who_contradicts_is_told_of_a_run_that_the_same_batch_opens(store: Store) -> None:
+    machine = Deliveries(store)
+    machine.deliver([(3, 0, {}), (3, 1, {}), (3, 0, {"a": "matched"})])
+    machine.each_match_has_one_run()
