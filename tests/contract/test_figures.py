@@ -99,6 +99,15 @@ def test_the_first_start_counts_from_the_receipt_or_from_when_the_run_may_begin(
     assert [bound for bound, number in zip((*BOUNDS, None), seen.counts, strict=True) if number] == [0.025, 60.0]
 
 
+def test_the_start_of_a_replayed_run_says_nothing_of_how_long_an_event_waits(store: Store, clock: Clock) -> None:
+    first = arrive(store, 1)
+    begin(store, first)
+    clock.sleep(1000)
+    begin(store, arrive(store, 1, trigger="scan@again"))
+    seen = Counter(store).read().event_to_start
+    assert (sum(seen.counts), seen.seconds) == (1, 0.0)
+
+
 def test_slices_of_all_attempts_are_counted_once_each(store: Store) -> None:
     counter = Counter(store)
     run = arrive(store, 1)

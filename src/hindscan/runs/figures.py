@@ -205,7 +205,7 @@ class Counter:
             work.take(((number, fact) for number, _, fact in facts), received)
 
     def _received_at(self, connection: sa.Connection, facts: Iterable[Fact]) -> dict[str, int]:
-        """Tell of the runs that begin here and that an event opened, when each could have begun."""
+        """Tell of the runs that begin here and that an event opened, when each could have begun; a replayed event was received for another run."""
         starting = {fact.run for fact in facts if isinstance(fact, StateChanged) and fact.state == "running"}
         runs, events = schema.runs, schema.events
         same = sa.and_(events.c.source == runs.c.event_source, events.c.id == runs.c.event_id)
@@ -213,5 +213,6 @@ class Counter:
         found: dict[str, int] = {}
         for part in keys_in_parts((run,) for run in sorted(starting)):
             query = sa.select(*columns).join(events, same).where(runs.c.id.in_([run for (run,) in part]))
+            query = query.where(runs.c.trigger.not_like("%@%"))
             found |= {run: max(received, not_before) for run, received, not_before in connection.execute(query)}
         return found
