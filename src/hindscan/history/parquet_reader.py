@@ -92,11 +92,6 @@ class _Chosen(NamedTuple):
     def row_groups(self) -> list[int]:
         return [group.id for group in self.fragment.row_groups]
 
-    @property
-    def loses_rows(self) -> bool:
-        """Its table has, or may have, deleted some of its rows."""
-        return bool(self.slice.deleted or self.slice.equality_deletes)
-
 
 class ParquetSource:
     """Slices of a Parquet pin as one table."""
@@ -311,7 +306,7 @@ class ParquetSource:
         tables = []
         for one in chosen:
             constants = self._constants(one.slice)
-            if one.loses_rows or self._may_drift or (bounds is not None and self._reader.time in constants):
+            if _may_lose_rows(one.slice) or self._may_drift or (bounds is not None and self._reader.time in constants):
                 return None
             file = self._file(one.slice)
             table = decoded(
@@ -372,15 +367,14 @@ class ParquetSource:
             left = whole if may_pass is None else whole.subset(may_pass, schema=self.schema)
             if may_pass is None or left.num_row_groups:
                 # What is deleted goes by position: a row group that is left out would move the others.
-                one = _Chosen(s, left)
-                chosen.append(_Chosen(s, whole) if one.loses_rows else one)
+                chosen.append(_Chosen(s, whole if _may_lose_rows(s) else left))
         return chosen
 
     def _alike(self, chosen: Sequence[_Chosen], schema: pa.Schema) -> list[list[tuple[_Chosen, bool]]]:
         """Put those together that one scan reads: all, unless files drifted."""
         runs: list[list[tuple[_Chosen, bool]]] = []
         for one in chosen:
-            as_pinned = not one.loses_rows and (
+            as_pinned = not _may_lose_rows(one.slice) and (
                 not self._may_drift or is_read_as_pinned(one.fragment.physical_schema, schema, self._reader.rename)
             )
             if not (runs and as_pinned and runs[-1][0][1]):
@@ -396,19 +390,18 @@ class ParquetSource:
     ) -> ds.Dataset:
         import pyarrow.dataset as ds
 
-        one, as_pinned = run[0]
-        s = one.slice
+        (s, fragment), as_pinned = run[0]
         if as_pinned:
             return ds.FileSystemDataset(
-                [each.fragment for each, _ in run], schema, self._parquet, self._reader.root.filesystem
+                [one.fragment for one, _ in run], schema, self._parquet, self._reader.root.filesystem
             )
         table = rows_as_pinned(
-            one.fragment,
+            fragment,
             schema,
             shown=s.path,
             rename=self._reader.rename,
             constants=self._constants(s),
-            kept=self._kept_of(s) if one.loses_rows else None,
+            kept=self._kept_of(s) if _may_lose_rows(s) else None,
             where=where,
         )
         return ds.dataset(table)
@@ -498,6 +491,11 @@ class ParquetSource:
             f"Run again to pin the files as they are now.{more}",
             paths=listed,
         )
+
+
+def _may_lose_rows(s: ParquetSlice) -> bool:
+    """Tell whether the slice's table has deleted some of its rows, or may have."""
+    return bool(s.deleted or s.equality_deletes)
 
 
 def _corrupt(s: ParquetSlice, fault: Exception) -> CorruptData:
