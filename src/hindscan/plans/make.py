@@ -19,7 +19,7 @@ import msgspec
 
 from hindscan.data import Proof
 from hindscan.errors import JobDefinitionError, ParameterError
-from hindscan.history.snapshot import DrawSlice, KafkaSlice, Pin, Slice, Snapshot
+from hindscan.history.snapshot import DrawPin, DrawSlice, KafkaSlice, Pin, Slice, Snapshot
 from hindscan.jobs.job import JobSpec, Step, pinned_as
 from hindscan.plans.chains import in_order, leaves_of, link, needed, without_idle_bounds
 from hindscan.plans.combine import flat, tree, tree_by_part
@@ -146,10 +146,10 @@ def make_plan(
     _check(job, snapshot, seed, draws)
     lookup = existing.__contains__ if isinstance(existing, Collection) else existing
 
-    def digests(*, idle: bool) -> dict[str, str]:
+    def digests(names: Collection[str], *, idle: bool) -> dict[str, str]:
         return {
             name: table_digest(snapshot.pins[name], identities[name], known=(known or {}).get(name), is_idle=idle)
-            for name in job.broadcast
+            for name in names
         }
 
     def scanned(
@@ -196,12 +196,13 @@ def make_plan(
     if job.kind == "simulation":
         seed = default_seed(job, parameters, snapshot, identities, known=known) if seed is None else seed
         draws = whole_draws(job, job.draws) if draws is None else draws
-    with_bounds, without = digests(idle=False), digests(idle=True)
+    with_bounds = digests(job.broadcast, idle=False)
+    without = digests([name for name in job.broadcast if _is_bounded(snapshot.pins[name])], idle=True)
     table_proofs = {name: table_proof_key(without[name]) for name in without if without[name] != with_bounds[name]}
     stages = stages_with(with_bounds)
     if table_proofs:
         idle = all(exists(key) and holds_whole(snapshot.pins[name], proof(key)) for name, key in table_proofs.items())
-        stages = _alike(stages, stages_with(without), exists, idle=idle)
+        stages = _alike(stages, stages_with(with_bounds | without), exists, idle=idle)
     renewed = _renewed(job, stages[-1], anew)
     stages[-1] = msgspec.structs.replace(stages[-1], reused=stages[-1].reused - set(anew))
     return Plan(
@@ -471,6 +472,11 @@ def holds_whole(pin: Pin, proof: Proof | None) -> bool:
     """Tell whether a reading of a whole table shows that none of its upper bounds cuts off a row."""
     bounded = [s for s in cut_whole(pin) if not isinstance(s, DrawSlice) and s.before is not None]
     return all(holds(s, proof) for s in bounded)
+
+
+def _is_bounded(pin: Pin) -> bool:
+    """Tell whether slices of a pin can have an upper bound."""
+    return not isinstance(pin, DrawPin) and pin.before is not None
 
 
 def _closing(step: Step | None, given: _Given) -> Callable[[str], str] | None:
