@@ -97,13 +97,11 @@ class _Show:
         """Write the project while the broker starts; give the broker's address and whether it is the small one."""
         from hindscan.generate import generate_auctions
         from hindscan.template import write_project
-        from hindscan.testing import kafka_available
 
         self._head("A project, a broker, a history")
         self._compile_loops()
-        reason = kafka_available()
         started: dict[str, Any] = {}
-        starting = threading.Thread(target=self._start_broker, args=(reason, started))
+        starting = threading.Thread(target=self._start_broker, args=(started,))
         starting.start()
         generate_auctions(str(self._root / "data"), bids=self._bids, seed=1)
         self._say(f"{self._bids:,} bids in Parquet under {self._root / 'data'}")
@@ -115,7 +113,7 @@ class _Show:
             bids=0,
             bootstrap=started["bootstrap"],
             # Nothing else makes hindscan take a broker's word for what it cannot prove.
-            kafka_extra='"hindscan.mock" = true\n' if reason else "",
+            kafka_extra='"hindscan.mock" = true\n' if started["mock"] else "",
             sources=(f"kafka:{_EVENTS}", "http"),
         )
         self._say(f"{started['what']} on {started['bootstrap']}")
@@ -130,10 +128,13 @@ class _Show:
             compiling = subprocess.Popen(loops, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
             self._stack.callback(_stop, compiling)
 
-    def _start_broker(self, reason: str | None, started: dict[str, Any]) -> None:
+    def _start_broker(self, started: dict[str, Any]) -> None:
         from hindscan.mock_kafka import MockKafka
-        from hindscan.testing import KafkaCluster
+        from hindscan.testing import KafkaCluster, kafka_available
 
+        reason = kafka_available(
+            fetching=lambda: self._say("Kafka is fetched, once on this machine: 55 MB, some 10 to 60 s")
+        )
         try:
             if reason is None:
                 cluster = self._stack.enter_context(KafkaCluster())

