@@ -40,7 +40,7 @@ from hindscan.history.snapshot import FilePin, KafkaPin, KafkaSlice, ParquetPin,
 from hindscan.plans.keys import chained_keys, state_key
 from hindscan.plans.plan import Chain
 
-__all__ = ["in_order", "leaves_of", "link", "needed", "runs_of", "without_idle_bounds"]
+__all__ = ["in_order", "leaves_of", "link", "needed", "runs_of"]
 
 
 def in_order(pin: Pin, slices: Sequence[Slice], *, job: str) -> list[tuple[str, tuple[Slice, ...]]]:
@@ -145,48 +145,6 @@ def link(
         closed = close(states[-1] if states else start) if close is not None else None
         chains.append(Chain(name=name, first=first, last=len(linked), states=tuple(states), close=closed))
     return tuple(linked), tuple(chains)
-
-
-def without_idle_bounds(
-    parts: Sequence[tuple[str, tuple[Slice, ...]]],
-    keys: Sequence[str],
-    opened: Sequence[str],
-    *,
-    start: str,
-    is_idle: Callable[[Slice, str], bool],
-) -> tuple[frozenset[int], dict[str, str]]:
-    """Find the upper bounds that stored partials show to cut off nothing, from the front of each chain as far as they go.
-
-    Parameters
-    ----------
-    parts : sequence
-        From `in_order`.
-    keys, opened : sequence of str
-        By position: what each slice's key would be on its own, and without its upper bound.
-    start : str
-        `start_key` of the job.
-    is_idle : callable
-        Tells whether the partial under a key is there and shows that the slice's bound cuts off nothing.
-
-    Returns
-    -------
-    (frozenset of int, dict)
-        The positions whose bound is left out. And by the keys of the partials from the first other one on those they would have if no bound cut off anything.
-    """
-    chosen: set[int] = set()
-    others: dict[str, str] = {}
-    for _, slices in parts:
-        first, last = slices[0].position, slices[-1].position + 1
-        free = chained_keys(opened[first:last], start)
-        state, idle = start, 0
-        for s, key, other in zip(slices, keys[first:last], opened[first:last], strict=True):
-            if key != other and not is_idle(s, free[idle]):
-                break
-            state, idle = state_key(free[idle]), idle + 1
-        chosen.update(at for at in range(first, first + idle) if keys[at] != opened[at])
-        bounded = chained_keys(keys[first + idle : last], state)
-        others |= dict(zip(bounded, free[idle:], strict=True))
-    return frozenset(chosen), others
 
 
 def leaves_of(keys: Sequence[str], chains: Sequence[Chain]) -> tuple[str, ...]:

@@ -26,9 +26,9 @@ from hindscan.errors import ExecutionError, HindscanError, RunCancelled
 from hindscan.history.snapshot import DrawSlice, Slice
 from hindscan.plans.chains import needed
 from hindscan.plans.cost import group, group_in_order
+from hindscan.plans.idle import is_idle, is_idle_whole
 from hindscan.plans.incomplete import Coverage, allowed_failures, coverage_of, joined_with, without
 from hindscan.plans.keys import state_key
-from hindscan.plans.make import holds, holds_whole
 from hindscan.plans.pace import Pace
 from hindscan.plans.plan import Chain, Node, Plan, Stage
 from hindscan.progress import SliceFinished, StageFinished
@@ -217,7 +217,7 @@ class StageWork:
         )
         for done in self._done if stage.unbounded else ():
             # A bound that cut off nothing need not have been there: a run as of a later time finds the partial so.
-            if done.key in stage.unbounded and holds(stage.slices[done.position], done.proof):
+            if done.key in stage.unbounded and is_idle(stage.slices[done.position], done.proof):
                 self._partials.link(done.key, stage.unbounded[done.key])
 
     def key(self, piece: Slice) -> str:
@@ -321,7 +321,7 @@ class StageWork:
         """Tell whether the proofs of the broadcast tables show that their upper bounds cut off nothing."""
         pins = self._plan.snapshot.pins
         return all(
-            holds_whole(pins[name], self._partials.find_proof(key)) for name, key in self._plan.table_proofs.items()
+            is_idle_whole(pins[name], self._partials.find_proof(key)) for name, key in self._plan.table_proofs.items()
         )
 
     def _name_without_idle_bounds(self, stage: Stage, chain: Chain) -> None:
@@ -343,7 +343,7 @@ class StageWork:
         s = self._stage.slices[position]
         if isinstance(s, DrawSlice) or s.before is None:
             return False
-        return not self._partials.has(self._stage.keys[position]) or not holds(s, self._proof(position))
+        return not self._partials.has(self._stage.keys[position]) or not is_idle(s, self._proof(position))
 
     def _proof(self, position: int) -> Proof | None:
         """Give the proof of a slice that was made or reused."""

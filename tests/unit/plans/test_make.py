@@ -9,7 +9,8 @@ from hindscan.data import Proof
 from hindscan.errors import JobDefinitionError, ParameterError
 from hindscan.history.snapshot import FilePin, KafkaPin, ParquetPin, PartitionPin, RowGroup, Snapshot, Window
 from hindscan.jobs.job import JobSpec, Step
-from hindscan.plans.make import holds, make_plan
+from hindscan.plans.idle import is_idle
+from hindscan.plans.make import make_plan
 from hindscan.plans.plan import Plan
 
 replace = msgspec.structs.replace
@@ -288,4 +289,4 @@ def test_a_run_that_was_cut_short_has_its_own_partials_whatever_is_known_by_now(
 )
 def test_a_bound_is_idle_only_if_every_row_is_shown_to_lie_before_it(shown: Proof | None, expected: bool):
     piece = plan(data=as_of(100)).stages[0].slices[0]
-    assert holds(piece, shown) is expected
+    assert is_idle(piece, shown) is expected
