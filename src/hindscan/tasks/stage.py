@@ -21,22 +21,20 @@ from typing import Any, Final
 import msgspec
 
 from hindscan import errors
-from hindscan.data import Proof
 from hindscan.errors import ExecutionError, HindscanError, RunCancelled
-from hindscan.history.snapshot import DrawSlice, Slice
+from hindscan.history.snapshot import Slice
 from hindscan.plans.chains import needed
 from hindscan.plans.cost import group, group_in_order
-from hindscan.plans.idle import is_idle, is_idle_whole
 from hindscan.plans.incomplete import Coverage, allowed_failures, coverage_of, joined_with, without
-from hindscan.plans.keys import state_key
 from hindscan.plans.pace import Pace
-from hindscan.plans.plan import Chain, Node, Plan, Stage
+from hindscan.plans.plan import Node, Plan, Stage
 from hindscan.progress import SliceFinished, StageFinished
 from hindscan.runs.partials import Partials, proofs_of
 from hindscan.tasks.attempts import Piece, make_pieces
 from hindscan.tasks.bench import found
 from hindscan.tasks.executor import Executor
 from hindscan.tasks.kept import KeptSlices
+from hindscan.tasks.names import Names
 from hindscan.tasks.tally import Tally
 from hindscan.tasks.task import Assignment, Checkpoints, Done, Failed, Task, TaskKind, pack
 
@@ -102,6 +100,7 @@ class StageWork:
         self._there = {stage.keys[position] for position in stage.reused}
         self._forgotten: set[str] = set(plan.anew)
         self._done = KeptSlices()
+        self._names = Names(plan, partials, self._done)
         self._seconds = 0.0
         self._nodes = _inner(stage)
         #: By position of their slices.
@@ -171,7 +170,9 @@ class StageWork:
         self._close_chains()
         self._combine()
         self._finish()
-        self._name_without_tables_bounds()
+        if self._stage is self._planned:
+            # Of what failed, here or in what it is joined with, nothing goes by a name of the whole.
+            self._names.without_bounds_of_tables(self._stage)
         self._seconds += time.monotonic() - began
         self._tally.observe(StageFinished(run=self._tally.run, stage=self._stage.step, seconds=self._seconds))
 
@@ -215,10 +216,7 @@ class StageWork:
             kept=self.kept,
             tolerated=self._tolerated - len(self._failed),
         )
-        for done in self._done if stage.unbounded else ():
-            # A bound that cut off nothing need not have been there: a run as of a later time finds the partial so.
-            if done.key in stage.unbounded and is_idle(stage.slices[done.position], done.proof):
-                self._partials.link(done.key, stage.unbounded[done.key])
+        self._names.without_bounds(stage)
 
     def key(self, piece: Slice) -> str:
         """Give the key of a slice."""
@@ -300,55 +298,7 @@ class StageWork:
             kept=self.kept,
         )
         for chain in whole:
-            self._name_without_idle_bounds(stage, chain)
-
-    def _name_without_tables_bounds(self) -> None:
-        """Store all that was made also as what it would be if the bounds of the broadcast tables were left out, once these are seen to cut off nothing."""
-        stage, other = self._stage, self._stage.alike
-        if other is None or stage.tables_idle or stage is not self._planned or not self._are_tables_idle():
-            return  # of what failed, here or in what it is joined with, nothing goes by a name of the whole
-        for key, same in _names(stage, other).items():
-            if key != same and self._partials.has(key):
-                self._partials.link(key, same)
-        for chain in other.chains:
-            self._name_without_idle_bounds(other, chain)
-        for s in other.slices if not other.chains else ():
-            key = other.keys[s.position]
-            if key in other.unbounded and not self._cuts(s.position):
-                self._partials.link(key, other.unbounded[key])
-
-    def _are_tables_idle(self) -> bool:
-        """Tell whether the proofs of the broadcast tables show that their upper bounds cut off nothing."""
-        pins = self._plan.snapshot.pins
-        return all(
-            is_idle_whole(pins[name], self._partials.find_proof(key)) for name, key in self._plan.table_proofs.items()
-        )
-
-    def _name_without_idle_bounds(self, stage: Stage, chain: Chain) -> None:
-        """Store partials and checkpoints also as what they would be without bounds, up to the first bound that cut off something."""
-        idle = chain.first
-        while idle < chain.last and not (stage.keys[idle] in stage.unbounded and self._cuts(idle)):
-            idle += 1
-        names = stage.without_idle_bounds(chain, idle)
-        # From the back: a plan looks from the front for as many as there are, and finds what follows them then.
-        for position in reversed(range(chain.first, chain.last)):
-            key, state = stage.keys[position], chain.after(position)
-            if key in names and self._partials.has(key):
-                if self._partials.has(state):
-                    self._partials.link(state, state_key(names[key]))
-                self._partials.link(key, names[key])
-
-    def _cuts(self, position: int) -> bool:
-        """Tell whether a slice's upper bound cuts off rows, or may."""
-        s = self._stage.slices[position]
-        if isinstance(s, DrawSlice) or s.before is None:
-            return False
-        return not self._partials.has(self._stage.keys[position]) or not is_idle(s, self._proof(position))
-
-    def _proof(self, position: int) -> Proof | None:
-        """Give the proof of a slice that was made or reused."""
-        done = self._done.get(position)
-        return done.proof if done is not None else self._partials.read_meta(self._stage.keys[position]).proof
+            self._names.without_bounds_of_chain(stage, chain, made=stage)
 
     def kept(self, piece: Piece) -> Done | None:
         """Give what a lost task had stored of a slice: it was missing when the task was made. Of an ordered job the partial comes after the checkpoint."""
@@ -500,21 +450,6 @@ class StageWork:
             return False  # a combination of nothing is no result
         self._failed, self._stage, self._nodes = failed, left, _inner(left)
         return True
-
-
-def _names(stage: Stage, other: Stage) -> dict[str, str]:
-    """Give by the keys of all that is stored of a stage those that it has in the same stage with other keys."""
-    names = dict(zip((*stage.keys, stage.empty), (*other.keys, other.empty), strict=True))
-    for one, same in zip(stage.chains, other.chains, strict=True):
-        names |= dict(zip(one.states, same.states, strict=True))
-        names |= {} if one.close is None or same.close is None else {one.close: same.close}
-    nodes = [[node.key for level in each.levels for node in level] for each in (stage, other)]
-    return {
-        **names,
-        **dict(zip(*nodes, strict=True)),
-        **dict(zip(stage.roots, other.roots, strict=True)),
-        **dict(zip(stage.results, other.results, strict=True)),
-    }
 
 
 def _inner(stage: Stage) -> dict[str, Node]:
