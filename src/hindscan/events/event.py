@@ -4,23 +4,16 @@ Everything that enters hindscan becomes an `Event` here or is refused here; filt
 nothing else. Each rule stands below the sentence of the specification it comes from
 (https://github.com/cloudevents/spec, cloudevents/spec.md and formats/json-format.md, version 1.0.3).
 
-One event has one form, whichever way it came, so that the same event sent twice is equal and has one digest: its time
-is in UTC; data of a JSON media type is the decoded value; data of a text type is a string where it is UTF-8; all
-other data is bytes; data without a media type that is not bytes is `application/json`, "exactly equivalent" by the
-specification. An empty body and a JSON `null` are no data: HTTP cannot tell them from it.
+One event has one form, whichever way it came, so that the same event sent twice is equal and has one digest: its time is in UTC, and its data are as `payload` says.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
@@ -34,22 +27,17 @@ from hindscan.events.attributes import (
     is_uri_reference,
     parse_time,
 )
-from hindscan.events.strict import compact_json, json_fault, parse_json, shown
+from hindscan.events.payload import JSON, JSON_MEDIA_TYPE, digest, from_base64, one_form, written
+from hindscan.events.strict import shown
 
 __all__ = [
     "CORE_ATTRIBUTES",
-    "JSON",
     "Event",
     "build_each",
     "build_event",
-    "data_bytes",
-    "data_digest",
     "event_from_json",
     "invalid_event",
 ]
-
-#: A decoded JSON value.
-JSON: TypeAlias = dict[str, Any] | list[Any] | str | int | float | bool | None
 
 #: The attributes the specification defines, in the order in which they are written.
 CORE_ATTRIBUTES: Final = ("specversion", "id", "source", "type", "time", "subject", "datacontenttype", "dataschema")
@@ -57,11 +45,6 @@ CORE_ATTRIBUTES: Final = ("specversion", "id", "source", "type", "time", "subjec
 _CORE: Final = frozenset(CORE_ATTRIBUTES)
 _REQUIRED: Final = ("id", "source", "type")
 _SPECVERSION: Final = "1.0"
-_JSON_MEDIA_TYPE: Final = "application/json"
-_CHARSET: Final = re.compile(r';[ \t]*charset="?([^";]*)', re.IGNORECASE)
-#: One for all events: making it costs more than most of them.
-_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-_UTF8_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +92,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
             faults.append(f"time: {fault}")
         if not faults or not any(fault.startswith("datacontenttype") for fault in faults):
             try:
-                data, media_type = _one_form(self.data, self.datacontenttype)
+                data, media_type = one_form(self.data, self.datacontenttype)
                 put(self, "data", data)
                 put(self, "datacontenttype", media_type)
             except ValueError as fault:
@@ -136,6 +119,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
             # As the specification has it: "String encoding: a case-sensitive value of `true` or `false`."
             return "true" if value else "false"
         return format_time(value) if isinstance(value, datetime) else str(value)
+
+    def data_bytes(self) -> bytes | None:
+        """Give the data as their media type writes them, or None for none."""
+        return written(self.data, self.datacontenttype)
+
+    def data_digest(self) -> str:
+        """Digest the data: it tells a repeated event from another one that wrongly has the same identity."""
+        return digest(self.data)
 
     def context(self) -> dict[str, Any]:
         """Give the event in the JSON format, without its data."""
@@ -200,7 +191,7 @@ def event_from_json(document: object, doing: str = "reading a CloudEvent in the 
         )
     elif encoded is not None:
         try:
-            data = _from_base64(encoded)
+            data = from_base64(encoded)
         except ValueError as fault:
             faults.append(f"data_base64: {fault}")
     return build_event(attributes, data, faults, doing)
@@ -282,37 +273,11 @@ def invalid_event(doing: str, faults: list[str], kind: type[InvalidEvent] = Inva
     )
 
 
-def data_bytes(event: Event) -> bytes | None:
-    """Give the payload as its media type writes it, or None for none."""
-    if event.data is None or isinstance(event.data, bytes):
-        return event.data
-    if isinstance(event.data, str) and _media(event.datacontenttype)[0] == "text":
-        return event.data.encode()
-    try:
-        return msgspec.json.encode(event.data)
-    except (OverflowError, TypeError, UnicodeEncodeError):
-        # A whole number of more than 64 bits.
-        return compact_json(event.data)
-
-
-def data_digest(event: Event) -> str:
-    """Digest the payload: equal for equal data, whatever the binding, the order of keys or the spaces it came with.
-
-    It tells a repeated event from another one that wrongly has the same identity.
-    """
-    if isinstance(event.data, bytes):
-        kind, content = b"bytes:", event.data
-    else:
-        kind = b"json:"
-        content = _CANONICAL.encode(event.data).encode()
-    return f"sha256:{hashlib.sha256(kind + content).hexdigest()}"
-
-
 def _attribute_faults(event: Any) -> list[str]:
     faults: list[str] = []
     if (
         _is_plain(event.id) and _is_plain(event.type) and _is_plain(event.source) and event.specversion == _SPECVERSION
-        and event.datacontenttype == _JSON_MEDIA_TYPE and event.subject is None and event.dataschema is None
+        and event.datacontenttype == JSON_MEDIA_TYPE and event.subject is None and event.dataschema is None
         and _is_reference(event.source)
     ):  # fmt: skip
         # What nearly all events have, and nothing of it wrong.
@@ -421,74 +386,3 @@ def _utc(time: object) -> datetime | None:
         return time.astimezone(UTC)
     except OverflowError as fault:
         raise ValueError("it lies outside of the years 1 to 9999 in UTC") from fault
-
-
-def _media(media_type: str | None) -> tuple[str, bool]:
-    """Tell how data of a media type is kept (as json, text, bytes or unknown), and whether its text is UTF-8."""
-    if media_type == _JSON_MEDIA_TYPE:
-        return "json", True
-    if media_type is None:
-        return "unknown", True
-    charset = _CHARSET.search(media_type)
-    readable = charset is None or charset[1].strip().lower() in _UTF8_CHARSETS
-    # "the media type part of the content type MUST be treated in a case-insensitive manner by consumers"
-    name = media_type.partition(";")[0].strip().lower()
-    # "a `datacontenttype` declares JSON-formatted content if its media type, when stripped of parameters, has the form
-    # `*/json` or `*/*+json`."
-    if name.endswith(("/json", "+json")):
-        return "json", readable
-    return ("text" if name.startswith("text/") or name.endswith(("/xml", "+xml")) else "bytes"), readable
-
-
-def _one_form(data: Any, media_type: str | None) -> tuple[JSON | bytes, str | None]:
-    kind, readable = _media(media_type)
-    if data is None or data == b"" or (data == "" and kind not in ("json", "unknown")):
-        return None, media_type
-    if kind == "unknown":
-        # "a JSON-format event with no `datacontenttype` is exactly equivalent to one with
-        # `datacontenttype="application/json"`", but for Binary data: "If a `datacontenttype` value is not provided,
-        # no assumptions can be made as to the format of the data".
-        return (data, None) if isinstance(data, bytes) else (_checked_json(data), _JSON_MEDIA_TYPE)
-    if kind == "json":
-        if not isinstance(data, bytes):
-            return _checked_json(data), media_type
-        if not readable:
-            raise ValueError(f"JSON must be in UTF-8, and {shown(media_type)} says otherwise")
-        return _checked_json(parse_json(data)), media_type
-    if isinstance(data, bytes):
-        return _as_text(data) if kind == "text" and readable else data, media_type
-    if not isinstance(data, str):
-        raise ValueError(f"with {shown(media_type)} it must be text or bytes, and is {shown(data)}")  # noqa: TRY004 - collected
-    if not readable:
-        # "An implementation MAY fail to deserialize the event if [...] it is unable to interpret the `data` with the
-        # `datacontenttype`."
-        raise ValueError(f"text must be in UTF-8, and {shown(media_type)} says otherwise: send it as data_base64")
-    wrong = json_fault(data, "it")
-    if wrong is not None:
-        raise ValueError(wrong)
-    return data if kind == "text" else data.encode(), media_type
-
-
-def _checked_json(value: object) -> JSON:
-    wrong = json_fault(value, "it")
-    if wrong is not None:
-        raise ValueError(wrong)
-    return value  # type: ignore[return-value]
-
-
-def _as_text(data: bytes) -> str | bytes:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data
-
-
-def _from_base64(encoded: object) -> bytes:
-    # "the presence of the `data_base64` member clearly indicates that the value is a Base64 encoded binary data,
-    # which the deserializer MUST decode"
-    if not isinstance(encoded, str):
-        raise ValueError(f"it must be a string, and is {shown(encoded)}")  # noqa: TRY004 - collected
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as fault:
-        raise ValueError(f"it is not Base64 (RFC 4648, 4): {fault}") from fault

@@ -27,7 +27,6 @@ from hindscan.events.event import (
     Event,
     build_each,
     build_event,
-    data_bytes,
     event_from_json,
     invalid_event,
 )
@@ -189,7 +188,7 @@ def encode_kafka(event: Event, mode: Mode = "structured") -> KafkaMessage:
         # "the header `content-type` property MUST be mapped directly to the CloudEvents `datacontenttype` attribute."
         headers.append(("content-type", event.datacontenttype.encode()))
     # "In binary mode, the Kafka representation of a CloudEvent with no `data` is a Kafka message with no value."
-    return KafkaMessage(value=data_bytes(event), headers=tuple(headers))
+    return KafkaMessage(value=event.data_bytes(), headers=tuple(headers))
 
 
 def encode_http(event: Event, mode: Mode = "structured") -> HttpMessage:
@@ -199,7 +198,7 @@ def encode_http(event: Event, mode: Mode = "structured") -> HttpMessage:
     headers = {f"ce-{name}": _encode_header(value) for name, value in _header_attributes(event)}
     if event.datacontenttype is not None:
         headers["content-type"] = event.datacontenttype
-    return HttpMessage(headers=headers, body=data_bytes(event) or b"")
+    return HttpMessage(headers=headers, body=event.data_bytes() or b"")
 
 
 def encode_http_batch(events: Iterable[Event]) -> HttpMessage:

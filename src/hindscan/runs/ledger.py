@@ -27,7 +27,6 @@ from msgspec.structs import replace
 
 from hindscan import times
 from hindscan.errors import StoreError
-from hindscan.events.event import data_bytes, data_digest
 from hindscan.faults import point
 from hindscan.runs import positions, schema
 from hindscan.runs.decisions import Stored, find, look_up, write_decisions
@@ -141,7 +140,7 @@ def _write(
 ) -> list[Recorded]:
     now = store.now()
     entries = [entry for entry in batch if isinstance(entry, Entry)]
-    digests = {id(entry): data_digest(entry.event) for entry in entries}
+    digests = {id(entry): entry.event.data_digest() for entry in entries}
     with store.write(turn="record") as connection:
         _resolve(connection, entries)
         # Nothing of these events is written again.
@@ -224,7 +223,7 @@ def _event_row(entry: Entry, digest: str, now: int) -> dict[str, object]:
         "subject": event.subject,
         "time": None if event.time is None else times.from_datetime(event.time),
         "attributes": msgspec.json.encode(event.context()).decode(),
-        "data": data_bytes(event),
+        "data": event.data_bytes(),
         "data_digest": digest,
         "received_at": now if entry.received_at is None else entry.received_at,
         "way": entry.way,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from hindscan.errors import InvalidEvent
-from hindscan.events.event import Event, data_bytes, data_digest, event_from_json
+from hindscan.events.event import Event, event_from_json
 
 LEAST = {"specversion": "1.0", "id": "1", "source": "/site", "type": "auction.closed"}
 
@@ -166,12 +166,12 @@ def test_an_event_cannot_be_changed() -> None:
 
 def test_the_digest_tells_other_data_apart() -> None:
     values = [None, {}, [], "x", 1, 1.5, True, {"a": 1}, {"a": 2}, [1, 2], [2, 1]]
-    digests = {data_digest(event(data=value)) for value in values} | {data_digest(event(data=b"x"))}
+    digests = {event(data=value).data_digest() for value in values} | {event(data=b"x").data_digest()}
     assert len(digests) == len(values) + 1
 
 
 def test_the_payload_is_written_as_its_media_type_has_it() -> None:
-    assert data_bytes(event()) is None
-    assert data_bytes(event(data="é")) == '"é"'.encode()
-    assert data_bytes(event(data="é", datacontenttype="text/plain")) == "é".encode()
-    assert data_bytes(event(data=b"\xff")) == b"\xff"
+    assert event().data_bytes() is None
+    assert event(data="é").data_bytes() == '"é"'.encode()
+    assert event(data="é", datacontenttype="text/plain").data_bytes() == "é".encode()
+    assert event(data=b"\xff").data_bytes() == b"\xff"
