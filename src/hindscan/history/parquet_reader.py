@@ -1,6 +1,6 @@
 """Reading pinned Parquet: what a worker opens, and how it knows that it read what was pinned.
 
-Keeps promise 2 for Parquet. Every file is looked at before it is read and again when its proof is asked for: another size or identity fails the
+Keeps promise 2 for Parquet. Every file is looked at before it is read and again when its proof is asked for (`pinned_files`): another size or identity fails the
 slice by the file's name. Page checksums are verified unless the history says otherwise (a file without them is read as it is: only its writer
 could have added them). Nothing is decoded but the columns and row groups asked for; the bounds of the window are part of the data set,
 so no engine can lose them.
@@ -26,7 +26,7 @@ import xxhash
 
 from hindscan import files
 from hindscan.data import Proof
-from hindscan.errors import CorruptData, ReadIncomplete, SchemaMismatch, SourceChanged
+from hindscan.errors import CorruptData, SchemaMismatch
 from hindscan.history.bounds import Bounds, keeps
 from hindscan.history.columns import described
 from hindscan.history.decoded import decoded
@@ -38,8 +38,8 @@ from hindscan.history.footer import greatest_times
 from hindscan.history.int96 import check_int96, int96_unit
 from hindscan.history.pages import check_headers, has_checksums
 from hindscan.history.parquet_files import Files, OpenFile
+from hindscan.history.pinned_files import PinnedFiles
 from hindscan.history.snapshot import EqualityDeletes, ParquetSlice, Slice
-from hindscan.object_versions import version_of
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -104,11 +104,7 @@ class ParquetSource:
         self._decodes: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
         #: Which rows of a slice count, by position.
         self._kept: dict[int, npt.NDArray[np.bool_]] = {}
-        #: Files that are read as they were, from the versions their bucket keeps.
-        self._older: dict[str, files.Place] = {}
-        changed = self._changed()
-        self._older |= {s.path: place for s, _ in changed if (place := self._pinned_version(s)) is not None}
-        self._refuse([(s, now) for s, now in changed if s.path not in self._older])
+        self._files = PinnedFiles(reader.root, reader.files, slices)
 
     def __enter__(self) -> ParquetSource:
         return self
@@ -159,7 +155,7 @@ class ParquetSource:
         SchemaMismatch
             A value does not fit the pinned column.
         """
-        self._check_identity()
+        self._files.check()
         for s in self._slices:
             try:
                 for _ in self._dataset(self._chosen([s]), self._asked, bounded=False).to_batches():
@@ -183,7 +179,7 @@ class ParquetSource:
         for s in self._slices:
             if s.equality_deletes:
                 self._kept_of(s)
-        self._check_identity()
+        self._files.check()
         self._check_headers()
         return [self._proof(s) for s in self._slices]
 
@@ -191,13 +187,10 @@ class ParquetSource:
         """Keep nothing open: files are open only while a data set is scanned."""
 
     def _file(self, s: ParquetSlice) -> OpenFile:
-        return self._reader.files.open(self._place(s), s.size, s.identity, lambda: self._fragment(s))
-
-    def _place(self, s: ParquetSlice) -> files.Place:
-        return self._older.get(s.path) or self._reader.root / s.path
+        return self._reader.files.open(self._files.place(s), s.size, s.identity, lambda: self._fragment(s))
 
     def _fragment(self, s: ParquetSlice) -> ds.ParquetFileFragment:
-        place = self._place(s)
+        place = self._files.place(s)
         partition = self._partition(s)
         made: Any = self._parquet.make_fragment(place.path, place.filesystem, partition_expression=partition)
         return cast("ds.ParquetFileFragment", made)
@@ -428,7 +421,7 @@ class ParquetSource:
             where = DeleteFiles(root=self._reader.root, parquet=self._parquet, verify=self._reader.verify)
             return self._reader.erasers.found(fragment, deletes, self._constants(s), where)
         except (pa.ArrowException, OSError) as fault:
-            self._check_identity()
+            self._files.check()
             raise _corrupt(s, fault) from fault
 
     def _constants(self, s: ParquetSlice) -> dict[str, Any]:
@@ -445,52 +438,6 @@ class ParquetSource:
             column: Any = pc.field(name)
             whole = whole & (column == value if value.is_valid else column.is_null())
         return whole
-
-    def _changed(self) -> list[tuple[ParquetSlice, str]]:
-        """Find files that are no longer those that were pinned, each by one slice of it, and what is there now."""
-        changed = []
-        for s in {s.path: s for s in self._slices if s.path not in self._older}.values():
-            try:
-                found = files.look(self._reader.root, s.path)
-            except SourceChanged:
-                if not s.version:
-                    raise
-                changed.append((s, "it has gone"))
-                continue
-            if (found.size, found.identity) != (s.size, s.identity):
-                self._reader.files.forget(self._reader.root / s.path)
-                changed.append((s, f"found {found.size} bytes, {found.identity}"))
-        return changed
-
-    def _pinned_version(self, s: ParquetSlice) -> files.Place | None:
-        """Give the place of the pinned version of a file; None where its bucket kept none, or no longer."""
-        at = version_of(self._reader.root / s.path, s.version) if s.version else None
-        return at if at is not None and at.filesystem.get_file_info(at.path).size == s.size else None
-
-    def _check_identity(self) -> None:
-        self._refuse(self._changed())
-
-    def _refuse(self, changed: Sequence[tuple[ParquetSlice, str]]) -> None:
-        if not changed:
-            return
-        listed = [f"{s.path}: pinned with {s.size} bytes, {s.identity}; {now}" for s, now in changed]
-        shown = "\n  ".join(listed[:20])
-        if all(self._pinned_version(s) is not None for s, _ in changed):
-            raise ReadIncomplete(
-                f"While reading Parquet: files must stay what they were pinned as while they are read; {len(changed)} changed:\n  {shown}\n"
-                "Their bucket keeps the pinned versions, which are read when the slice is tried again.",
-                paths=listed,
-            )
-        more = (
-            " Where a bucket keeps the versions that were pinned, the extra `versions` reads them."
-            if any(s.version for s, _ in changed)
-            else ""
-        )
-        raise SourceChanged(
-            f"While reading Parquet: files must be those that were pinned; {len(changed)} changed:\n  {shown}\n"
-            f"Run again to pin the files as they are now.{more}",
-            paths=listed,
-        )
 
 
 def _may_lose_rows(s: ParquetSlice) -> bool:
