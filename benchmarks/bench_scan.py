@@ -34,18 +34,39 @@ if TYPE_CHECKING:
 ROW_GROUP_ROWS = 131_072
 FORMS = {"bids": "category in the bids", "joined": "joined from the auctions"}
 
-#: Around each peer: `ask(form)` gives [rows, sum of total]. The clock is the machine's, so that the start of the process counts.
+#: Around each peer: `ask(form)` gives the table, as Arrow or pandas has it, one row for each bidder, sorted by bidder. The clock is the machine's, so that the start of
+#: the process counts.
 PEER = """
 import json, sys, time
 data, form, repeats, began = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 {code}
-answers, seconds = [ask(form)], [time.monotonic() - began]
+tables, seconds = [ask(form)], [time.monotonic() - began]
 for _ in range(repeats):
     began = time.monotonic()
-    answers.append(ask(form))
+    tables.append(ask(form))
     seconds.append(time.monotonic() - began)
+import pyarrow as pa, pyarrow.compute as pc
+def told(table):
+    table = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table)
+    return [table.num_rows, *(int(pc.sum(table[name]).as_py()) for name in ("bids", "auctions", "total", "top"))]
+answers = [told(table) for table in tables]
 assert len({{tuple(a) for a in answers}}) == 1, answers
 print(json.dumps({{"answer": answers[0], "whole": seconds[0], "warm": seconds[1:]}}))
+"""
+DASK = """
+import dask.dataframe as dd
+def ask(form):
+    filters, columns = [("year", "==", 2018)], ["bidder", "auction", "price", "year"]
+    if form == "joined":
+        cars = dd.read_parquet(f"{{data}}/auctions", columns=["id", "category"], filters=[("category", "==", "cars")])
+        bids = dd.read_parquet(f"{{data}}/bids", columns=columns, filters=filters)
+        bids = bids.merge(cars[cars.category == "cars"].compute(scheduler={scheduler})[["id"]], left_on="auction", right_on="id")
+    else:
+        bids = dd.read_parquet(f"{{data}}/bids", columns=[*columns, "category"], filters=[*filters, ("category", "==", "cars")])
+        bids = bids[bids.category == "cars"]
+    pairs = bids.groupby(["bidder", "auction"]).price.agg(["count", "sum", "max"]).reset_index()
+    out = pairs.groupby("bidder").agg({{"count": "sum", "auction": "count", "sum": "sum", "max": "max"}}).compute(scheduler={scheduler})
+    return out.sort_index().rename(columns={{"count": "bids", "auction": "auctions", "sum": "total", "max": "top"}})
 """
 PEERS = {
     "DuckDB": """
@@ -53,22 +74,20 @@ import duckdb
 con = duckdb.connect(config={"threads": 2})
 CARS = {"bids": "category = 'cars'", "joined": f"auction IN (SELECT id FROM read_parquet('{data}/auctions/*.parquet') WHERE category = 'cars')"}
 def ask(form):
-    return con.execute(f'''
-        SELECT count(*), sum(total)::BIGINT FROM (
-            SELECT bidder, sum(bids) AS bids, count(*) AS auctions, sum(total) AS total, max(top) AS top FROM (
-                SELECT bidder, auction, count(*) AS bids, sum(price) AS total, max(price) AS top
-                FROM read_parquet('{data}/bids/**/*.parquet', hive_partitioning = true) WHERE year = 2018 AND {CARS[form]} GROUP BY ALL)
-            GROUP BY bidder)''').fetchone()
+    return con.sql(f'''
+        SELECT bidder, sum(bids)::BIGINT AS bids, count(*) AS auctions, sum(total)::BIGINT AS total, max(top) AS top FROM (
+            SELECT bidder, auction, count(*) AS bids, sum(price) AS total, max(price) AS top
+            FROM read_parquet('{data}/bids/**/*.parquet', hive_partitioning = true) WHERE year = 2018 AND {CARS[form]} GROUP BY ALL)
+        GROUP BY bidder ORDER BY bidder''').to_arrow_table()
 """,
     "DuckDB, count(DISTINCT)": """
 import duckdb
 con = duckdb.connect(config={"threads": 2})
 CARS = {"bids": "category = 'cars'", "joined": f"auction IN (SELECT id FROM read_parquet('{data}/auctions/*.parquet') WHERE category = 'cars')"}
 def ask(form):
-    return con.execute(f'''
-        SELECT count(*), sum(total)::BIGINT FROM (
-            SELECT bidder, count(*) AS bids, count(DISTINCT auction) AS auctions, sum(price) AS total, max(price) AS top
-            FROM read_parquet('{data}/bids/**/*.parquet', hive_partitioning = true) WHERE year = 2018 AND {CARS[form]} GROUP BY bidder)''').fetchone()
+    return con.sql(f'''
+        SELECT bidder, count(*) AS bids, count(DISTINCT auction) AS auctions, sum(price)::BIGINT AS total, max(price) AS top
+        FROM read_parquet('{data}/bids/**/*.parquet', hive_partitioning = true) WHERE year = 2018 AND {CARS[form]} GROUP BY bidder ORDER BY bidder''').to_arrow_table()
 """,
     "Polars, streaming": """
 import polars as pl
@@ -79,25 +98,16 @@ def ask(form):
         bids = bids.join(cars, left_on="auction", right_on="id", how="semi")
     else:
         bids = bids.filter(pl.col("category") == "cars")
-    out = (bids.group_by("bidder", "auction").agg(pl.len().alias("n"), pl.col("price").sum().alias("total"), pl.col("price").max().alias("top"))
-        .group_by("bidder").agg(pl.col("n").sum(), pl.len().alias("auctions"), pl.col("total").sum(), pl.col("top").max()).collect(engine="streaming"))
-    return [len(out), int(out["total"].sum())]
+    return (bids.group_by("bidder", "auction").agg(pl.len().alias("bids"), pl.col("price").sum().alias("total"), pl.col("price").max().alias("top"))
+        .group_by("bidder").agg(pl.col("bids").sum(), pl.len().alias("auctions"), pl.col("total").sum(), pl.col("top").max())
+        .sort("bidder").collect(engine="streaming").to_arrow())
 """,
-    "Dask DataFrame, threads": """
-import dask.dataframe as dd
-def ask(form):
-    filters, columns = [("year", "==", 2018)], ["bidder", "auction", "price", "year"]
-    if form == "joined":
-        cars = dd.read_parquet(f"{data}/auctions", columns=["id", "category"], filters=[("category", "==", "cars")])
-        bids = dd.read_parquet(f"{data}/bids", columns=columns, filters=filters)
-        bids = bids.merge(cars[cars.category == "cars"].compute(scheduler="threads")[["id"]], left_on="auction", right_on="id")
-    else:
-        bids = dd.read_parquet(f"{data}/bids", columns=[*columns, "category"], filters=[*filters, ("category", "==", "cars")])
-        bids = bids[bids.category == "cars"]
-    pairs = bids.groupby(["bidder", "auction"]).price.agg(["count", "sum", "max"]).reset_index()
-    out = pairs.groupby("bidder").agg({"count": "sum", "auction": "count", "sum": "sum", "max": "max"}).compute(scheduler="threads")
-    return [len(out), int(out["sum"].sum())]
-""",
+    "Dask DataFrame, threads": DASK.format(scheduler='"threads"'),
+    "Dask DataFrame, 2 processes": """
+from distributed import Client
+client = Client(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+"""
+    + DASK.format(scheduler="client"),
 }
 SPARK = """
 from pyspark.sql import SparkSession, functions as F
@@ -111,8 +121,8 @@ def ask(form):
     else:
         bids = bids.where("category = 'cars'")
     pairs = bids.groupBy("bidder", "auction").agg(F.count("*").alias("n"), F.sum("price").alias("total"), F.max("price").alias("top"))
-    out = pairs.groupBy("bidder").agg(F.sum("n"), F.count("*").alias("auctions"), F.sum("total").alias("total"), F.max("top"))
-    return list(out.agg(F.count("*"), F.sum("total")).first())
+    return (pairs.groupBy("bidder").agg(F.sum("n").alias("bids"), F.count("*").alias("auctions"), F.sum("total").alias("total"), F.max("top").alias("top"))
+        .orderBy("bidder").toArrow())
 """
 
 TOML = """[history.bids]
@@ -186,6 +196,7 @@ from hindscan.runs import codes, opening
 from hindscan.workshop import open_workshop
 import pyarrow.compute as pc, pyarrow.parquet as pq
 
+COLUMNS = "bids", "auctions", "total", "top"
 project = load_project(Path(sys.argv[1]))
 with open_workshop(project) as workshop:
     for line in sys.stdin:
@@ -201,7 +212,7 @@ with open_workshop(project) as workshop:
         assert done.state == "succeeded", done.message
         table = pq.read_table(project.root / done.result / "result.parquet")
         slices = json.loads((project.root / done.result / "manifest.json").read_text())["slices"]
-        print(json.dumps({"seconds": seconds, "answer": [table.num_rows, pc.sum(table["total"]).as_py()], "slices": slices}), flush=True)
+        print(json.dumps({"seconds": seconds, "answer": [table.num_rows, *(pc.sum(table[name]).as_py() for name in COLUMNS)], "slices": slices}), flush=True)
 """
 
 
