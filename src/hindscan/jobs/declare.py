@@ -23,6 +23,7 @@ from hindscan.errors import JobDefinitionError
 from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.job import PARTS, JobSpec, Parameter, Step, StepName
 from hindscan.jobs.options import join_faults, keys_of, option_faults, table_faults
+from hindscan.jobs.quantities import quantity_names
 from hindscan.jobs.sampling import Sampling
 from hindscan.jobs.signature import Signature, summary
 from hindscan.jobs.streams import GeneratorName
@@ -352,11 +353,10 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         parts=options.get("parts", PARTS),
         joins=joined,
         whole=bool(options.get("whole")),
-        **{
-            key: options[key]
-            for key in ("block_size", "draws", "statistics", "generator", "sampling")
-            if key in options
-        },
+        **{key: options[key] for key in ("block_size", "draws", "generator", "sampling") if key in options},
+        # In the order of their names, as data has no other.
+        statistics=dict(sorted(options.get("statistics", {}).items())),
+        quantities=quantity_names(declared.steps["slice"]) if combine == "statistics" else (),
         max_bytes=options["max_bytes"],
         max_slices=options["max_slices"],
         max_seconds=options["max_seconds"],
