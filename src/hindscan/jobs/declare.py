@@ -356,7 +356,7 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         **{key: options[key] for key in ("block_size", "draws", "generator", "sampling") if key in options},
         # In the order of their names, as data has no other.
         statistics=dict(sorted(options.get("statistics", {}).items())),
-        quantities=quantity_names(declared.steps["slice"]) if combine == "statistics" else (),
+        quantities=quantity_names(declared.steps["slice"], declared.name) if combine == "statistics" else (),
         max_bytes=options["max_bytes"],
         max_slices=options["max_slices"],
         max_seconds=options["max_seconds"],

@@ -1,7 +1,8 @@
 """The names of what a simulation's function returns, where its source says them.
 
-Serves promise 12: a statistic, or a rule to stop, that names none of them is refused when it is declared or asked for, and no run is opened that must fail. Only a
-function each of whose returns is a dict written out with its names is read; of any other nothing is known before it is called.
+Serves promise 12: a statistic, or a rule to stop, that names none of them is refused when it is declared or asked for, and no run is opened that must fail. What is
+read are functions each of whose returns is a dict written out with its names, and those that are annotated to return an array; of others nothing is known before they
+are called.
 
 ::
 
@@ -13,24 +14,33 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
+
+from hindscan.jobs.parameters import evaluated
 
 __all__ = ["quantity_names"]
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
 
-def quantity_names(function: Callable[..., Any]) -> tuple[str, ...]:
+def quantity_names(function: Callable[..., Any], job: str) -> tuple[str, ...]:
     """Name what a function returns; empty where that is not known.
 
     Parameters
     ----------
     function : callable
         Of a block. One that is wrapped may return something else than it says.
+    job : str
+        Name of the job, which is that of a single array.
     """
     if not inspect.isfunction(function) or hasattr(function, "__wrapped__"):
         return ()
+    if _is_array(function.__annotations__.get("return"), function.__globals__):
+        return (job,)
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -42,6 +52,14 @@ def quantity_names(function: Callable[..., Any]) -> tuple[str, ...]:
     found = [_names(one.value) for one in _returns(made.body)]
     first = found[0] if found else None
     return first if first is not None and all(sorted(one or ()) == sorted(first) for one in found) else ()
+
+
+def _is_array(annotation: object, namespace: Mapping[str, Any]) -> bool:
+    try:
+        found = evaluated(annotation, namespace)
+    except ValueError:
+        return False
+    return found is np.ndarray or typing.get_origin(found) is np.ndarray
 
 
 def _returns(nodes: list[ast.stmt]) -> Iterator[ast.Return]:

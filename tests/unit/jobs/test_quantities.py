@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 import hindscan as hs
@@ -45,6 +47,10 @@ def an_array(block: hs.Block) -> Any:
     return block.rng.random(block.size)
 
 
+def annotated(block: hs.Block) -> npt.NDArray[np.float64]:
+    return block.rng.random(block.size)
+
+
 def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(block: hs.Block) -> Any:
         return function(block) | {"more": block.rng.random(block.size)}
@@ -60,12 +66,14 @@ def more(block: hs.Block) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("function", "names"),
     [
-        (written_out, ("loss", "gain")), (a_name, ()), (opened, ()), (computed, ()), (one_or_other, ()), (an_array, ()), (more, ()),
+        (written_out, ("loss", "gain")), (a_name, ()), (opened, ()), (computed, ()), (one_or_other, ()), (an_array, ()), (more, ()), (annotated, ("job",)),
         (lambda block: {"gain": block.rng.random(block.size)}, ()), (len, ()),
     ],
 )  # fmt: skip
-def test_names_are_known_where_each_return_is_a_dict_that_is_written_out(function: Any, names: tuple[str, ...]) -> None:
-    assert quantity_names(function) == names
+def test_names_are_known_where_each_return_is_a_dict_that_is_written_out_or_all_is_an_array(
+    function: Any, names: tuple[str, ...]
+) -> None:
+    assert quantity_names(function, "job") == names
 
 
 def test_a_statistic_of_a_quantity_that_is_not_returned_is_refused_when_it_is_declared() -> None:
