@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hindscan.jobs.estimators import faults_of as statistics_faults
 from hindscan.jobs.job import PARTS, Step, is_allowance
-from hindscan.jobs.quantities import quantity_names
 from hindscan.jobs.sampling import sampling_faults
 from hindscan.retries import retries_from
 
@@ -182,7 +181,7 @@ def _faulty_statistics(declared: Job) -> Iterator[str]:
     if declared.kind != "simulation" or type(size) is not int or size < 1:
         return
     yield from sampling_faults(options["generator"], options["sampling"], size)
-    yield from statistics_faults(options["statistics"], size, quantity_names(declared.steps["slice"], declared.name))
+    yield from statistics_faults(options["statistics"], size, declared.quantities)
     if options["statistics"] and (options["combine"] or "combine" in declared.steps):
         yield "it has both statistics= and a combine; leave one out"
     if options["sampling"] is not None and not options["statistics"]:

@@ -95,6 +95,9 @@ def read_stop(
     ]
     read: dict[str, Target] = {}
     for name, value in targets.items():
+        if not isinstance(value, Mapping):
+            faults.append(f"{name} must be {{'half_width': WIDTH}} or {{'relative': SHARE}}, and is {value!r}")
+            continue
         try:
             read[name] = msgspec.convert(value, Target)
         except msgspec.ValidationError as error:
@@ -103,7 +106,9 @@ def read_stop(
         faults += [f"{name or 'the target'}: {fault}" for fault in _faults(read[name])]
     for name, value in limits.items():
         if isinstance(value, bool) or not isinstance(value, int if name == "max_draws" else int | float) or value <= 0:
-            faults.append(f"{name} must be a positive number, and is {value!r}")
+            faults.append(
+                f"{name} must be a positive {'whole ' if name == 'max_draws' else ''}number, and is {value!r}"
+            )
     if faults:
         raise UsageError(
             f"Reading when to stop: it must be like {_LIKE}; {'; '.join(faults)}. Change stop.",

@@ -69,7 +69,8 @@ def test_few_units_must_be_better_than_asked_for() -> None:
         ({"price": {"width": 1}}, "width"),
         ({"cost": {"half_width": 1.0}}, "'cost' is none of its statistics price, tail"),
         ({"half_width": 0.1}, "must name one of several"),
-        ({"max_draws": 0.5}, "max_draws must be a positive number"),
+        ({"max_draws": 0.5}, "max_draws must be a positive whole number"),
+        ({"price": 0.01}, "price must be {'half_width': WIDTH} or {'relative': SHARE}, and is 0.01"),
         ({"price": {"half_width": 1.0, "confidence": 2.0}}, "between 0 and 1"),
     ],
 )
