@@ -11,6 +11,7 @@ looked up by the caller's function, outside of any run: nothing a job sees depen
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -198,10 +199,15 @@ class Backtest:
         failed = sum(text is not None for text in self.table["error"].to_pylist())
         inside = self.calibration.get("inside")
         shown = {name: value for name, value in self.scores.items() if isinstance(value, float)}
-        told = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        told = "".join(
+            f"{mark} {name} {value:.4g}"
+            for mark, (name, value) in zip(";" + "," * len(shown), shown.items(), strict=False)
+        )
         sure = "" if inside is None else f"; {inside:.1%} of outcomes in {self.calibration['level']:.0%} intervals"
         wrong = f"; {failed} failed" if failed else ""
-        return f"<backtest of {self.job}: {self.table.num_rows} events, {self.scores['events']} scored{wrong}; {told}{sure}>"
+        return (
+            f"<backtest of {self.job}: {self.table.num_rows} events, {self.scores['events']} scored{wrong}{told}{sure}>"
+        )
 
     def to_pandas(self) -> Any:
         """Give the table as a pandas data frame."""
@@ -231,12 +237,13 @@ def backtest(
     events : iterable of PastEvent
         See `events`.
     outcome : str or callable
-        What came: a field of the event's data, or a function of the event; None where it is not known.
+        What came: a field of the event's data, or a function of the event; None (or nan) where it is not known.
     parameters : mapping or callable, optional
         Of the job, by name; or a function of the event that gives them.
     forecast : str or callable, optional
-        What of the result is the forecast: the quantity of a simulation, the column of draws or of the one number, or a function of the result's table that gives a
-        number, an array of draws, or a dict with ``mean`` and ``quantiles``. Default: what there is, if it is one thing.
+        What of the result is the forecast: the quantity or the statistic of a simulation (of moments the mean), the column of draws or of the one number, or a function
+        of the result's table that gives a number, an array of draws, or a dict with ``mean`` and ``quantiles`` (by levels from 0 to 1) or ``draws``. Default: what
+        there is, if it is one thing.
     level : float
         Of the intervals.
     seed, draws, workers : int, optional
@@ -249,12 +256,12 @@ def backtest(
     Returns
     -------
     Backtest
-        A table, scores and calibration. An event whose run fails has its error in the table, and no score.
+        A table, scores and calibration. An event whose run fails, or whose forecast is no number, has its error in the table, and no score.
 
     Raises
     ------
     hindscan.errors.UsageError
-        The job or a parameter is wrong, or a result has no forecast in it.
+        The job, a parameter or an outcome is wrong, or a result has no forecast in it.
     """
     from hindscan.runs import codes
     from hindscan.workshop import open_workshop
@@ -272,17 +279,34 @@ def backtest(
         digest = codes.save_code(workshop.store, spec, code)
         rows, forecasts, outcomes = [], [], []
         for event in events:
+            came = _came(event, outcome)
             given = parameters(event) if callable(parameters) else parameters or {}
             request = _request(
                 loaded, spec, event, given, seed=seed, draws=draws, workers=workers, histories=dict(histories or {})
             )
             row, said = _at(workshop, event, request, digest, forecast, level)
-            came = event.data[outcome] if isinstance(outcome, str) else outcome(event)
-            came = None if came is None else float(came)
             rows.append({**row, **_compared(said, came, level)})
             forecasts.append(said)
             outcomes.append(came)
     return Backtest(spec.name, pa.Table.from_pylist(rows, schema=_TABLE), forecasts, outcomes, level)
+
+
+def _came(event: PastEvent, outcome: str | Callable[[PastEvent], float | bool | None]) -> float | None:
+    """Look up what came, before anything is computed; None where it is not known."""
+    if not isinstance(event, PastEvent):
+        raise UsageError(f"Backtesting: events must be such as hs.events gives, and one is {event!r}.")
+    if isinstance(outcome, str) and outcome not in event.data:
+        raise UsageError(
+            f"Backtesting: outcome= must name a field of each event, and {outcome!r} is none of {event.id}; there are {', '.join(event.data) or 'none'}."
+        )
+    found: Any = event.data[outcome] if isinstance(outcome, str) else outcome(event)
+    try:
+        came = math.nan if found is None else float(found)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"Backtesting: an outcome must be a number, or whether something happened, and that of {event.id} is {found!r}."
+        ) from None
+    return None if math.isnan(came) else came
 
 
 def _request(project: Project, spec: Any, event: PastEvent, given: Mapping[str, Any], **options: Any) -> RunRequest:
@@ -317,6 +341,8 @@ def _at(
     }
     said = forecast(table) if callable(forecast) else forecast_of(table, forecast)
     found = said if isinstance(said, Forecast) else _made(said)
+    if not math.isfinite(found.mean):
+        return {**row, "error": f"no forecast: it must be a number, and is {found.mean}"}, None
     row["forecast"] = found.mean
     if found.spread:
         row |= {
@@ -339,10 +365,9 @@ def _published(project: Project, done: Run) -> tuple[pa.Table, Any]:
 def _compared(said: Forecast | None, came: float | None, level: float) -> dict[str, Any]:
     if said is None or came is None:
         return {"outcome": came}
-    found = {"outcome": came, "crps": said.crps(came)}
+    found: dict[str, Any] = {"outcome": came, "crps": said.crps(came)}
     if said.spread:
-        inside = said.quantile((1 - level) / 2) <= came <= said.quantile((1 + level) / 2)
-        found |= {"inside": bool(inside), "pit": said.pit(came)}
+        found |= {"inside": said.inside(came, level), "pit": said.pit(came)}
     return found
 
 
@@ -352,9 +377,9 @@ def forecast_of(table: pa.Table, name: str | None = None) -> Forecast:
     Parameters
     ----------
     table : pa.Table
-        Statistics of simulated quantities (one row each, `mean` and quantiles such as `p05`), or rows: one number, or one draw each.
+        Statistics of simulated quantities (one row each, `mean` and quantiles such as `p05`), declared statistics, or rows: one number, or one draw each.
     name : str, optional
-        The quantity, or the column. Default: the only one.
+        The quantity, the statistic, or the column. Default: the only one.
 
     Raises
     ------
@@ -369,7 +394,9 @@ def forecast_of(table: pa.Table, name: str | None = None) -> Forecast:
         quantiles = {level: rows[0][column] for column, level in levels.items()}
         ends = {level: rows[0].get(column) for column, level in (("min", 0.0), ("max", 1.0))}
         known = {level: value for level, value in {**quantiles, **ends}.items() if value is not None}
-        return Forecast(mean=rows[0]["mean"], quantiles=known)
+        return Forecast(mean=_number(rows[0]["mean"]), quantiles=known)
+    if {"name", "statistic", "value"} <= set(table.column_names):
+        return _estimated(table, name)
     numbers = [f.name for f in table.schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
     chosen = [column for column in numbers if name in (None, column)]
     if len(chosen) != 1 or not table.num_rows:
@@ -377,11 +404,36 @@ def forecast_of(table: pa.Table, name: str | None = None) -> Forecast:
     return _made(table[chosen[0]].to_numpy())
 
 
+def _estimated(table: pa.Table, name: str | None) -> Forecast:
+    """Take a declared statistic: its value, as a mere number, as its interval bounds the estimate and not what comes."""
+    rows = [row for row in table.to_pylist() if name in (None, row["name"])]
+    several = len(rows) > 1
+    found = [row for row in rows if not several or row["statistic"] == "mean"]
+    if len({row["name"] for row in rows}) != 1 or len(found) != 1:
+        _refuse(name, list(dict.fromkeys(str(one) for one in table["name"].to_pylist())), "statistics of one number")
+    return Forecast(mean=_number(found[0]["value"]))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def _made(said: Any) -> Forecast:
-    if isinstance(said, Mapping):
-        return Forecast(mean=said["mean"], quantiles=said.get("quantiles", {}), draws=said.get("draws"))
-    values = np.atleast_1d(np.asarray(said, np.float64))
-    return Forecast(mean=float(values.mean()), draws=values if values.size > 1 else None)
+    """Take what a function of the result gave."""
+    try:
+        of = said if isinstance(said, Mapping) else {"draws": said}
+        draws = np.atleast_1d(np.asarray(of["draws"], np.float64)) if "draws" in of else None
+        quantiles = {float(level): float(value) for level, value in of.get("quantiles", {}).items()}
+        mean = float(of["mean"]) if draws is None or "mean" in of else float(draws.mean())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"Taking the forecast out of a result: it must be a number, draws, or a dict with mean and quantiles or draws, and is {said!r} ({error!r})."
+        ) from error
+    if any(not 0 <= level <= 1 for level in quantiles):
+        raise UsageError(
+            f"Taking the forecast out of a result: levels of quantiles must lie between 0 and 1, and are {', '.join(map(str, quantiles))}."
+        )
+    return Forecast(mean=mean, quantiles=quantiles, draws=draws if draws is not None and draws.size > 1 else None)
 
 
 def _refuse(name: str | None, there: Sequence[str], what: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,13 @@ import pyarrow as pa
 
 from hindscan.errors import UsageError
 from hindscan.jobs import estimates, statistics, totals
+from hindscan.jobs.job import JobSpec
 from hindscan.jobs.parameters import python_values, validate
+from hindscan.jobs.returned import to_model, to_model_table
 from hindscan.jobs.simulation import simulate
 from hindscan.plans.cost import Limits
 from hindscan.plans.cut import cut
-from hindscan.plans.draws import check_draws, draw_pin, refuse_draws_over, unit_draws, whole_draws
+from hindscan.plans.draws import check_draws, draw_pin, most_draws, refuse_draws_over, unit_draws, whole_draws
 from hindscan.plans.stopping import looks, reached, read_stop
 
 if TYPE_CHECKING:
@@ -45,7 +48,11 @@ class Drawn(msgspec.Struct, frozen=True, kw_only=True):
     def __getitem__(self, name: str) -> dict[str, Any]:
         """Give the first row of a statistic, or quantity, by its name."""
         rows: list[dict[str, Any]] = self.table.to_pylist()
-        return next(row for row in rows if row["name"] == name)
+        found = next((row for row in rows if row["name"] == name), None)
+        if found is None:
+            there = ", ".join(dict.fromkeys(str(row["name"]) for row in rows))
+            raise UsageError(f"Looking at what was drawn: a name must be one of {there}, and is {name!r}.")
+        return found
 
 
 def draw(
@@ -68,11 +75,11 @@ def draw(
     seed : int
         As of a run.
     draws : int, optional
-        How many; with a rule, at most. Default: the job's.
+        How many. Default: the job's. With a rule at most, and by default 100 times the job's.
     stop : mapping, optional
         When it is enough, as in `hs.run`; seconds are not looked at.
     model : table or dict, optional
-        What the calibration would give.
+        What the calibration would give; the function gets it as in a run, a table as one of Arrow and a dict with arrays.
 
     Returns
     -------
@@ -84,21 +91,21 @@ def draw(
     hindscan.errors.UsageError
         The job is no simulation with statistics, or something that was asked for is wrong.
     """
-    spec = job.spec
-    if spec.kind != "simulation" or spec.combine != "statistics":
-        raise UsageError(f"Drawing {spec.name} here: it must be a simulation with statistics, and is none. Use hs.run.")
+    spec = _drawn_here(job)
     values = validate(spec.parameters, parameters or {})
     function = job.steps["slice"]
     taken = [p for p in spec.parameters if p.name in spec.steps["slice"].parameters]
     named = python_values(taken, {p.name: values[p.name] for p in taken}, function)
-    leading = () if "calibrate" not in job.steps else (model,)
-    most = whole_draws(spec, spec.draws) if draws is None else draws
-    check_draws(spec, most)
-    refuse_draws_over(spec, most, Limits().max_slices)
-    rule = None if stop is None else read_stop(stop, tuple(spec.statistics))
-    if rule is not None and rule.max_draws is not None:
-        most = min(most, rule.max_draws)
+    seed = _whole("seed", seed, least=0)
+    asked = None if draws is None else _whole("draws", draws, least=1)
+    rule = None if stop is None else read_stop(stop, spec.statistics, spec.quantities)
+    if rule is None:
+        most = whole_draws(spec, spec.draws) if asked is None else asked
         check_draws(spec, most)
+    else:
+        most = most_draws(spec, asked, rule.max_draws)
+    refuse_draws_over(spec, most, Limits().max_slices)
+    leading = _leading(job, model)
     pin = draw_pin(spec, draws=most, seed=seed)
     merge = totals.merge if spec.statistics else statistics.merge
     finish = functools.partial(estimates.finish, spec.statistics) if spec.statistics else statistics.finish
@@ -111,10 +118,36 @@ def draw(
             if start < piece.end <= end:  # type: ignore[union-attr]
                 made = simulate(
                     lambda block: function(block, *leading, **named), piece, pin, built_in=True, name=spec.name,  # type: ignore[arg-type]
-                    wanted=spec.statistics, model=model, parameters=named,
+                    wanted=spec.statistics, model=next(iter(leading), None), parameters=named,
                 )  # fmt: skip
                 so_far = [merge([*so_far, made])]
         table = finish(so_far[0])
-        if rule is not None and reached(rule, table.to_pylist()):
+        if rule is not None and reached(rule, table.to_pylist(), spec.statistics):
             return Drawn(table=table, draws=end, why="precision")
     return Drawn(table=table, draws=most, why="draws" if rule is None else "max_draws")
+
+
+def _drawn_here(job: Job) -> JobSpec:
+    spec = getattr(job, "spec", None)
+    if not isinstance(spec, JobSpec):
+        raise UsageError(
+            f"Drawing here: a job that @hs.simulation made is required, and {job!r} is none. Run a job of the project's by its name with hs.run."
+        )
+    if spec.kind != "simulation" or spec.combine != "statistics":
+        raise UsageError(f"Drawing {spec.name} here: it must be a simulation with statistics, and is none. Use hs.run.")
+    return spec
+
+
+def _whole(name: str, given: Any, *, least: int) -> int:
+    """Take a whole number of whatever kind, numpy's too."""
+    if isinstance(given, bool) or not hasattr(given, "__index__") or operator.index(given) < least:
+        raise UsageError(f"Drawing here: {name}= must be a whole number from {least} on, and is {given!r}.")
+    return operator.index(given)
+
+
+def _leading(job: Job, model: Any) -> tuple[Any, ...]:
+    """Give what the function is given after its block: the model, as a calibration's comes to it."""
+    if ("calibrate" in job.steps) != (model is not None):
+        fault = "model= must be given, as nothing is calibrated here" if model is None else "it has no calibration, so model= must be left out"  # fmt: skip
+        raise UsageError(f"Drawing {job.name} here: {fault}.")
+    return () if model is None else (to_model(to_model_table(model, "calibrate")),)

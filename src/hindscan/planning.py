@@ -198,7 +198,7 @@ def _stop_faults(spec: JobSpec, stop: Mapping[str, object]) -> list[str]:
     if spec.combine != "statistics":
         return [f"stop is for simulations with statistics, and {spec.name} combines on its own"]
     try:
-        read_stop(stop, tuple(spec.statistics))
+        read_stop(stop, spec.statistics, spec.quantities)
     except UsageError as fault:
         return [str(one) for one in cast(list[str], fault.details["faults"])]
     return []

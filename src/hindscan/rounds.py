@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from hindscan.plans.draws import check_draws, draw_pin, unit_draws, whole_draws
+from hindscan.plans.draws import draw_pin, most_draws, unit_draws
 from hindscan.plans.stopping import looks, reached, read_stop
 from hindscan.plans.sweep import finals
 from hindscan.runs.run import Settled
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["carry_out_in_rounds", "drawn_document"]
 
-#: Draws at most where nothing says so, in draws the job has by default.
-MOST_TIMES: Final = 100
 #: Points of a sweep, at most, of which a manifest says each what more precision would take: some 40 bytes for each of its 64 kB.
 POINTS_TOLD: Final = 500
 
@@ -74,8 +72,8 @@ def carry_out_in_rounds(
     """
     if request.stop is None or request.settled is not None:
         return carry(request)
-    rule = read_stop(request.stop, tuple(spec.statistics))
-    most = _most(spec, request, rule)
+    rule = read_stop(request.stop, spec.statistics)
+    most = most_draws(spec, request.draws, rule.max_draws)
     began, done = time.monotonic(), []
     ends: list[Settled | None] = [None] * max(1, len(request.points))
     for count, draws in enumerate(looks(draw_pin(spec, draws=most, seed=0), unit_draws(spec), most), start=1):
@@ -97,13 +95,6 @@ def carry_out_in_rounds(
     return prepared, _together(prepared, [executed for _, executed in done])
 
 
-def _most(spec: JobSpec, request: RunRequest, rule: StopRule) -> int:
-    asked = [draws for draws in (request.draws, rule.max_draws) if draws is not None]
-    for draws in asked:
-        check_draws(spec, draws)
-    return min(asked) if asked else whole_draws(spec, spec.draws * MOST_TIMES)
-
-
 def _all(ends: Sequence[Settled], request: RunRequest) -> Settled:
     """Say of all points together where they stop; of a single run where it does."""
     if not request.points:
@@ -116,7 +107,7 @@ def _all(ends: Sequence[Settled], request: RunRequest) -> Settled:
 
 def _why(spec: JobSpec, rule: StopRule, combined: pa.Table, draws: int, most: int, seconds: float) -> str:
     """Say why it is enough; empty if it is not."""
-    if reached(rule, finished(spec, combined).to_pylist()):
+    if reached(rule, finished(spec, combined).to_pylist(), spec.statistics):
         return "precision"
     if draws >= most:
         return "max_draws"

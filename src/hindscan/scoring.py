@@ -27,6 +27,8 @@ Floats = npt.NDArray[np.float64]
 _STEPS: Final = 2_000
 #: Bins of the PIT histogram.
 PIT_BINS: Final = 10
+#: Levels that are no further apart are the same.
+_SAME_LEVEL: Final = 1e-9
 #: Of 95 % under the normal curve.
 _NORMAL_95: Final = 1.959963984540054
 
@@ -59,7 +61,17 @@ class Forecast:
         if self.draws is not None:
             return float(np.quantile(self.draws, level))
         levels, values = self._known()
-        return float(np.interp(level, levels, values, left=math.nan, right=math.nan)) if levels.size else math.nan
+        if not levels.size:
+            return math.nan
+        # A level that is worked out, as (1 - 0.9) / 2 is, may miss the one that is meant by a rounding.
+        nearest = int(np.abs(levels - level).argmin())
+        meant = levels[nearest] if abs(levels[nearest] - level) < _SAME_LEVEL else level
+        return float(np.interp(meant, levels, values, left=math.nan, right=math.nan))
+
+    def inside(self, outcome: float, level: float) -> bool | None:
+        """Tell whether an outcome lies in the central interval of a level; None where no quantile is known that bounds it."""
+        low, high = self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+        return None if math.isnan(low) or math.isnan(high) else low <= outcome <= high
 
     def pit(self, outcome: float) -> float:
         """Give the probability that was given to less than the outcome (and half of that to the outcome itself): uniform over many events if forecasts are right."""
@@ -176,17 +188,19 @@ def calibration(forecasts: Sequence[Forecast], outcomes: Sequence[float], *, lev
     -------
     dict
         ``level``, ``inside`` (share of the outcomes in their intervals), ``low`` and ``high`` (Wilson's 95 % interval of that share), and ``pit``: how many probability
-        integral transforms fell into each tenth. Forecasts that are mere numbers are left out; ``events`` are the others.
+        integral transforms fell into each tenth. Forecasts that are mere numbers are left out; ``events`` are the others. Shares are of those whose quantiles bound
+        the interval; if there are none, there is no ``inside``.
     """
     pairs = [(one, y) for one, y in zip(forecasts, outcomes, strict=True) if one.spread]
     if not pairs:
         return {"events": 0, "level": level}
-    inside = sum(one.quantile((1 - level) / 2) <= y <= one.quantile((1 + level) / 2) for one, y in pairs)
-    low, high = _wilson(inside, len(pairs))
     pit, _ = np.histogram([one.pit(y) for one, y in pairs], bins=PIT_BINS, range=(0.0, 1.0))
-    return {
-        "events": len(pairs), "level": level, "inside": inside / len(pairs), "low": low, "high": high, "pit": pit.tolist(),
-    }  # fmt: skip
+    found: dict[str, Any] = {"events": len(pairs), "level": level, "pit": pit.tolist()}
+    bounded = [inside for one, y in pairs if (inside := one.inside(y, level)) is not None]
+    if bounded:
+        low, high = _wilson(sum(bounded), len(bounded))
+        found |= {"inside": sum(bounded) / len(bounded), "low": low, "high": high}
+    return found
 
 
 def _wilson(hits: int, n: int) -> tuple[float, float]:

@@ -37,6 +37,17 @@ def lucky(block):
 '''.replace("@hs.simulation\n", "@hs.simulation()\n")
 
 
+SUMMED = '''"""A simulation without declared statistics."""
+import hindscan as hs
+
+
+@hs.simulation()
+def summed(block: hs.Block):
+    """Gain and loss."""
+    return {"gain": block.rng.random(block.size), "loss": block.rng.random(block.size)}
+'''
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     (tmp_path / "hindscan.toml").write_text("[compute]\nworkers = 2\n")
@@ -95,6 +106,10 @@ def test_a_stop_by_seconds_is_kept_and_repeated(project: Path) -> None:
 
 def test_a_rule_that_names_no_statistic_is_refused_and_so_is_randomness_from_elsewhere(project: Path) -> None:
     refused = hindscan("run", "option", "--stop", "cost=1%", project=project, check=2)
-    assert "'cost' is none of its statistics price, deep" in refused.err
+    assert "'cost' is none of its statistics deep, price" in refused.err
+    (project / "jobs" / "summed.py").write_text(SUMMED)
+    refused = hindscan("run", "summed", "--stop", "cost=1%", project=project, check=2)
+    assert "'cost' is none of its quantities gain, loss" in refused.err
+    assert hindscan("runs", "--json", project=project).document == {"runs": []}
     failed = hindscan("run", "lucky", project=project, check=1)
     assert "take all of it from block.rng" in failed.err

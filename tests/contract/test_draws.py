@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hindscan as hs
 from contract.running import Site, Unreliable, make_site
-from hindscan.errors import NotReproducible
+from hindscan.errors import HindscanError, NotReproducible, UsageError
 from hindscan.plans.plan import Plan
 from hindscan.progress import TaskLost
 from hindscan.tasks.dask import DaskExecutor
@@ -105,6 +106,44 @@ def test_a_simulation_in_this_process_gives_what_a_run_gives(site: Site, stop: d
     plan = site.plan(job, seed=3, draws=drawn.draws, scale=3.0)
     done = site.run(InlineExecutor(), job, plan=plan)
     assert site.partials.read(done.finished).equals(drawn.table)
+
+
+def test_a_rule_in_this_process_has_as_many_draws_at_most_as_in_a_run() -> None:
+    def numbers(block: hs.Block):  # type: ignore[no-untyped-def]
+        return {"x": block.rng.random(block.size), "y": block.rng.random(block.size)}
+
+    job = hs.simulation(block_size=1000, draws=200, statistics={"x": hs.Mean("x"), "a": hs.Mean("y")})(numbers)
+    drawn = hs.draw(job, seed=3, stop={"x": {"relative": 1e-6}})
+    assert (drawn.draws, drawn.why) == (20_000, "max_draws")
+    assert [row["name"] for row in drawn.table.to_pylist()] == ["a", "x"]
+    with pytest.raises(UsageError, match="must be one of a, x, and is 'z'"):
+        drawn["z"]
+
+
+def modelled(block: hs.Block, model):  # type: ignore[no-untyped-def]
+    return {"x": model["values"].mean() + block.rng.random(block.size)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seed": -1}, "seed= must be a whole number from 0"),
+        ({"seed": 1, "draws": 1e5}, "draws= must be a whole number from 1"),
+        ({"seed": 1, "model": None}, "model= must be given"),
+        ({"seed": 1, "model": object()}, "object"),
+    ],
+)
+def test_what_cannot_be_drawn_in_this_process_is_said(options: dict[str, object], words: str) -> None:
+    job = hs.simulation(history="bids", calibrate=lambda bids: bids, block_size=10, draws=100)(modelled)
+    with pytest.raises(HindscanError, match=words):
+        hs.draw(job, **{"model": {"values": [1.0, 2.0]}} | options)  # type: ignore[arg-type]
+
+
+def test_a_model_in_this_process_comes_as_in_a_run() -> None:
+    job = hs.simulation(history="bids", calibrate=lambda bids: bids, block_size=10, draws=100)(modelled)
+    assert 1.5 < hs.draw(job, seed=np.int64(1), draws=np.int64(20), model={"values": [1.0, 2.0]})["x"]["mean"] < 2.5  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"a job that @hs\.simulation made is required"):
+        hs.draw(modelled, seed=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("generator", ["PCG64DXSM", "Philox", "SFC64"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -184,3 +185,44 @@ def test_a_result_without_one_forecast_is_refused_by_name() -> None:
     assert forecast_of(two, "b").mean == 2.0
     statistics = pa.table({"name": ["x"], "mean": [1.0], "p05": [0.0], "p95": [2.0], "min": [-1.0], "max": [3.0]})
     assert forecast_of(statistics).quantiles == {0.05: 0.0, 0.95: 2.0, 0.0: -1.0, 1.0: 3.0}
+
+
+def test_a_declared_statistic_is_a_forecast_by_its_name() -> None:
+    rows = [("price", "mean", 2.0), ("shape", "count", 9.0), ("shape", "mean", 3.0), ("shares", "share of [0, 1)", 0.1), ("shares", "share of [1, 2)", 0.9)]  # fmt: skip
+    table = pa.table(dict(zip(("name", "statistic", "value"), zip(*rows, strict=True), strict=True)))
+    for name, value in (("price", 2.0), ("shape", 3.0)):
+        found = forecast_of(table, name)
+        assert (found.mean, found.spread) == (value, False)
+    # Values of different statistics are no draws of one number.
+    for wrong in (None, "value", "shares"):
+        with pytest.raises(UsageError, match="there are price, shape, shares"):
+            forecast_of(table, wrong)
+    assert forecast_of(table.slice(0, 1)).mean == 2.0
+
+
+def test_what_is_no_forecast_and_no_outcome_is_said(folder: Path) -> None:
+    happened = hs.events(table=closing(40), time="expires")[:1]
+
+    def tried(outcome: Any, forecast: Any = None) -> hs.Backtest:
+        return hs.backtest("usual_price", happened, outcome, forecast=forecast, parameters={"category": "art"}, project=folder)  # fmt: skip
+
+    with pytest.raises(
+        UsageError, match=f"'price' is none of {happened[0].id}; there are id, category, expires, reserve"
+    ):
+        tried("price")
+    with pytest.raises(UsageError, match="an outcome must be a number"):
+        tried("category")
+    for wrong in ({"quantiles": {0.5: 1.0}}, "dear", {"mean": None}):
+        with pytest.raises(UsageError, match="must be a number, draws, or a dict"):
+            tried("reserve", lambda table, wrong=wrong: wrong)
+    with pytest.raises(UsageError, match="must lie between 0 and 1"):
+        tried("reserve", lambda table: {"mean": 1.0, "quantiles": {5: 0.0, 95: 2.0}})
+    with pytest.raises(UsageError, match=r"such as hs\.events gives"):
+        hs.backtest("usual_price", [{"id": "x"}], "reserve", project=folder)  # type: ignore[list-item]
+    # What is not known is no outcome, and what is no number no forecast: of neither there is a score.
+    found = tried(lambda event: float("nan"), lambda table: float("nan") if table["mean"][0].as_py() is None else 1.0)
+    assert (found.scores, found.table["outcome"].null_count) == ({"events": 0}, 1)
+    found = tried("reserve", lambda table: None)
+    assert (found.scores, found.table["error"].to_pylist()) == ({"events": 0}, ["no forecast: it must be a number, and is nan"])  # fmt: skip
+    found = tried("reserve", lambda table: {"draws": [1, 2, 6]})
+    assert found.table["forecast"].to_pylist() == [3.0]

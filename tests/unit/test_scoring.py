@@ -95,3 +95,19 @@ def test_probabilities_of_events_get_brier_and_log_score() -> None:
 def test_a_forecast_without_an_outcome_is_refused() -> None:
     with pytest.raises(UsageError, match="there are 1 and 2"):
         scores([Forecast(mean=0.0)], [1, 2])
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.9, 0.95, 0.98, 0.99])
+def test_quantiles_at_the_ends_of_an_interval_bound_it(level: float) -> None:
+    ends = Forecast(mean=1.0, quantiles={round((1 - level) / 2, 4): 0.0, round((1 + level) / 2, 4): 2.0})
+    assert [ends.inside(outcome, level) for outcome in (-0.1, 0.0, 1.0, 2.0, 2.1)] == [False, True, True, True, False]
+    assert calibration([ends, ends], [1.0, 3.0], level=level)["inside"] == 0.5
+
+
+def test_quantiles_that_do_not_bound_an_interval_say_nothing_of_what_lies_in_it() -> None:
+    narrow = Forecast(mean=1.0, quantiles={0.25: 0.0, 0.75: 2.0})
+    wide = Forecast(mean=1.0, quantiles={0.05: 0.0, 0.95: 2.0})
+    assert narrow.inside(1.0, 0.9) is None
+    found = calibration([narrow], [1.0], level=0.9)
+    assert (found["events"], sum(found["pit"]), "inside" in found) == (1, 1, False)
+    assert calibration([narrow, wide, wide], [1.0, 1.0, 3.0], level=0.9)["inside"] == 0.5

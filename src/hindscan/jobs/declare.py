@@ -23,6 +23,7 @@ from hindscan.errors import JobDefinitionError
 from hindscan.jobs.estimators import Statistic
 from hindscan.jobs.job import PARTS, JobSpec, Parameter, Step, StepName
 from hindscan.jobs.options import join_faults, keys_of, option_faults, table_faults
+from hindscan.jobs.quantities import quantity_names
 from hindscan.jobs.sampling import Sampling
 from hindscan.jobs.signature import Signature, summary
 from hindscan.jobs.streams import GeneratorName
@@ -56,6 +57,8 @@ class Job:
         The job that makes a simulation's model.
     joins : dict of Job
         The jobs it is joined with, by name.
+    quantities : tuple of str
+        What a simulation returns, as far as it is known (`jobs.quantities`).
     """
 
     def __init__(
@@ -78,6 +81,8 @@ class Job:
         if self.options.get("state") is not None:
             self._own["start"] = self.options["state"]
         functools.update_wrapper(self, function)
+        # Now, while the source is that of the function: a file may be edited later.
+        self.quantities = quantity_names(function, self.name) if kind == "simulation" else ()
         _declared(self, whole=False)  # raises what is wrong while the user looks at the decorator
 
     def __call__(self, *args: Any, **values: Any) -> Any:
@@ -352,11 +357,10 @@ def _declared(declared: Job, *, whole: bool) -> JobSpec:
         parts=options.get("parts", PARTS),
         joins=joined,
         whole=bool(options.get("whole")),
-        **{
-            key: options[key]
-            for key in ("block_size", "draws", "statistics", "generator", "sampling")
-            if key in options
-        },
+        **{key: options[key] for key in ("block_size", "draws", "generator", "sampling") if key in options},
+        # In the order of their names, as data has no other.
+        statistics=dict(sorted(options.get("statistics", {}).items())),
+        quantities=declared.quantities if combine == "statistics" else (),
         max_bytes=options["max_bytes"],
         max_slices=options["max_slices"],
         max_seconds=options["max_seconds"],

@@ -133,6 +133,11 @@ def _variance(n: int, total: Fraction, squares: Fraction) -> float:
     return float(max(Fraction(0), (squares - total * total / n) / (n - 1))) if n > 1 else 0.0
 
 
+def _spread(draws: int, total: Fraction, squares: Fraction) -> float:
+    """Give the mean square of draws about their mean."""
+    return float(squares / draws - (total / draws) ** 2)
+
+
 def _gain(plain: float, draws: int, variance: float, units: int) -> Row:
     """Say how many plain draws one of these is worth."""
     return {"gain": plain / draws / (variance / units)} if variance > 0 and plain > 0 else {}
@@ -144,9 +149,11 @@ def _meant(one: Mean | Probability, row: Row) -> Row:
         return {"units": 0}
     mean, variance = float(total / n), _variance(n, total, squares)
     found = _interval(mean, variance, n, one.confidence, n - 1)
-    if more:
+    if more and one.weight is None:
+        found |= _gain(_spread(row["draws"], *more), row["draws"], variance, n)
+    elif more:
         # What a plain draw varies by: weighted back to the distribution that is meant.
-        plain = float(more[0] / row["draws"]) - mean * mean
+        plain = float(more[0] / row["draws"] - (total / n) ** 2)
         found |= _gain(plain, row["draws"], variance, n)
     if isinstance(one, Probability):
         found |= _bounded(one, found, variance, n)
@@ -183,7 +190,7 @@ def _counted(hits: int, draws: int, one: Probability | Histogram) -> Row:
 
 
 def _compared(one: Difference, row: Row) -> Row:
-    n, draws, (total, squares, a2, b2, a, b) = row["units"], row["draws"], row["sums"]
+    n, draws, (total, squares, a, a2, b, b2) = row["units"], row["draws"], row["sums"]
     variance = _variance(n, total, squares)
     apart = _variance(draws, a, a2) + _variance(draws, b, b2)
     found = _interval(float(total / n), variance, n, one.confidence, n - 1)
@@ -226,9 +233,8 @@ def _controlled(one: Mean, halves: list[Row]) -> Row:
         plain, left = plain + share * half.variance, left + share * variance
     found = _interval(value, error * n, n, one.confidence, n - 2 - 2 * len(known))
     draws = sum(row["draws"] for row in halves)
-    of_draws = [row["sums"][-1] for row in halves if draws != n]
-    if of_draws:
-        plain = float(sum(of_draws) / draws) - value * value
+    if draws != n:
+        plain = _spread(draws, *(sum((row["sums"][at] for row in halves), Fraction(0)) for at in (-2, -1)))
     return found | _gain(plain, draws, left, n)
 
 

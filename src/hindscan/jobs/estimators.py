@@ -12,10 +12,12 @@ confidence, a level and a kind of interval are applied to finished sums, and rec
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 __all__ = [
     "Covariance",
@@ -37,6 +39,23 @@ __all__ = [
 
 class _Estimator(msgspec.Struct, frozen=True, tag_field="statistic", tag=str.lower):
     """What all declarations are."""
+
+    def __post_init__(self) -> None:
+        """Take numpy's numbers and arrays as Python's, and names in one order: what is declared is data, and comes back from JSON as it was."""
+        for field in self.__struct_fields__:
+            given = getattr(self, field)
+            if (plain := _plain(given)) is not given:
+                msgspec.structs.force_setattr(self, field, plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: _plain(value[name]) for name in sorted(value)}
+    return value
 
 
 class Mean(_Estimator, frozen=True):
@@ -152,6 +171,9 @@ Replicated = Quantile | Shortfall | Moments | Histogram
 
 Statistic = Mean | Difference | Ratio | Probability | Moments | Covariance | Quantile | Shortfall | Histogram
 
+#: What stands beside the names of statistics in a rule to stop.
+_LIMITS = ("max_draws", "max_seconds")
+
 #: Applied to finished sums: no partial depends on them.
 _LATE = ("confidence", "interval", "level")
 
@@ -190,8 +212,18 @@ def summed(statistics: Mapping[str, Statistic], unit: int) -> dict[str, Any]:
     return documents
 
 
-def faults_of(statistics: object, block_size: int) -> Iterator[str]:
-    """Tell all that is wrong with declared statistics."""
+def faults_of(statistics: object, block_size: int, known: Collection[str] = ()) -> Iterator[str]:
+    """Tell all that is wrong with declared statistics.
+
+    Parameters
+    ----------
+    statistics : object
+        What was declared.
+    block_size : int
+        Draws of a block.
+    known : collection of str
+        The quantities there are; empty: not known.
+    """
     if not isinstance(statistics, Mapping) or not all(isinstance(name, str) and name for name in statistics):
         yield f"statistics= must be a dict of names and statistics, and is {statistics!r}"
         return
@@ -204,7 +236,13 @@ def faults_of(statistics: object, block_size: int) -> Iterator[str]:
         except msgspec.ValidationError as error:
             yield f"the statistic {name!r} is none: {error}"
             continue
+        if name in _LIMITS:
+            yield f"the statistic {name!r} has the name of a limit in stop=; take another name"
         yield from (f"the statistic {name!r} {fault}" for fault in _faults(one, block_size))
+        absent = [of for of in quantities_of(one) if known and of not in known and (of or len(known) > 1)]
+        if absent:
+            takes = ", ".join(map(repr, filter(None, absent))) or "the only quantity there is"
+            yield f"the statistic {name!r} takes {takes}, and the function returns {', '.join(map(repr, known))}"
 
 
 def _faults(one: Statistic, block_size: int) -> Iterator[str]:
@@ -215,6 +253,10 @@ def _faults(one: Statistic, block_size: int) -> Iterator[str]:
     batch = getattr(one, "batch", 1)
     if batch < 1 or block_size % batch:
         yield f"has batches of {batch} draws, which must divide the block of {block_size}"
+    numbers = [getattr(one, field, None) for field in ("above", "below")]
+    numbers += [*getattr(one, "controls", {}).values(), *getattr(one, "edges", ())]
+    if any(number is not None and not math.isfinite(number) for number in numbers):
+        yield "has a bound, an edge or a known mean that is no finite number; what lies beyond all edges has a share of its own"
     if isinstance(one, Probability) and one.above is not None and one.below is not None:
         yield "has both above= and below=; leave one out"
     if isinstance(one, Mean) and one.controls and one.weight:

@@ -14,11 +14,22 @@ import functools
 import math
 from collections.abc import Callable
 from statistics import NormalDist
+from typing import Final
 
-__all__ = ["binomial_ranks", "exact_interval", "normal_quantile", "student_quantile", "wilson_interval"]
+__all__ = [
+    "SUMMARY_CONFIDENCE",
+    "binomial_ranks",
+    "exact_interval",
+    "normal_quantile",
+    "student_quantile",
+    "wilson_interval",
+]
 
-#: Above so many degrees of freedom Student's and the normal quantile differ by less than a hundred-thousandth.
-_MANY = 200_000
+#: Of the intervals of a summary, which declares none.
+SUMMARY_CONFIDENCE: Final = 0.95
+
+#: Above so many degrees of freedom Student's and the normal quantile differ by less than a hundred-thousandth, up to a confidence of 0.9999.
+_MANY = 1_000_000
 
 
 @functools.cache

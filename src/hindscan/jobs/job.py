@@ -97,6 +97,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     generator: GeneratorName = "PCG64DXSM"
     sampling: Sampling | None = None
     statistics: dict[str, Statistic] = {}
+    #: Names of what a block returns, where the function's source says them; empty: not known before it is called.
+    quantities: tuple[str, ...] = ()
     #: Limits of the plan; None: the project's.
     max_bytes: int | None = None
     max_slices: int | None = None

@@ -181,7 +181,7 @@ def _faulty_statistics(declared: Job) -> Iterator[str]:
     if declared.kind != "simulation" or type(size) is not int or size < 1:
         return
     yield from sampling_faults(options["generator"], options["sampling"], size)
-    yield from statistics_faults(options["statistics"], size)
+    yield from statistics_faults(options["statistics"], size, declared.quantities)
     if options["statistics"] and (options["combine"] or "combine" in declared.steps):
         yield "it has both statistics= and a combine; leave one out"
     if options["sampling"] is not None and not options["statistics"]:

@@ -41,7 +41,8 @@ def replicate_draws(one: Replicated, unit: int) -> int:
     least = LEAST_DRAWS
     if isinstance(one, Quantile | Shortfall):
         beyond = 1 - one.level if isinstance(one, Shortfall) else min(one.level, 1 - one.level)
-        least = max(least, math.ceil(LEAST_BEYOND / beyond))
+        # 1 - 0.9999 is a rounding less than is meant, and would ask for one draw more than the block has that is meant for it.
+        least = max(least, math.ceil(LEAST_BEYOND / beyond * (1 - 1e-9)))
     return -(-least // unit) * unit
 
 

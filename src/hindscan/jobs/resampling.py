@@ -12,6 +12,7 @@ What comes in different numbers for each draw (arrivals, the rows of drawn aucti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -122,7 +123,9 @@ def bootstrap_indices(
         faults.append(f"at least one row is drawn from at least one; asked for {count} from {n}")
     if method not in ("iid", "moving", "circular", "stationary"):
         faults.append(f"method= must be iid, moving, circular or stationary, and is {method!r}")
-    elif method != "iid" and (length is None or length < 1 or (whole and (length > n or length != int(length)))):
+    elif method != "iid" and (
+        length is None or not 1 <= length < math.inf or (whole and (length > n or length != int(length)))
+    ):
         faults.append(f"length= must be at least 1{f' and a whole number up to {n}' if whole else ''} for {method} blocks, and is {length}")  # fmt: skip
     if faults:
         raise UsageError(f"Drawing a bootstrap: {'; '.join(faults)}.", faults=faults)
@@ -171,6 +174,8 @@ def bootstrap_groups(block: Block, groups: Array, count: int | None = None) -> R
     if not sizes.size:
         raise UsageError("Drawing groups: at least one row is required to draw from; there is none.")
     count = sizes.size if count is None else count
+    if count < 1:
+        raise UsageError(f"Drawing groups: at least one is drawn; asked for {count}.")
     drawn = block.rng.integers(sizes.size, size=(block.size, count)).ravel()
     lengths = sizes[drawn]
     total = int(lengths.sum())
@@ -208,6 +213,10 @@ class Empirical:
         ordered = np.sort(np.asarray(self.values, np.float64))
         if not ordered.size:
             raise UsageError("Making an empirical distribution: at least one value is required; there is none.")
+        if bad := int(np.count_nonzero(~np.isfinite(ordered))):
+            raise UsageError(
+                f"Making an empirical distribution: its values must be finite numbers, and {bad:,} of {ordered.size:,} are not. Leave these out."
+            )
         object.__setattr__(self, "_ordered", ordered)
 
     def cdf(self, x: Array | float) -> Floats:
@@ -329,9 +338,9 @@ def poisson_arrivals(
     """
     varies = callable(rate)
     bound = most if callable(rate) else rate
-    if bound is None or not bound >= 0 or not horizon >= 0:
+    if bound is None or not 0 <= bound < math.inf or not 0 <= horizon < math.inf:
         raise UsageError(
-            f"Drawing arrivals: rate, horizon and, for a rate that varies, most= must be numbers from 0 on; they are {bound} and {horizon}."
+            f"Drawing arrivals: rate, horizon and, for a rate that varies, most= must be finite numbers from 0 on; they are {bound} and {horizon}."
         )
     rng = block.rng
     counts = rng.poisson(bound * horizon, block.size)
@@ -340,6 +349,10 @@ def poisson_arrivals(
     if varies:
         assert callable(rate)
         rates = np.asarray(rate(times), np.float64)
+        if rates.shape != times.shape:
+            raise UsageError(
+                f"Drawing arrivals: the rate must give a number for each time, an array of shape {times.shape}; it gave one of {rates.shape}."
+            )
         if rates.size and not (rates.min() >= 0 and rates.max() <= bound):
             raise UsageError(
                 f"Drawing arrivals: the rate must be between 0 and most={bound}; it is between {rates.min():g} and {rates.max():g}."
@@ -380,9 +393,9 @@ def hawkes_arrivals(block: Block, mu: float, alpha: float, beta: float, horizon:
     ----------
     Hawkes and Oakes (1974), A cluster process representation of a self-exciting process.
     """
-    if not (mu >= 0 and alpha >= 0 and horizon >= 0 and beta > alpha):
+    if not (0 <= mu < math.inf and 0 <= alpha < beta < math.inf and 0 <= horizon < math.inf):
         raise UsageError(
-            f"Drawing arrivals: mu, alpha and horizon must not be negative, and alpha must be below beta; they are {mu}, {alpha}, {horizon} and {beta}."
+            f"Drawing arrivals: mu, alpha and horizon must be finite and not negative, and alpha must be below beta; they are {mu}, {alpha}, {horizon} and {beta}."
         )
     first = poisson_arrivals(block, mu, horizon)
     draws, times = [first.draw], [first.values]

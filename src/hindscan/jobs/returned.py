@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from hindscan.errors import BadPartial
@@ -133,11 +134,20 @@ def _column(items: Any) -> Any:
     if type(items).__module__.startswith("polars"):
         return items.to_arrow()
     if isinstance(items, np.ndarray) and items.ndim > 1:
-        flat = pa.array(np.ascontiguousarray(items).reshape(-1))
+        flat: Any = _flat(items)
         for width in reversed(items.shape[1:]):
             flat = pa.FixedSizeListArray.from_arrays(flat, width)
         return flat
+    if type(items) is np.ndarray and items.ndim == 1:
+        return _flat(items)
     return pa.array(items, from_pandas=type(items).__module__.startswith("pandas"))
+
+
+def _flat(items: npt.NDArray[Any]) -> Any:
+    """Give an array's values one after another; bytes and texts of numpy's own types would end at their first zero."""
+    return pa.array(
+        np.ascontiguousarray(items).reshape(-1).astype(object if items.dtype.kind in "SU" else items.dtype, copy=False)
+    )
 
 
 def stored_type(kind: Any) -> Any:
@@ -189,12 +199,19 @@ def to_model_table(value: object, step: str) -> pa.Table:
         if not isinstance(name, str):
             raise _bad(step, "a dict with names", f"{name!r} as a name", "Use strings")
         try:
-            array = np.asarray(_scalar(item) if _length(item) is None else item)
-            flat = pa.array(array.reshape(-1))
+            given = _scalar(item) if _length(item) is None else item
+            array = np.asarray(given)
+            if array.dtype.kind in "SU":
+                # In numpy's own types they would lose the zeros that they end with, too.
+                array = np.asarray(given, object)
+            flat = _flat(array)
             column = pa.ListArray.from_arrays(pa.array([0, len(flat)], pa.int32()), flat)
-        except (pa.ArrowException, TypeError, ValueError) as error:
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
             raise _bad(
-                step, "a dict of scalars and arrays", f"a {_kind(item)} as {name!r} ({error})", "Use arrays"
+                step,
+                "a dict of scalars and arrays",
+                f"a {_kind(item)} as {name!r} ({error})",
+                "Keep the numbers that it is made from, and make it in the function",
             ) from error
         shapes[name] = list(array.shape)
         columns[name] = column

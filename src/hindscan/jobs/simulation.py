@@ -11,6 +11,7 @@ out before the first block: what it gives twice for the same block must be the s
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hindscan.errors import BadPartial, NotReproducible
+from hindscan.errors import BadPartial, NotReproducible, UsageError
 from hindscan.history.snapshot import DrawPin, DrawSlice
 from hindscan.jobs import statistics, totals
 from hindscan.jobs.estimators import Statistic
@@ -127,7 +128,7 @@ class Block:
 
     def uniforms(self, dimensions: int) -> npt.NDArray[np.float64]:
         """Draw uniform numbers in [0, 1), shape ``(size, dimensions)``: points of the job's sampling, if it has one."""
-        return uniforms(self.rng, self._sampling, self.size, dimensions, self._unit)
+        return uniforms(self.rng, self._sampling, self.size, _counted(dimensions), self._unit)
 
     def normals(self, dimensions: int) -> npt.NDArray[np.float64]:
         """Draw standard normal numbers, shape ``(size, dimensions)``: from points of the job's sampling, if it has one.
@@ -136,7 +137,15 @@ class Block:
         """
         if self._normals is None:
             self._normals = NormalStream(self.rng)
-        return normals(self._normals, self._sampling, self.size, dimensions, self._unit)
+        return normals(self._normals, self._sampling, self.size, _counted(dimensions), self._unit)
+
+
+def _counted(dimensions: Any) -> int:
+    if isinstance(dimensions, bool) or not hasattr(dimensions, "__index__") or operator.index(dimensions) < 0:
+        raise UsageError(
+            f"Drawing numbers of a block: how many for each draw must be a whole number, and is {dimensions!r}. Ask for all at once and give them a shape afterwards."
+        )
+    return operator.index(dimensions)
 
 
 def simulate(
@@ -192,7 +201,7 @@ def simulate(
         )  # fmt: skip
 
     if piece.start == 0 and piece.end > 0:
-        _try_out(each, block, min(piece.end, draws.block_size, max(_TRIAL, unit)), name)
+        _try_out(each, block, min(piece.end, draws.block_size, max(_TRIAL, unit)), name, built_in=built_in)
     partials: list[pa.Table] = []
     sums: list[list[dict[str, Any]]] = []
     for index in range(piece.start // draws.block_size, -(-piece.end // draws.block_size)):
@@ -212,20 +221,25 @@ def simulate(
 
 
 def _as_table(value: Any, name: str) -> pa.Table:
-    return to_table({name: value} if isinstance(value, np.ndarray) else value, "slice")
+    return to_table({name: value} if isinstance(value, np.ndarray | list) else value, "slice")
 
 
-def _try_out(each: Callable[[Block], object], block: Callable[[int, int], Block], size: int, name: str) -> None:
+def _try_out(
+    each: Callable[[Block], object], block: Callable[[int, int], Block], size: int, name: str, *, built_in: bool
+) -> None:
     """Draw a small block twice, and another: refuse a function whose numbers are not those of its block."""
     blocks = [block(0, size), block(0, size), block(1, size)]
-    first, again, other = (_bytes(_as_table(each(one), name)) for one in blocks)
+    values = [each(one) for one in blocks]
+    if built_in:
+        quantities(values[0], blocks[0], name)
+    first, again, other = (_bytes(_as_table(value, name)) for value in values)
     if first != again:
         raise NotReproducible(
             f"Drawing the first block of job {name} a second time: it must give the same numbers to the bit, and it gave others. The function takes randomness "
             "from somewhere else (np.random, random, a generator of its own, the clock); take all of it from block.rng, block.uniforms or block.normals.",
             job=name,
         )
-    if first == other and not blocks[0].drawn and _varies(each(block(0, size)), name):
+    if first == other and not blocks[0].drawn and _varies(values[0], name):
         raise NotReproducible(
             f"Drawing two blocks of job {name}: they must have numbers of their own, and they have the same, although draws differ; the function never asked its "
             "block for any. It seeds a generator of its own; take all randomness from block.rng, block.uniforms or block.normals.",
@@ -270,20 +284,32 @@ def quantities(value: Any, block: Block, name: str) -> dict[str, npt.NDArray[np.
     if not isinstance(value, Mapping):
         table = to_table(value, "slice")
         value = {column: table[column].to_numpy() for column in table.column_names}
-    found: dict[str, npt.NDArray[np.float64]] = {}
-    for quantity, given in value.items():
-        try:
-            draws = np.asarray(given)
-            numbers = np.ascontiguousarray(draws, np.float64) if draws.dtype.kind in "biuf" else None
-        except (TypeError, ValueError):
-            numbers = None
-        if numbers is None or numbers.shape != (block.size,):
-            shape = "" if numbers is None else f" of shape {numbers.shape}"
-            raise BadPartial(
-                f"Taking what the step 'slice' returned for {block}: one number per draw is required for each quantity, an array of shape "
-                f"({block.size},), and {quantity!r} is a {type(given).__name__}{shape}. Use block.size, not a fixed number.",
-                step="slice",
-                quantity=str(quantity),
-            )
-        found[str(quantity)] = numbers
-    return found
+    if not value:
+        raise BadPartial(
+            f"Taking what the step 'slice' returned for {block}: at least one quantity is required, and the dict is empty. Return one.", step="slice"
+        )  # fmt: skip
+    return {str(quantity): _numbers(quantity, given, block) for quantity, given in value.items()}
+
+
+def _numbers(quantity: object, given: Any, block: Block) -> npt.NDArray[np.float64]:
+    """Take the draws of one quantity."""
+    advice = "Use block.size, not a fixed number"
+    try:
+        draws = np.asarray(given)
+        found = f"of shape {draws.shape}"
+        if draws.dtype.kind not in "biuf":
+            found, advice = f"of {draws.dtype}", "Return numbers (bool, int or float)"
+        elif draws.shape == (block.size,):
+            return np.ascontiguousarray(draws, np.float64)
+        elif not draws.ndim:
+            advice = "Return an array, np.full(block.size, ...) of a constant"
+        elif draws.ndim == 2:
+            advice = "Give each column a name of its own"
+    except (TypeError, ValueError) as error:
+        found = f"that becomes no array ({error})"
+    raise BadPartial(
+        f"Taking what the step 'slice' returned for {block}: one number per draw is required for each quantity, an array of shape "
+        f"({block.size},), and {quantity!r} is a {type(given).__name__} {found}. {advice}.",
+        step="slice",
+        quantity=str(quantity),
+    )

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from hindscan.errors import BadPartial
 from hindscan.jobs.bins import RELATIVE_ERROR, Bins, binned, merged
-from hindscan.jobs.intervals import normal_quantile
+from hindscan.jobs.intervals import SUMMARY_CONFIDENCE, normal_quantile
 from hindscan.jobs.sums import MOST, Floats, added, exact, powers
 
 __all__ = ["RELATIVE_ERROR", "check_finite", "finish", "merge", "partial"]
@@ -168,7 +168,7 @@ def _finished(row: dict[str, Any]) -> dict[str, object]:
         variance = max(0, (exact(row["squares"]) - total**2 / n) / (n - 1))
         std = math.sqrt(float(variance))
         error = std / math.sqrt(n)
-        half = normal_quantile(0.95) * error
+        half = normal_quantile(SUMMARY_CONFIDENCE) * error
         done |= {"std": std, "standard_error": error, "low": mean - half, "high": mean + half}
     counted = Bins(
         bins=np.asarray(row["bins"], np.int32),

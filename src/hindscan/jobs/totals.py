@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -103,7 +104,10 @@ def block_sums(
     """
     taken = _Taken(values, name)
     rows: list[Row] = []
+    only = next(iter(values)) if len(values) == 1 else ""
     for key, one in statistics.items():
+        if not one.of:
+            one = msgspec.structs.replace(one, of=only)  # noqa: PLW2901 -- the same statistic, which now says of what
         rows.append(_EMPTY | {"name": key, "draws": taken.size} | _summed(one, taken, index, unit))
     return rows
 
@@ -116,11 +120,10 @@ class _Taken:
         self.size = len(next(iter(values.values()), ()))
 
     def __call__(self, name: str) -> Floats:
-        if name == "" and len(self._values) == 1:
-            return next(iter(self._values.values()))
         if name not in self._values:
+            required = f"the quantity {name!r}" if name else "a single quantity, as the statistic names none,"
             raise BadPartial(
-                f"Taking statistics of job {self._job}: the quantity {name!r} is required, and the function gave {', '.join(map(repr, self._values))}. "
+                f"Taking statistics of job {self._job}: {required} is required, and the function gave {', '.join(map(repr, self._values))}. "
                 "Name in the statistic what the function returns.",
                 quantity=name,
             )
@@ -144,7 +147,7 @@ def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> Row:
             check_finite(one.of, a)
             check_finite(one.minus, b)
             units = _units([a - b], one, unit)
-            plain = [_plain(a), _plain(b), [fixed_sum(a)], [fixed_sum(b)]]
+            plain = [*powers([a]), *powers([b])]
             return _sums(units, plain, (one.of, a), (one.minus, b))
         case Ratio():
             a, b = taken(one.of), taken(one.per)
@@ -194,18 +197,23 @@ def _mean(one: Mean | Probability, taken: _Taken, draws: Floats, index: int, uni
     more = []
     if weights is not None:
         check_finite(str(one.weight), weights)
+        _check_weights(str(one.weight), weights)
     if weights is not None or unit * one.batch > 1:
         check_finite(one.of, draws)
-        more = [_plain(draws) if weights is None else [fixed_sum(draws * weighed)]]
-    if weights is not None:
-        more += [[fixed_sum(weights)], _plain(weights)]
+        # Both are written exactly: where the mean lies far from zero, their difference is what is asked for.
+        more = powers([draws]) if weights is None else [[fixed_sum(draws * weighed)], *powers([weights])]
     names = [one.of, *controls]
     row = _sums(_units(columns, one, unit), more, *zip(names, columns, strict=True))
     return row | {"half": index % 2 if controls else 0}
 
 
-def _plain(draws: Floats) -> list[float]:
-    return powers([draws])[1]
+def _check_weights(name: str, weights: Floats) -> None:
+    if weights.min() < 0:
+        raise BadPartial(
+            f"Taking statistics with the weight {name!r}: it is the probability of a draw over that with which it was drawn, so none is below zero, and the least is "
+            f"{weights.min():g}. Divide densities, not their logarithms.",
+            quantity=name,
+        )
 
 
 def _units(columns: Sequence[Floats], one: Mean | Probability | Difference | Ratio, unit: int) -> list[Floats]:

@@ -11,7 +11,7 @@ units only, sets of draws that belong together, so that no estimate rests on hal
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -21,7 +21,10 @@ from hindscan.jobs.job import JobSpec
 from hindscan.jobs.sampling import unit_of
 from hindscan.plans.cut import count_draws
 
-__all__ = ["check_draws", "draw_pin", "finishing", "refuse_draws_over", "unit_draws", "whole_draws"]
+__all__ = ["check_draws", "draw_pin", "finishing", "most_draws", "refuse_draws_over", "unit_draws", "whole_draws"]
+
+#: Draws at most where nothing says so, in draws the job has by default.
+MOST_TIMES: Final = 100
 
 
 def draw_pin(job: JobSpec, *, draws: int, seed: int) -> DrawPin:
@@ -45,6 +48,20 @@ def whole_draws(job: JobSpec, draws: int) -> int:
     """Give the least number of draws from this one on that has whole units only."""
     unit = unit_draws(job)
     return -(-draws // unit) * unit
+
+
+def most_draws(job: JobSpec, *asked: int | None) -> int:
+    """Give the draws at most of a run with a rule to stop: the least of those that are asked for.
+
+    Raises
+    ------
+    hindscan.errors.ParameterError
+        As `check_draws`.
+    """
+    given = [draws for draws in asked if draws is not None]
+    for draws in given:
+        check_draws(job, draws)
+    return min(given) if given else whole_draws(job, job.draws * MOST_TIMES)
 
 
 def check_draws(job: JobSpec, draws: int) -> None:

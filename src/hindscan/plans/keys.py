@@ -56,7 +56,7 @@ READER_VERSION: Final = 2
 SPLIT_VERSION: Final = 1
 
 #: Meaning of draws and of their built-in sums. Raised only when the same block would give other bits.
-DRAWS_VERSION: Final = 3
+DRAWS_VERSION: Final = 4
 
 #: Bytes of a digest; 40 hexadecimal digits.
 _SIZE: Final = 20

@@ -27,7 +27,7 @@ CONCAT: Final = Step(digest="builtin:concat:1")
 _STATISTICS: Final = Step(digest="builtin:statistics:1")
 _STATISTICS_FINISH: Final = Step(digest="builtin:statistics-finish:1")
 #: Meaning of what declared statistics say of their sums (`jobs.estimates`).
-_ESTIMATES: Final = "builtin:estimates:2"
+_ESTIMATES: Final = "builtin:estimates:3"
 
 #: Names of the steps of a stage that scans: each slice, combine, finish.
 _SCAN: Final[_Names] = ("slice", "combine", "finish")

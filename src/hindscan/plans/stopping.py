@@ -22,7 +22,8 @@ import msgspec
 
 from hindscan.errors import UsageError
 from hindscan.history.snapshot import DrawPin
-from hindscan.jobs.intervals import normal_quantile
+from hindscan.jobs.estimators import Covariance, Statistic
+from hindscan.jobs.intervals import SUMMARY_CONFIDENCE, normal_quantile
 from hindscan.plans.cut import cut
 
 __all__ = ["LEAST_DRAWS", "LEAST_UNITS", "StopRule", "Target", "looks", "margin", "reached", "read_stop"]
@@ -32,6 +33,9 @@ LEAST_DRAWS: Final = 4_096
 LEAST_UNITS: Final = 32
 #: Each look is at so many times the draws of the one before.
 GROWTH: Final = 1.5
+
+
+_LIKE: Final = "{'price': {'half_width': 0.01}, 'max_seconds': 60}"
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -53,31 +57,47 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True):
     max_seconds: float | None = None
 
 
-def read_stop(given: Mapping[str, Any], known: Sequence[str] = ()) -> StopRule:
+def read_stop(
+    given: Mapping[str, Any], statistics: Mapping[str, Statistic] | None = None, quantities: Sequence[str] = ()
+) -> StopRule:
     """Read a rule as it is written.
 
     Parameters
     ----------
     given : mapping
         ``{"price": {"half_width": 0.01}, "max_draws": 10_000_000, "max_seconds": 60}``; for the only statistic its target may stand without a name.
-    known : sequence of str
-        The statistics the job declares; empty: whatever the function returns.
+    statistics : mapping, optional
+        Those the job declares. Default: a summary of each quantity.
+    quantities : sequence of str
+        Names of what the function returns, of which there is a summary where no statistics are declared; empty: not known.
 
     Raises
     ------
     hindscan.errors.UsageError
         It is no rule, with all faults.
     """
+    if not isinstance(given, Mapping):
+        raise UsageError(f"Reading when to stop: it must be like {_LIKE}, and is {given!r}. Change stop.", faults=[])
     limits = {name: given[name] for name in ("max_draws", "max_seconds") if name in given}
     targets = {name: value for name, value in given.items() if name not in limits}
     if targets and set(targets) <= set(Target.__struct_fields__):
         targets = {"": targets}
     faults = [] if targets or limits else ["it says neither what must be narrow nor max_draws or max_seconds"]
+    known = tuple(statistics or quantities)
     if known:
-        faults += [f"{n!r} is none of its statistics {', '.join(known)}" for n in targets if n and n not in known]
-        faults += ["it must name one of several statistics"] if "" in targets and len(known) > 1 else []
+        what = "statistics" if statistics else "quantities"
+        faults += [f"{n!r} is none of its {what} {', '.join(known)}" for n in targets if n and n not in known]
+        faults += [f"it must name one of several {what}"] if "" in targets and len(known) > 1 else []
+    faults += [
+        f"{name or known[0]!r} is a covariance, which has no interval that could be narrow enough"
+        for name in targets
+        if statistics and isinstance(statistics.get(name or known[0]), Covariance)
+    ]
     read: dict[str, Target] = {}
     for name, value in targets.items():
+        if not isinstance(value, Mapping):
+            faults.append(f"{name} must be {{'half_width': WIDTH}} or {{'relative': SHARE}}, and is {value!r}")
+            continue
         try:
             read[name] = msgspec.convert(value, Target)
         except msgspec.ValidationError as error:
@@ -86,10 +106,12 @@ def read_stop(given: Mapping[str, Any], known: Sequence[str] = ()) -> StopRule:
         faults += [f"{name or 'the target'}: {fault}" for fault in _faults(read[name])]
     for name, value in limits.items():
         if isinstance(value, bool) or not isinstance(value, int if name == "max_draws" else int | float) or value <= 0:
-            faults.append(f"{name} must be a positive number, and is {value!r}")
+            faults.append(
+                f"{name} must be a positive {'whole ' if name == 'max_draws' else ''}number, and is {value!r}"
+            )
     if faults:
         raise UsageError(
-            f"Reading when to stop: it must be like {{'price': {{'half_width': 0.01}}, 'max_seconds': 60}}; {'; '.join(faults)}. Change stop.",
+            f"Reading when to stop: it must be like {_LIKE}; {'; '.join(faults)}. Change stop.",
             faults=faults,
         )
     return StopRule(targets=read, **limits)
@@ -132,7 +154,9 @@ def margin(units: int) -> float:
     return 1.0 + 2.0 / math.sqrt(max(units, 1))
 
 
-def reached(rule: StopRule, estimates: Sequence[Mapping[str, Any]]) -> bool:
+def reached(
+    rule: StopRule, estimates: Sequence[Mapping[str, Any]], statistics: Mapping[str, Statistic] | None = None
+) -> bool:
     """Tell whether all targets are met.
 
     Parameters
@@ -141,17 +165,17 @@ def reached(rule: StopRule, estimates: Sequence[Mapping[str, Any]]) -> bool:
         The rule.
     estimates : sequence of mapping
         Rows of the finished statistics: name, value, low, high, and with them units; or of the built-in summary.
+    statistics : mapping, optional
+        Those that were declared, for the confidence of their intervals. Default: that of the summary.
 
     Raises
     ------
     hindscan.errors.UsageError
         A target names what is not among them.
     """
-    by_name: dict[str, Mapping[str, Any]] = {}
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
     for row in estimates:
-        # Of a statistic that gives several numbers the one that has an interval is judged.
-        if row["name"] not in by_name or by_name[row["name"]].get("low") is None:
-            by_name[row["name"]] = row
+        by_name.setdefault(row["name"], []).append(row)
     met = True
     for name, target in rule.targets.items():
         found = by_name if name else dict(list(by_name.items())[:1])
@@ -160,15 +184,25 @@ def reached(rule: StopRule, estimates: Sequence[Mapping[str, Any]]) -> bool:
                 f"Judging whether to stop: the rule names {name or 'no statistic'!r}, and there are {', '.join(by_name)}. Name one of these in stop.",
                 statistic=name,
             )
-        met = met and _met(target, found[name] if name else next(iter(found.values())))
+        called = name or next(iter(found))
+        confidence = getattr((statistics or {}).get(called), "confidence", SUMMARY_CONFIDENCE)
+        met = met and _met(target, _judged(found[called]), confidence)
     return met and bool(rule.targets)
 
 
-def _met(target: Target, row: Mapping[str, Any]) -> bool:
+def _judged(rows: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Give the number of a statistic that is judged: of a histogram the share that is known least, of moments the mean."""
+    bounded = [row for row in rows if row.get("low") is not None]
+    if bounded and rows[0].get("statistic", "").startswith("share"):
+        return max(bounded, key=lambda row: float(row["high"] - row["low"]))
+    return (bounded or rows)[0]
+
+
+def _met(target: Target, row: Mapping[str, Any], confidence: float) -> bool:
     value, low, high = row.get("value", row.get("mean")), row.get("low"), row.get("high")
     if value is None or low is None or high is None:
         return False
     half = max(value - low, high - value) * margin(row.get("units", row["draws"]))
     if target.confidence is not None:
-        half *= normal_quantile(target.confidence) / normal_quantile(row.get("confidence", 0.95))
+        half *= normal_quantile(target.confidence) / normal_quantile(confidence)
     return bool(half <= (target.half_width if target.half_width is not None else (target.relative or 0.0) * abs(value)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 import hindscan as hs
@@ -29,6 +32,10 @@ def declared(**options: Any) -> JobSpec:
         ({"statistics": {"x": hs.Mean("a", weight="w", controls={"c": 1.0})}}, "both controls and a weight"),
         ({"statistics": {"x": hs.Covariance(("a", "a"))}}, "two quantities or more"),
         ({"statistics": {"x": hs.Histogram("a", (1.0, 1.0))}}, "each greater than the one before"),
+        ({"statistics": {"x": hs.Probability(above=math.inf)}}, "no finite number"),
+        ({"statistics": {"x": hs.Mean("a", controls={"c": math.nan})}}, "no finite number"),
+        ({"statistics": {"x": hs.Histogram("a", (0.0, math.inf))}}, "no finite number; .* a share of its own"),
+        ({"statistics": {"max_draws": hs.Mean()}}, "the name of a limit in stop="),
         ({"statistics": {"x": hs.Mean()}, "combine": "concat"}, "both statistics= and a combine"),
         ({"generator": "MT19937"}, "PCG64DXSM, Philox, SFC64"),
         ({"sampling": hs.Antithetic()}, "declare statistics="),
@@ -40,6 +47,20 @@ def test_what_is_wrong_is_said(options: dict[str, Any], words: str) -> None:
     options = {"name": "draws"} | options
     with pytest.raises(JobDefinitionError, match=words):
         declared(**options)
+
+
+def test_what_is_declared_by_numbers_of_numpy_is_data_in_the_order_of_names() -> None:
+    statistics: dict[str, Any] = {
+        "price": hs.Mean("a", controls={"spot": 100 * np.exp(0.03), "first": np.float32(0.5)}),
+        "far": hs.Quantile("a", np.float64(0.9)),
+        "shares": hs.Histogram("a", np.linspace(0, 1, 3)),  # type: ignore[arg-type]
+    }
+    spec = declared(name="d", statistics=statistics)
+    assert msgspec.json.decode(msgspec.json.encode(spec, order="deterministic"), type=JobSpec) == spec
+    # As it comes back from a store, which keeps no other order: rows of a result lie the same wherever they are made.
+    assert list(spec.statistics) == ["far", "price", "shares"]
+    assert list(spec.statistics["price"].controls) == ["first", "spot"]  # type: ignore[union-attr]
+    assert spec.statistics["shares"] == hs.Histogram("a", (0.0, 0.5, 1.0))
 
 
 def test_draws_come_in_whole_units() -> None:

@@ -221,6 +221,38 @@ def test_a_draw_that_is_no_number_is_refused_by_name_and_place(bad: float, stati
         partial({"s": statistic}, {"x": np.array([1.0, bad, 2.0]), "y": np.ones(3)}, index=0, unit=1, name="j")
 
 
+def test_a_draw_that_is_no_number_is_that_of_the_only_quantity_where_none_is_named() -> None:
+    with pytest.raises(BadPartial, match="Taking statistics of 'payoff'"):
+        partial({"s": Mean()}, {"payoff": np.array([np.nan])}, index=0, unit=1, name="j")
+    with pytest.raises(BadPartial, match=r"a single quantity, as the statistic names none, is required"):
+        partial({"s": Mean()}, {"x": np.ones(3), "y": np.ones(3)}, index=0, unit=1, name="j")
+
+
+def test_a_weight_below_zero_is_refused() -> None:
+    with pytest.raises(BadPartial, match=r"the weight 'w': .* the least is -0\.5"):
+        partial({"s": Mean("x", weight="w")}, {"x": np.ones(2), "w": np.array([1.0, -0.5])}, index=0, unit=1, name="j")
+
+
+def test_gains_hold_where_means_lie_far_from_zero() -> None:
+    rng = np.random.default_rng(3)
+    x, y = 1e9 + 1e-3 * rng.normal(size=(2, 4000))
+    halves = np.stack([x, 2e9 - x + 1e-4 * rng.normal(size=4000)], axis=1).ravel()[:4000]
+    wanted: dict[str, Statistic] = {
+        "apart": Difference("x", minus="y"),
+        "pairs": Mean("halves", batch=2),
+        "controlled": Mean("halves", batch=2, controls={"y": 1e9}),
+    }
+    parts = [
+        partial(wanted, {"x": x[at], "y": y[at], "halves": halves[at]}, index=i, unit=1, name="j")
+        for i, at in enumerate((slice(2000), slice(2000, None)))
+    ]
+    found = {row["name"]: row for row in finish(wanted, merge(parts)).to_pylist()}
+    assert found["apart"]["gain"] == pytest.approx((x.var() + y.var()) / (x - y).var(), rel=1e-3)
+    for name in ("pairs", "controlled"):
+        reached = found[name]["standard_error"] ** 2
+        assert found[name]["gain"] == pytest.approx(halves.var() / halves.size / reached, rel=1e-2)
+
+
 def test_a_quantity_that_is_not_there_is_named() -> None:
     with pytest.raises(BadPartial, match=r"'z' is required, and the function gave 'x', 'y'"):
         partial({"s": Mean("z")}, {"x": np.ones(3), "y": np.ones(3)}, index=0, unit=1, name="j")

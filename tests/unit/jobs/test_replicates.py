@@ -80,6 +80,12 @@ def test_a_replicate_is_of_whole_sets_and_has_some_draws_beyond_its_level() -> N
     assert replicate_draws(hs.Shortfall("x", 0.999), 4096) == 32_768
     # The tail below is no part of a shortfall.
     assert replicate_draws(hs.Shortfall("x", 0.01), 2) == 1024
+    # A block that is meant for a level holds a replicate of it, whatever 1 - 0.9999 is rounded to.
+    assert [replicate_draws(hs.Quantile("x", level), 2) for level in (0.9995, 0.9999, 0.99999)] == [
+        64_000,
+        320_000,
+        3_200_000,
+    ]
 
 
 def test_an_interval_is_students_of_the_estimates_of_all_replicates() -> None:

@@ -117,6 +117,8 @@ def test_rows_of_a_table_stay_together() -> None:
         {"method": "moving", "length": 99},
         {"method": "circular", "length": 2.5},
         {"method": "stationary", "length": 0.5},
+        {"method": "stationary", "length": math.nan},
+        {"method": "moving", "length": math.nan},
         {"method": "jackknife"},
         {"count": 0},
     ],
@@ -252,6 +254,10 @@ def test_hawkes_arrivals_are_those_of_ogatas_thinning() -> None:
     [
         lambda b: hawkes_arrivals(b, 1.0, 2.0, 1.0, 5.0),
         lambda b: poisson_arrivals(b, -1.0, 5.0),
+        lambda b: poisson_arrivals(b, 1.0, math.inf),
+        lambda b: poisson_arrivals(b, lambda t: t[:1], 5.0, most=5.0),
+        lambda b: hawkes_arrivals(b, math.inf, 0.5, 1.0, 5.0),
+        lambda b: bootstrap_groups(b, np.array([1, 2]), 0),
         lambda b: bootstrap_groups(b, np.array([])),
     ],
 )
@@ -263,3 +269,8 @@ def test_what_would_explode_or_is_nothing_is_refused(draw: Callable[[Block], obj
 def test_a_function_of_a_notebook_cell_may_say_hs() -> None:
     # It captures the module, which is no plain one: by its name it must come back as what it was.
     assert pickle.loads(pickle.dumps(hs)) is hs
+
+
+def test_a_distribution_of_what_is_no_number_is_refused() -> None:
+    with pytest.raises(UsageError, match="1 of 2 are not"):
+        Empirical(np.array([1.0, math.nan]))

@@ -103,7 +103,20 @@ def test_a_model_comes_back_in_its_shape() -> None:
     for name, value in given.items():
         assert np.array_equal(model[name], value), name
         assert np.shape(model[name]) == np.shape(value)  # type: ignore[arg-type]
+    for value in (b"ab\0c\0", "a\0b\0", 2**63):
+        assert to_model(to_model_table({"a": value}, "calibrate")) == {"a": value}
+    two = to_model(to_model_table({"a": [[b"x\0y\0"], [b"zz"]]}, "calibrate"))
+    assert two["a"].tolist() == [[b"x\0y\0"], [b"zz"]]
     table = pa.table({"a": [1, 2]})
     assert to_model(to_model_table(table, "calibrate")) == table
     with pytest.raises(BadPartial, match="a object as 'a'"):
         to_model_table({"a": object()}, "calibrate")
+    with pytest.raises(BadPartial, match="a int as 'a'"):
+        to_model_table({"a": 2**70}, "calibrate")
+
+
+def test_a_zero_ends_no_bytes_and_no_text() -> None:
+    table = to_table(
+        {"b": np.array([b"x\0y", b"z"]), "t": np.array(["x\0y", "z"]), "w": np.array([[b"x\0y"], [b"z"]])}, "slice"
+    )
+    assert table.to_pydict() == {"b": [b"x\0y", b"z"], "t": ["x\0y", "z"], "w": [[b"x\0y"], [b"z"]]}

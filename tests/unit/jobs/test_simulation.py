@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from hindscan.errors import BadPartial
+from hindscan.errors import BadPartial, UsageError
 from hindscan.history.snapshot import DrawPin, DrawSlice
 from hindscan.jobs.simulation import Block, quantities, simulate
 from hindscan.jobs.statistics import finish, merge
@@ -66,7 +66,28 @@ def test_several_quantities_come_as_dict_or_table(value: Any) -> None:
     assert {name: draws.tolist() for name, draws in found.items()} == {"a": [0.0, 1.0, 2.0, 3.0], "b": [0.5] * 4}
 
 
-@pytest.mark.parametrize("value", [np.zeros(5), np.zeros((4, 1)), {"x": 3.0}, {"x": ["a"] * 4}, {"x": [None] * 4}])
-def test_another_number_of_draws_is_refused(value: Any) -> None:
-    with pytest.raises(BadPartial, match=r"'x' is a .*Use block\.size"):
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.zeros(5), r"'x' is a ndarray of shape \(5,\)\. Use block\.size"),
+        (np.zeros((4, 1)), r"of shape \(4, 1\)\. Give each column a name"),
+        ({"x": 3.0}, r"'x' is a float of shape \(\)\. Return an array"),
+        ({"x": ["a"] * 4}, r"'x' is a list of <U1\. Return numbers"),
+        ({"x": [None] * 4}, r"'x' is a list of object\. Return numbers"),
+        ({"x": np.zeros(4) + 1j}, r"of complex128\. Return numbers"),
+        ({"x": [[1], [1, 2]]}, "'x' is a list that becomes no array"),
+        ({}, "at least one quantity is required"),
+    ],
+)
+def test_what_is_no_number_for_each_draw_is_refused(value: Any, words: str) -> None:
+    with pytest.raises(BadPartial, match=words):
         quantities(value, Block(index=0, size=4, start=0, seed=0), "x")
+
+
+@pytest.mark.parametrize("dimensions", [-1, 2.0, (2, 3), True])
+def test_numbers_for_each_draw_are_a_whole_number(dimensions: Any) -> None:
+    block = Block(index=0, size=4, start=0, seed=0)
+    for draw in (block.normals, block.uniforms):
+        with pytest.raises(UsageError, match="must be a whole number"):
+            draw(dimensions)
+    assert block.normals(np.int64(2)).shape == (4, 2)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hindscan.errors import UsageError
 from hindscan.history.snapshot import DrawPin
+from hindscan.jobs.estimators import Covariance, Mean
 from hindscan.plans.cut import cut
 from hindscan.plans.stopping import GROWTH, LEAST_DRAWS, LEAST_UNITS, looks, reached, read_stop
 
@@ -68,13 +69,40 @@ def test_few_units_must_be_better_than_asked_for() -> None:
         ({"price": {"width": 1}}, "width"),
         ({"cost": {"half_width": 1.0}}, "'cost' is none of its statistics price, tail"),
         ({"half_width": 0.1}, "must name one of several"),
-        ({"max_draws": 0.5}, "max_draws must be a positive number"),
+        ({"max_draws": 0.5}, "max_draws must be a positive whole number"),
+        ({"price": 0.01}, "price must be {'half_width': WIDTH} or {'relative': SHARE}, and is 0.01"),
         ({"price": {"half_width": 1.0, "confidence": 2.0}}, "between 0 and 1"),
     ],
 )
 def test_a_rule_that_is_none_is_refused_with_what_is_wrong(stop: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        read_stop(stop, ("price", "tail"))
+        read_stop(stop, {"price": Mean("x"), "tail": Mean("y")})
+
+
+def test_a_rule_that_can_never_be_met_or_names_no_quantity_is_refused() -> None:
+    for stop in ({"both": {"half_width": 1.0}}, {"half_width": 1.0}):
+        with pytest.raises(UsageError, match="'both' is a covariance, which has no interval"):
+            read_stop(stop, {"both": Covariance(("x", "y"))})
+    with pytest.raises(UsageError, match="'cost' is none of its quantities price, sold"):
+        read_stop({"cost": {"half_width": 1.0}}, {}, ("price", "sold"))
+    with pytest.raises(UsageError, match=r"must be like .*, and is 'price'"):
+        read_stop("price")  # type: ignore[arg-type]
+
+
+def test_another_confidence_is_judged_from_that_of_the_statistic() -> None:
+    # A half width of 0.1 with 50 % is one of 0.29 with 95 %.
+    estimates = [row("price", 10.0, 0.1)]
+    rule = read_stop({"price": {"half_width": 0.2, "confidence": 0.95}})
+    assert not reached(rule, estimates, {"price": Mean("x", confidence=0.5)})
+    assert reached(rule, estimates, {"price": Mean("x", confidence=0.95)})
+
+
+def test_of_a_histogram_the_share_that_is_known_least_is_judged() -> None:
+    shares = [
+        row("shares", value, half) | {"statistic": "share of [0, 1)"} for value, half in ((0.0, 0.001), (0.5, 0.1))
+    ]
+    assert not reached(read_stop({"shares": {"half_width": 0.05}}), shares)
+    assert reached(read_stop({"shares": {"half_width": 0.11}}), shares)
 
 
 def test_a_target_that_names_no_quantity_fails_by_name() -> None:
