@@ -23,6 +23,7 @@ import msgspec
 
 from hindscan import faults, times
 from hindscan.errors import (
+    CorruptPartial,
     Fenced,
     HindscanError,
     RunCancelled,
@@ -177,6 +178,30 @@ def _work(workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observ
     if snapshot is None:
         snapshot = snapshots.save_snapshot(workshop.store, run.id, pin(project, spec, run.request))
     faults.point("runner.pinned")
+    damaged: set[object] = set()
+    while True:
+        try:
+            return _made(workshop, claimed, spec, code, snapshot, keeper, observe, started_at)
+        except CorruptPartial as fault:
+            # What of it was stored is found damaged when it is published; it is gone now, so the next plan has it made.
+            if fault.details.get("key") in damaged:
+                raise
+            damaged.add(fault.details.get("key"))
+            _logger.warning("run %s: %s", run.id, fault)
+
+
+def _made(
+    workshop: Workshop,
+    claimed: Claimed,
+    spec: JobSpec,
+    code: Code,
+    snapshot: Snapshot,
+    keeper: _Keeper,
+    observe: Observer,
+    started_at: int,
+) -> str:
+    """Carry a pinned run out and publish it; give the folder of the result."""
+    run = register.get_run(workshop.store, claimed.run.id)
     prepared, outcome = carry_out_in_rounds(
         spec,
         run.request,
