@@ -12,6 +12,7 @@ from hindscan.driver import drive, follow
 from hindscan.planning import ask
 from hindscan.progress import Fact, RunPlanned, SliceFinished, StageFinished
 from hindscan.runs import codes, opening, register
+from hindscan.runs.results import read_manifest
 from hindscan.workshop import Workshop, open_workshop
 from small_project import add_bids, small_project
 
@@ -68,4 +69,5 @@ def test_a_run_over_damaged_partials_makes_them_again(project, which: str) -> No
         again = drive(workshop, a_run(workshop))
     assert (first.state, again.state) == ("succeeded", "succeeded"), again.message
     assert again.result is not None
+    assert read_manifest(project.root / again.result).slices.computed == (0 if which == "the finished table" else 4)
     assert pq.read_table(project.root / again.result / "result.parquet").to_pylist() == [{"total": 120}]
