@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hindscan import faults, times
+from hindscan.errors import CorruptPartial
 from hindscan.files import Place
 from hindscan.history.kafka_window import check_lateness
 from hindscan.history.snapshot import KafkaPin, ParquetPin, Snapshot
@@ -65,6 +66,8 @@ def publish_run(workshop: Workshop, run: Run, prepared: Prepared, executed: Exec
 
     Raises
     ------
+    hindscan.errors.CorruptPartial
+        Something that is stored of it is damaged, and removed: it must be made again.
     hindscan.errors.OutOfOrder
         What was read breaks the lateness that offsets were left out on.
     hindscan.errors.ServiceUnavailable
@@ -140,11 +143,17 @@ class _Records:
         self._computed = done.slices
         self._failed = {one.position: one for one in done.failed}
         self._checkpoints = stage.checkpoints
-        self._reused = KeptSlices(
-            _reused(partials.read_meta(key), s.position, key)
-            for s, key in zip(stage.slices, stage.keys, strict=True)
-            if s.position not in self._failed and s.position not in self._computed
-        )
+        self._reused = KeptSlices()
+        damaged: CorruptPartial | None = None
+        for s, key in zip(stage.slices, stage.keys, strict=True):
+            if s.position in self._failed or s.position in self._computed:
+                continue
+            try:
+                self._reused.keep(_reused(partials.read_meta(key), s.position, key))
+            except CorruptPartial as fault:
+                damaged = fault  # all are looked at, so that all of them are made again at once
+        if damaged is not None:
+            raise damaged
 
     def __iter__(self) -> Iterator[SliceRecord]:
         stage = self.stage

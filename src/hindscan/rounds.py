@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hindscan.tasks.execution import Executed
     from hindscan.tasks.stage import StageDone
 
-__all__ = ["carry_out_in_rounds", "drawn_document"]
+__all__ = ["carry_out_in_rounds", "drawn_document", "together"]
 
 #: Points of a sweep, at most, of which a manifest says each what more precision would take: some 40 bytes for each of its 64 kB.
 POINTS_TOLD: Final = 500
@@ -92,7 +92,7 @@ def carry_out_in_rounds(
             keep(_all(stopped, request))
             break
     prepared = done[-1][0]
-    return prepared, _together(prepared, [executed for _, executed in done])
+    return prepared, together(prepared, [executed for _, executed in done])
 
 
 def _all(ends: Sequence[Settled], request: RunRequest) -> Settled:
@@ -114,8 +114,8 @@ def _why(spec: JobSpec, rule: StopRule, combined: pa.Table, draws: int, most: in
     return "max_seconds" if rule.max_seconds is not None and seconds >= rule.max_seconds else ""
 
 
-def _together(prepared: Prepared, rounds: list[Executed]) -> Executed:
-    """Add up what rounds did; slices of earlier ones that the last plan has are its own."""
+def together(prepared: Prepared, rounds: Sequence[Executed]) -> Executed:
+    """Add up what several executions did, the last of them of this plan; slices of earlier ones that it has are its own."""
     last = rounds[-1]
     total = last.computed + last.reused
     stages = []

@@ -23,6 +23,7 @@ import msgspec
 
 from hindscan import faults, times
 from hindscan.errors import (
+    CorruptPartial,
     Fenced,
     HindscanError,
     RunCancelled,
@@ -43,7 +44,7 @@ from hindscan.progress import (
     TaskLost,
 )
 from hindscan.publication import publish_run, published_summary
-from hindscan.rounds import carry_out_in_rounds
+from hindscan.rounds import carry_out_in_rounds, together
 from hindscan.runs import codes, leases, log, register, snapshots
 from hindscan.runs.run import Run, State
 from hindscan.runs.settled import settle
@@ -177,21 +178,35 @@ def _work(workshop: Workshop, claimed: Claimed, keeper: _Keeper, observe: Observ
     if snapshot is None:
         snapshot = snapshots.save_snapshot(workshop.store, run.id, pin(project, spec, run.request))
     faults.point("runner.pinned")
-    prepared, outcome = carry_out_in_rounds(
-        spec,
-        run.request,
-        workshop.partials,
-        lambda request: _carried_out(
-            workshop, msgspec.structs.replace(run, request=request), spec, code, snapshot, keeper, observe
-        ),
-        lambda settled: settle(workshop.store, run.id, claimed.token, settled),
-    )
-    run = register.get_run(workshop.store, run.id)  # with what was settled
-    faults.point("runner.executed")
-    keeper.check()
-    # The last look at the claim before the result can be seen; whoever lost it publishes nothing.
-    leases.heartbeat(workshop.store, claimed, LEASE_SECONDS)
-    return publish_run(workshop, run, prepared, outcome, started_at)
+    request = run.request
+    done: list[Executed] = []
+    damaged: set[object] = set()
+    while True:
+        try:
+            prepared, outcome = carry_out_in_rounds(
+                spec,
+                request,
+                workshop.partials,
+                lambda asked: _carried_out(
+                    workshop, msgspec.structs.replace(run, request=asked), spec, code, snapshot, keeper, observe
+                ),
+                lambda settled: settle(workshop.store, run.id, claimed.token, settled),
+            )
+            done.append(outcome)
+            now = register.get_run(workshop.store, run.id)  # with what was settled
+            request = now.request
+            faults.point("runner.executed")
+            keeper.check()
+            # The last look at the claim before the result can be seen; whoever lost it publishes nothing.
+            leases.heartbeat(workshop.store, claimed, LEASE_SECONDS)
+            return publish_run(workshop, now, prepared, together(prepared, done), started_at)
+        except CorruptPartial as fault:
+            # It is gone now, so that the next plan has it made.
+            key = fault.details.get("key")
+            if key in damaged:
+                raise
+            damaged.add(key)
+            _logger.warning("run %s: %s", run.id, fault)
 
 
 def _carried_out(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from hindscan.driver import drive, follow
 from hindscan.planning import ask
 from hindscan.progress import Fact, RunPlanned, SliceFinished, StageFinished
 from hindscan.runs import codes, opening, register
+from hindscan.runs.results import read_manifest
 from hindscan.workshop import Workshop, open_workshop
-from small_project import small_project
+from small_project import add_bids, small_project
 
 
 @pytest.fixture
@@ -52,3 +54,20 @@ def test_a_run_that_waits_is_told_of_once_and_then_gone_on_with(project) -> None
         other.join(60)
     assert sum(isinstance(fact, RunPlanned) for fact in facts) == 1
     assert sum(isinstance(fact, RunPlanned) for fact in heard) == 1
+
+
+@pytest.mark.parametrize("which", ["the finished table", "slices", "all"])
+def test_a_run_over_damaged_partials_makes_them_again(project, which: str) -> None:
+    for number in range(2, 5):
+        add_bids(project.root, f"more {number}", [(number, number)])
+    with open_workshop(project) as workshop:
+        first = drive(workshop, a_run(workshop))
+        files = sorted(workshop.partials.folder.rglob("*.arrow"), key=lambda file: file.stat().st_mtime_ns)
+        assert len(files) == 5  # of four slices, and of the whole
+        for file in {"the finished table": files[-1:], "slices": files[:-1], "all": files}[which]:
+            file.write_bytes(b"")
+        again = drive(workshop, a_run(workshop))
+    assert (first.state, again.state) == ("succeeded", "succeeded"), again.message
+    assert again.result is not None
+    assert read_manifest(project.root / again.result).slices.computed == (0 if which == "the finished table" else 4)
+    assert pq.read_table(project.root / again.result / "result.parquet").to_pylist() == [{"total": 120}]

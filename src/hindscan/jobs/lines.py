@@ -223,6 +223,12 @@ def _from_text(values: Any, kind: pa.DataType) -> Any:
         return [float(one) if isinstance(one, str) else one for one in values]
     if pa.types.is_integer(kind):
         return [int(one) if isinstance(one, str) else one for one in values]
+    if pa.types.is_time32(kind):
+        # Arrow would cut them short.
+        step = 1_000_000 if cast("Any", kind).unit == "s" else 1_000
+        finer = next((one for one in values if one is not None and one.microsecond % step), None)
+        if finer is not None:
+            raise ValueError(f"{finer} is finer than it can hold")
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         item = cast("Any", kind).value_type
         return [None if one is None else _from_text(one, item) for one in values]
@@ -267,11 +273,11 @@ def _annotation(field: pa.Field[Any], integers: str) -> Any:
     return Optional[made] if made is not None and field.nullable else made  # noqa: UP045 (a run-time union of an Annotated)
 
 
-_PLAIN: Final[tuple[tuple[Callable[[Any], bool], type], ...]] = (
+_PLAIN: Final[tuple[tuple[Callable[[Any], bool], Any], ...]] = (
     (pa.types.is_string, str),
     (pa.types.is_boolean, bool),
     (pa.types.is_date, dt.date),
-    (pa.types.is_time, dt.time),
+    (pa.types.is_time, Annotated[dt.time, msgspec.Meta(tz=False)]),
     (pa.types.is_duration, dt.timedelta),
     (pa.types.is_decimal, decimal.Decimal),
     (pa.types.is_binary, bytes),

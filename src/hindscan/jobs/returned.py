@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hindscan.errors import BadPartial
 from hindscan.jobs.chart import charts_of
@@ -51,7 +52,7 @@ def to_table(value: object, step: str) -> pa.Table:
         It is nothing of that, has two columns of one name, or a time that microseconds cannot hold.
     """
     try:
-        table = _table(value, step)
+        table = _decoded(_table(value, step))
         names = table.column_names
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -63,6 +64,15 @@ def to_table(value: object, step: str) -> pa.Table:
         raise _bad(
             step, _ALLOWED, f"a {_kind(value)} that does not become one ({error})", "Return plain columns"
         ) from error
+
+
+def _decoded(table: Any) -> Any:
+    """Undo what Arrow has no cast for."""
+    for at, kind in enumerate(table.schema.types):
+        if pa.types.is_run_end_encoded(kind):
+            plain = pc.call_function("run_end_decode", [table.column(at)])
+            table = table.set_column(at, table.schema.field(at).with_type(kind.value_type), plain)
+    return table
 
 
 def _bad(step: str, required: str, found: str, advice: str) -> BadPartial:
@@ -156,8 +166,6 @@ def stored_type(kind: Any) -> Any:
         return pa.timestamp("us", "UTC")
     if pa.types.is_dictionary(kind):
         return stored_type(kind.value_type)
-    if pa.types.is_run_end_encoded(kind):
-        return stored_type(kind.value_type)
     if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
         return pa.string()
     if pa.types.is_binary_view(kind) or pa.types.is_large_binary(kind):
@@ -166,7 +174,11 @@ def stored_type(kind: Any) -> Any:
         return pa.list_(stored_type(kind.value_type))
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(stored_type(kind.value_type), kind.list_size)
+    if pa.types.is_map(kind):
+        return pa.map_(stored_type(kind.key_type), stored_type(kind.item_type))
     if pa.types.is_struct(kind):
+        if not kind.num_fields:
+            raise TypeError("a struct without fields, which no file can hold")
         return pa.struct(
             [pa.field(f.name, stored_type(f.type)) for f in (kind.field(i) for i in range(kind.num_fields))]
         )

@@ -1,7 +1,7 @@
 """What a plan that was carried out gives: one finished table, or the parts of a table that is split by key, merged to one in the order of its keys.
 
 Keeps promises 8, 9 and 10. Every part is verified, one at a time, before the first row of any is given; then they are merged batch by batch, so that a large result
-is published that no process has held whole. A small one is one table at once, which need not be read again to be digested.
+is published that no process has held whole. A small one is held when it is verified, and is one table at once, so that nothing of it is read twice.
 
 ::
 
@@ -49,17 +49,27 @@ class Merged:
     def __init__(self, partials: Partials, keys: Sequence[str], by: Sequence[str]) -> None:
         self._partials, self._keys, self._by = partials, tuple(keys), tuple(by)
         schemas, self.num_rows, self.nbytes = [], 0, 0
+        self._held: list[pa.Table] = []
         for key in keys:
             part = partials.read(key)
             schemas.append(part.schema)
             self.num_rows += part.num_rows
             self.nbytes += part.nbytes
+            self._held.append(part)
+            if not self.is_small:
+                self._held.clear()
         self.schema = one_table([schema.empty_table() for schema in schemas], keys).schema
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it can be one table at once."""
+        return self.nbytes <= SMALL_BYTES
 
     def tables(self) -> Iterator[pa.Table]:
         """Give the rows, in tables of some thousands."""
-        readers = [functools.partial(self._partials.batches, key) for key in self._keys]
-        return merge(self.schema, self._by, readers)
+        stored = [functools.partial(self._partials.batches, key) for key in self._keys]
+        held = [functools.partial(_batches, part) for part in self._held]
+        return merge(self.schema, self._by, held if self.is_small else stored)
 
     def table(self) -> pa.Table:
         """Give all rows at once, where they are few."""
@@ -70,6 +80,10 @@ def outcome(partials: Partials, keys: Sequence[str], by: Sequence[str]) -> pa.Ta
     """Give what is published: the finished table, or its parts where the job is split by key, as one table where they are small."""
     if by:
         merged = Merged(partials, keys, by)
-        return merged.table() if merged.nbytes <= SMALL_BYTES else merged
+        return merged.table() if merged.is_small else merged
     (key,) = keys
     return partials.read(key)
+
+
+def _batches(table: pa.Table, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    return iter((table if columns is None else table.select(list(columns))).to_batches())

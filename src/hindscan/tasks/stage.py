@@ -144,8 +144,8 @@ class StageWork:
         return key in {*stage.keys, *self._states.values(), *closes, *self._nodes, *ends}
 
     def forget(self, key: str) -> None:
-        """Take a partial for missing, whatever lies there."""
-        self._there.discard(key)
+        """Take a partial for missing, whatever lies there, and others that were found damaged with it and are gone."""
+        self._there = {one for one in self._there if one != key and self._partials.has(one)}
         self._forgotten.add(key)
 
     def outcome(self) -> StageDone:

@@ -273,6 +273,16 @@ def test_a_wrong_line_is_a_bad_partial_with_its_number(make: Make, wrong: str) -
     assert "line 3 must be one JSON object" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("declared", "told"), [("time32[s]", '"12:00:00.5"'), ("time32[ms]", '"12:00:00.0005"'), ("list<time32[s]>", '["12:00:00.5"]'), ("time64[us]", '"12:00:00+02:00"')],
+)  # fmt: skip
+def test_a_time_of_day_that_the_column_would_change_is_a_bad_partial(make: Make, declared: str, told: str) -> None:
+    line = f'{{"at": {told}}}'
+    steps = make(f"print({line!r})", step={"output": {"at": declared}})
+    with pytest.raises(BadPartial, match="12:00:00"):
+        steps["slice"](data())
+
+
 def test_garbage_without_end_is_ended(make: Make) -> None:
     told = fails(make("import sys\nwhile True: sys.stdout.buffer.write(b'\\xff\\x00garbage\\n' * 9999)"), BadPartial)
     assert "line 1 must be one JSON object" in told

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from hindscan.errors import BadPartial
@@ -62,6 +63,20 @@ def test_encodings_of_one_library_are_not_stored() -> None:
     assert to_table(pd.DataFrame({"c": pd.Categorical(["a", "b"])}), "slice").schema == pa.schema({"c": pa.string()})
 
 
+def test_encodings_of_arrow_are_not_stored_either() -> None:
+    runs = pc.run_end_encode(pa.array([1, 1, None]))
+    texts = pc.run_end_encode(pa.array(["a", "a", "b"]).dictionary_encode().cast(pa.string()))
+    maps = pa.array([[("k", MOMENT)], None, []], pa.map_(pa.string_view(), pa.timestamp("ns")))
+    table = to_table(pa.table({"runs": runs, "texts": texts, "maps": maps}), "slice")
+    moments = pa.map_(pa.string(), pa.timestamp("us", "UTC"))
+    assert table.schema == pa.schema({"runs": pa.int64(), "texts": pa.string(), "maps": moments})
+    assert table.to_pydict() == {
+        "runs": [1, 1, None],
+        "texts": ["a", "a", "b"],
+        "maps": [[("k", MOMENT.replace(tzinfo=dt.UTC))], None, []],
+    }
+
+
 def test_an_array_of_rows_is_a_column_of_lists() -> None:
     assert to_table({"m": np.arange(6).reshape(3, 2)}, "slice").to_pydict() == {"m": [[0, 1], [2, 3], [4, 5]]}
 
@@ -81,6 +96,7 @@ def test_an_array_of_rows_is_a_column_of_lists() -> None:
         (pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"]), r"\['a'\] twice"),
         (pa.table({"a": pa.array([1], pa.timestamp("ns"))}), "would lose data"),
         (pd.DataFrame({"a": [1, "x"]}), "does not become one"),
+        ({"a": [{}, None]}, "a struct without fields"),
         (object(), "gave a object"),
     ],
 )
