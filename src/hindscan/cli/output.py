@@ -81,7 +81,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, to:
     # Written by us: where nobody reads any more rich would end the process.
     with console.capture() as drawn:
         console.print(table, crop=False)
-    out.write(drawn.get())
+    text = drawn.get()
+    out.write(text if out.isatty() else "".join(f"{line.rstrip()}\n" for line in text.splitlines()))
 
 
 def _cell(value: object) -> str:
