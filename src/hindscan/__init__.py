@@ -12,6 +12,7 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hindscan import errors
     from hindscan.api import events, history, load_snapshot, run, runs
     from hindscan.backtesting import backtest
     from hindscan.data import Data
@@ -75,6 +76,7 @@ __all__ = [
     "cesql",
     "chart",
     "draw",
+    "errors",
     "events",
     "fit",
     "hawkes_arrivals",
@@ -157,7 +159,7 @@ sys.modules[__name__].__class__ = _Root
 
 
 def __getattr__(name: str) -> object:
-    if name in _CALLABLE_FOLDERS:
+    if name in _CALLABLE_FOLDERS or name == "errors":
         return importlib.import_module(f"hindscan.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'hindscan' has no attribute {name!r}")
@@ -167,4 +169,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # What a notebook completes after `hs.`: the names above, and none of the modules that happen to be loaded.
+    return sorted([*__all__, "__version__"])

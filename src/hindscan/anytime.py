@@ -48,6 +48,13 @@ class PartialResult(msgspec.Struct, frozen=True, kw_only=True):
     #: For a simulation of its draws; of a joined job of all its histories.
     coverage: Coverage
 
+    def __repr__(self) -> str:
+        done = self.coverage
+        return (
+            f"<what run {self.run}, which is {self.state}, has so far: {done.slices_done} of {done.slices} slices, "
+            f"{done.rows_done:,} of {done.rows:,} rows; a table of {self.table.num_rows:,} rows>"
+        )
+
     @property
     def incomplete(self) -> bool:
         """Whether something is missing."""

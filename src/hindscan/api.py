@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hindscan.config import Project
 from hindscan.config_file import find_root, load_project
+from hindscan.errors import UsageError
 from hindscan.handle import RunHandle, RunList
 from hindscan.words import asker
 
@@ -100,13 +101,20 @@ def run(
     from hindscan.sweeping import given_points
     from hindscan.workshop import open_workshop
 
+    if not isinstance(parameters, Mapping | None):
+        raise UsageError(f"Asking for a run: its parameters must be a mapping, value by name; found {parameters!r}.")
     loaded = _load(project)
     with open_workshop(loaded) as workshop:
         if isinstance(job, str):
             spec, code = workshop.job(job)
         else:
             from hindscan.jobs.code import bundle
+            from hindscan.jobs.declare import Job
 
+            if not isinstance(job, Job):
+                raise UsageError(
+                    f"Asking for a run: the job must be a name, or a function under @hs.job or @hs.simulation; found {job!r}."
+                )
             spec, code = bundle(job, loaded.root)
         request = ask(
             loaded, spec, parameters or {},
@@ -119,8 +127,7 @@ def run(
         )  # fmt: skip
         digest = codes.save_code(workshop.store, spec, code)
         opened = opening.open_run(workshop.store, request, code=digest, requested_by=asker("python"))
-    hand_over(loaded, opened.id)
-    return RunHandle(loaded, opened.id)
+    return RunHandle(loaded, opened.id, driver=hand_over(loaded, opened.id))
 
 
 def runs(

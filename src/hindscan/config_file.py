@@ -84,6 +84,8 @@ def load_project(
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"Reading {file}: {error.strerror}. Make a project with `hindscan init DIR`.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Reading {file}: it must be UTF-8; {error.reason} at byte {error.start}.") from error
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

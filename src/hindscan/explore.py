@@ -10,7 +10,6 @@ value: pickled or saved, and loaded in another process, it gives the same.
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from hindscan import times
 from hindscan.errors import UsageError
 from hindscan.history.snapshot import KafkaPin, KafkaSlice, ParquetPin, ParquetSlice, Reader, RowGroup, Slice
 from hindscan.pinned import Difference, Pinned, SliceRead, differences, read_pinned, save_pinned, schema_of
+from hindscan.words import html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,25 +52,26 @@ def window_values(
     Raises
     ------
     hindscan.errors.UsageError
-        A text is no time, or no length of time.
+        One is no time, or no length of time.
     """
-    given: dict[str, Any] = {"as_of": as_of, "since": since, "until": until, "last": last, **others}
-    found = {}
-    for name, value in given.items():
+    found = {name: value for name, value in others.items() if value is not None}
+    for name, given in {"as_of": as_of, "since": since, "until": until, "last": last}.items():
         try:
-            match value:
+            match given:
                 case None:
                     continue
-                case timedelta():
-                    found[name] = value // timedelta(microseconds=1)
+                case timedelta() if name == "last":
+                    found[name] = given // timedelta(microseconds=1)
                 case str() if name == "last":
-                    found[name] = times.duration(value)
-                case str() if name in ("as_of", "since", "until"):
-                    found[name] = times.from_text(value)
-                case date():
-                    found[name] = times.from_datetime(value)
+                    found[name] = times.duration(given)
+                case str():
+                    found[name] = times.from_text(given)
+                case date() if name != "last":
+                    found[name] = times.from_datetime(given)
                 case _:
-                    found[name] = value
+                    # A number would have to be guessed: a year, seconds, microseconds.
+                    kinds = "a text or a timedelta" if name == "last" else "a text, a date or a datetime"
+                    raise UsageError(f"Reading {name}: it must be {kinds}, found {given!r}.")
         except ValueError as error:
             raise UsageError(f"Reading {name}: it {error}.") from None
     return found
@@ -145,10 +146,9 @@ class PinnedHistory:
         )
 
     def _repr_html_(self) -> str:
-        rows = "".join(_html_row(name, value) for name, value in self._said().items())
-        rows += "".join(_html_row("note", caveat) for caveat in self.caveats)
         columns = ", ".join(f"{field.name}: {field.type}" for field in self.schema)
-        return f"<table>{_html_row('snapshot of', self.name)}{rows}{_html_row('columns', columns)}</table>"
+        notes = [("note", caveat) for caveat in self.caveats]
+        return html_table([("snapshot of", self.name), *self._said().items(), *notes, ("columns", columns)])
 
     def _said(self) -> dict[str, str]:
         ends = self.times
@@ -375,7 +375,3 @@ def _read_frame(s: Slice, *, reader: Reader, name: str, columns: Sequence[str]) 
     """Read one slice on a worker."""
     with _opened(reader, name, [s]) as data:
         return data.pandas(columns)
-
-
-def _html_row(name: str, value: str) -> str:
-    return f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"

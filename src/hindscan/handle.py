@@ -10,17 +10,19 @@ A handle holds nothing but the run's id: every look is at the store, so that it 
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hindscan import errors, times
 from hindscan.errors import ExecutionError, NotFound
 from hindscan.runs.run import FINAL, Run, State
-from hindscan.words import asker
+from hindscan.words import asker, headline, html_table
 
 if TYPE_CHECKING:
+    from subprocess import Popen
+
     import pandas as pd
     import polars as pl
     import pyarrow as pa
@@ -37,21 +39,18 @@ __all__ = ["Result", "RunHandle", "RunList"]
 class RunHandle:
     """One run, by its id. Made by `api.run` and `api.runs`."""
 
-    def __init__(self, project: Project, id: str) -> None:
+    def __init__(self, project: Project, id: str, *, driver: Popen[bytes] | None = None) -> None:
         self._project = project
         self.id = id
+        #: The process that this handle has started for it, if any.
+        self._driver = driver
 
     def __repr__(self) -> str:
         found = self._run()
         return f"<run {self.id} of {found.job}: {found.state}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
-            for name, value in self.describe().items()
-            if value not in (None, "", {}, [])
-        )
-        return f"<table>{rows}</table>"
+        return html_table(item for item in self.describe().items() if item[1] not in (None, "", {}, []))
 
     @property
     def state(self) -> State:
@@ -65,7 +64,7 @@ class RunHandle:
         return run_document(self._run())
 
     def wait(self, timeout: float | None = None, *, progress: bool = True) -> RunHandle:
-        """Wait until it is final.
+        """Wait until it is final. Whoever interrupts that stops waiting, and not the run.
 
         Parameters
         ----------
@@ -78,35 +77,40 @@ class RunHandle:
         ------
         TimeoutError
             It is not final yet; it goes on.
-        hindscan.errors.ExecutionError
-            It failed or was cancelled; the message is the run's own, the user's traceback first.
+        hindscan.errors.HindscanError
+            It failed or was cancelled: an error of the class that the run itself has, such as `JobFailed`, with its message, the user's traceback first.
         """
         from hindscan.cli.output import Progress
         from hindscan.driver import follow
 
-        with self._workshop() as workshop, Progress(quiet=not progress) as shown:
-            found = follow(workshop, self.id, observe=shown, seconds=timeout)
+        try:
+            with self._workshop() as workshop, Progress(quiet=not progress) as shown:
+                found = follow(workshop, self.id, observe=shown, seconds=timeout, driver=self._driver)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"run {self.id} goes on: wait() watches it again, cancel() stops it") from None
         if found.state not in FINAL:
             raise TimeoutError(f"run {self.id} is {found.state} after {timeout:g} s")
         if found.state != "succeeded":
-            raise ExecutionError(f"{found.message or ''}\nrun {self.id} {found.state}".lstrip("\n"), run=self.id)
+            kind = getattr(errors, found.error or "", ExecutionError)
+            raise kind(f"{found.message or ''}\nrun {self.id} {found.state}".lstrip("\n"), run=self.id)
         return self
 
     def cancel(self) -> None:
         """Ask for it to be stopped; the work on its workers ends within seconds."""
+        from hindscan.runs.leases import release_expired
         from hindscan.runs.register import request_cancel
 
         with self._workshop() as workshop:
+            release_expired(workshop.store)
             request_cancel(workshop.store, self.id)
 
     def retry(self) -> RunHandle:
-        """Try again what failed or is missing, on the same snapshot."""
-        from hindscan.driver import hand_over
-        from hindscan.runs import register
+        """Try again what failed or is missing, on the same snapshot and with the same code: a job that was edited is run anew."""
+        from hindscan.driver import hand_over, try_again
 
         with self._workshop() as workshop:
-            register.retry(workshop.store, self.id)
-        hand_over(self._project, self.id)
+            try_again(workshop, self.id)
+        self._driver = hand_over(self._project, self.id)
         return self
 
     def rerun(
@@ -148,8 +152,7 @@ class RunHandle:
                 self._project, workshop.store, self.id, parameters=parameters, latest=latest, slices=slices,
                 requested_by=asker("python"), workers=workers, fresh=fresh,
             )  # fmt: skip
-        hand_over(self._project, opened.id)
-        return RunHandle(self._project, opened.id)
+        return RunHandle(self._project, opened.id, driver=hand_over(self._project, opened.id))
 
     def extend(self, *, draws: int) -> RunHandle:
         """Start a new run of this simulation with more draws: the same seed and snapshot, so only what is new is computed.
@@ -173,8 +176,7 @@ class RunHandle:
                 drawn=manifest.draws,
                 requested_by=asker("python"),
             )
-        hand_over(self._project, opened.id)
-        return RunHandle(self._project, opened.id)
+        return RunHandle(self._project, opened.id, driver=hand_over(self._project, opened.id))
 
     @property
     def plan(self) -> Plan:
@@ -219,7 +221,7 @@ class RunHandle:
         register.refuse_forgotten(found, "Looking up the result of")
         if found.result is None:
             raise NotFound(
-                f"Looking up the result of run {self.id}: it must have succeeded; it is {found.state}. {found.message or 'Wait for it: run.wait().'}",
+                f"Looking up the result of run {self.id}: it must have succeeded; it is {found.state}. {headline(found.message) or 'Wait for it: run.wait().'}",
                 run=self.id,
             )
         return Result(self._project.root / found.result)
@@ -257,7 +259,7 @@ class RunHandle:
 
 
 class RunList(Sequence[RunHandle]):
-    """Runs, newest first; made by `api.runs`."""
+    """Runs, newest first; made by `api.runs`. Any run of the store is found by its id, too."""
 
     def __init__(self, project: Project, found: Sequence[Run]) -> None:
         self._project, self._found = project, found
@@ -268,10 +270,21 @@ class RunList(Sequence[RunHandle]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return RunList(self._project, self._found[index])
+        if isinstance(index, str):
+            handle = RunHandle(self._project, index)
+            _ = handle.state  # an id that there is not is an error here, not later
+            return handle
         return RunHandle(self._project, self._found[index].id)
 
     def __repr__(self) -> str:
         return "\n".join(f"{found.id}  {found.job}  {found.state}" for found in self._found) or "no runs"
+
+    def _repr_html_(self) -> str:
+        cells = [
+            (found.id, found.job, found.state, found.request.parameters, times.to_text(found.created_at)[:19], headline(found.message))
+            for found in self._found
+        ]  # fmt: skip
+        return html_table([("run", "job", "state", "parameters", "created", "message"), *cells])
 
     def to_pandas(self) -> pd.DataFrame:
         """Give one row per run."""

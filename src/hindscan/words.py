@@ -6,6 +6,7 @@ One place writes a run as a JSON-able mapping, so that `hindscan show --json`, `
 from __future__ import annotations
 
 import getpass
+import html
 import os
 from collections.abc import Iterable
 from typing import Any, get_args
@@ -19,7 +20,16 @@ from hindscan.runs.log import Logged
 from hindscan.runs.run import Run, RunRequest, State
 from hindscan.runs.waiting import Waiting
 
-__all__ = ["asker", "chosen_document", "facts_document", "job_document", "run_document", "state_of"]
+__all__ = [
+    "asker",
+    "chosen_document",
+    "facts_document",
+    "headline",
+    "html_table",
+    "job_document",
+    "run_document",
+    "state_of",
+]
 
 
 def asker(way: str) -> str:
@@ -29,6 +39,33 @@ def asker(way: str) -> str:
     except (KeyError, OSError):
         # A container's user may have a number and no name.
         return f"{way}:{os.getuid()}"
+
+
+def headline(message: str | None) -> str:
+    r"""Give the line of a failure's message that says it: the first, or, where the user's traceback comes first, the first after that.
+
+    Examples
+    --------
+    >>> headline(
+    ...     "Traceback (most recent call last):\n  File ...\nValueError: no\n\nWhile computing slice 0: it raised ValueError: no."
+    ... )
+    'While computing slice 0: it raised ValueError: no.'
+    """
+    text = message or ""
+    said = text.rpartition("\n\n")[2] if text.startswith("Traceback ") else text
+    return said.split("\n", 1)[0]
+
+
+def html_table(rows: Iterable[Iterable[object]]) -> str:
+    """Write rows for a notebook; the first cell of each is its heading."""
+    written = (
+        "".join(
+            f"<th style='text-align:left'>{cell}</th>" if at == 0 else f"<td style='text-align:left'>{cell}</td>"
+            for at, cell in enumerate(html.escape(str(cell)) for cell in cells)
+        )
+        for cells in rows
+    )
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in written)}</table>"
 
 
 def run_document(run: Run, waiting: Waiting | None = None) -> dict[str, Any]:

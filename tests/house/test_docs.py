@@ -6,15 +6,22 @@ import importlib
 import inspect
 import json
 import re
+import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote
 
 import msgspec
 import pytest
 
-from hindscan import config, errors
+import hindscan
+from hindscan import api, config, errors
 from hindscan.cli.app import COMMANDS, build_app
 from hindscan.runs.run import FINAL, MOVES
+from hindscan.web.api import build_api
+
+if TYPE_CHECKING:
+    from hindscan.web.desk import Desk
 
 
 def sections(page: Path, level: int = 2) -> dict[str, str]:
@@ -188,13 +195,31 @@ def test_every_reference_page_is_reachable_from_the_first(root) -> None:
 
 
 def test_every_name_of_the_python_interface_is_documented(root) -> None:
-    import hindscan
-
     names = [name for name in getattr(hindscan, "__all__", ()) if name != "__version__"]
     page = root / "docs/reference/python.md"
     if names:
         text = page.read_text()
         assert [name for name in names if not re.search(rf"\bhs\.{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("name", ["job", "simulation", "run", "runs", "backtest", "leaktest"])
+def test_every_option_of_what_python_can_ask_for_is_documented(root, name: str) -> None:
+    text = "".join((root / "docs/reference" / page).read_text() for page in ("python.md", "simulations.md"))
+    function = {"run": api.run, "runs": api.runs}.get(name) or getattr(hindscan, name)
+    assert [one for one in inspect.signature(function).parameters if not re.search(rf"`[^`]*\b{one}\b", text)] == []
+
+
+def test_every_path_of_the_api_is_documented_and_no_other(root) -> None:
+    cells = re.findall(r"^\| (`(?:GET|POST) .*?) \|", (root / "docs/reference/http.md").read_text(), re.MULTILINE)
+    named = set(re.findall(r"`\w+ ([^`]*)`", " ".join(cells)))
+    served = set(build_api(cast("Desk", None), "0").openapi()["paths"])
+    assert named == {path for path in served if not path.endswith(("/replays/{name}", "/audits/{name}"))}
+
+
+def test_every_extra_is_documented_and_no_other(root) -> None:
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", (root / "docs/reference/README.md").read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"\w+", " ".join(rows))) == sorted(extras)
 
 
 def test_every_setting_of_a_trigger_a_history_and_an_outlet_is_documented_and_no_other(root) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+import zipfile
 from pathlib import Path
+
+from hatchling.builders.wheel import WheelBuilder
+
+from hindscan.template import example_jobs
 
 #: Home and system folders of a person or a runner, wherever they are; the brackets keep this file from finding itself.
 MACHINE = re.compile(r"[/](home|root|Users|work|builds)[/][a-z]|[A-Z]:[\\]{1,2}Users")
@@ -100,3 +105,10 @@ def test_what_ci_runs_is_executable(root) -> None:
 def test_a_machine_s_path_is_seen_and_a_page_s_is_not() -> None:
     assert all(MACHINE.search(text) for text in ("/" + "home/ann/x", "in /" + "work/main", "C:" + "\\Users"))
     assert not any(MACHINE.search(text) for text in ("/jobs/NAME/runs", "data/homework", "~/.cache"))
+
+
+def test_an_installed_hindscan_has_the_jobs_that_a_new_project_begins_with(root, tmp_path: Path) -> None:
+    wheel = next(WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"]))
+    with zipfile.ZipFile(wheel) as file:
+        carried = {name.rpartition("/")[2] for name in file.namelist() if name.startswith("hindscan/template/jobs/")}
+    assert carried >= {job.name for job in example_jobs().iterdir() if job.suffix in (".py", ".sql")} > set()

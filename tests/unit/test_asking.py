@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import hindscan as hs
 from hindscan import times
 from hindscan.asking import option_values
 from hindscan.cli.options import WindowOptions
@@ -187,3 +188,25 @@ def test_draws_and_points_are_taken_as_far_as_a_plan_can_hold_them(tmp_path: Pat
         with pytest.raises(UsageError, match=said):
             typed_points(typed)
     assert typed_points({"a": "6..5..-0.5"})[1] == ({"a": "6.0"}, {"a": "5.5"}, {"a": "5.0"})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"as_of": 2018}, "Reading as_of: it must be a text, a date or a datetime, found 2018"),
+        ({"until": np.datetime64("2018-01-01")}, "Reading until: it must be a text, a date or a datetime, found .*2018-01-01"),
+        ({"since": timedelta(days=1)}, "Reading since: it must be"),
+        ({"last": 7}, "Reading last: it must be a text or a timedelta, found 7"),
+    ],
+)  # fmt: skip
+def test_what_could_mean_several_times_means_none(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        in_python(**given)
+
+
+def test_what_is_no_job_or_no_parameters_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"the job must be a name, or a function under @hs.job .*found <function"):
+        write_project(tmp_path, bids=0)
+        hs.run(in_python, project=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"parameters must be a mapping, value by name; found \['cars'\]"):
+        hs.run("bidder_scan", ["cars"])  # type: ignore[arg-type]

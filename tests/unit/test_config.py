@@ -184,6 +184,12 @@ def test_a_file_that_is_no_toml_is_refused_with_its_place(tmp_path: Path) -> Non
         load_project(tmp_path, {})
 
 
+def test_a_file_in_another_encoding_is_refused_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "hindscan.toml").write_bytes(b"[store]\n# \xff")
+    with pytest.raises(ConfigError, match=r"hindscan.toml: it must be UTF-8; invalid start byte at byte 10"):
+        load_project(tmp_path, {})
+
+
 def test_a_project_is_found_upwards_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "hindscan.toml").write_text("")
     deep = tmp_path / "a" / "b"

@@ -6,13 +6,14 @@ Commands are registered by name and imported only when called, so that `--help` 
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, MissingArgumentError
 
 from hindscan import __version__
-from hindscan.errors import HindscanError, UsageError
+from hindscan.errors import HindscanError, ServiceUnavailable, UsageError
 
 __all__ = ["COMMANDS", "build_app", "run_app"]
 
@@ -76,6 +77,8 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     app = build_app()
     try:
         code = app(typed, exit_on_error=False, print_error=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except CycloptsError as error:
         return _failed(_misused(app, error), typed)
     except HindscanError as error:
@@ -87,6 +90,17 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`hindscan runs | head`): nothing is wrong here, and Python must not complain at exit.
         sys.stdout = None
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        if error.filename is None:
+            sys.stdout = None  # it may be our own output; nothing more goes there, no document either
+        return _failed(
+            ServiceUnavailable(
+                f"Writing {error.filename or 'what is printed'}: {error.strerror}. Make room, and do it again."
+            ),
+            (),
+        )
     return code if isinstance(code, int) else 0
 
 

@@ -33,6 +33,7 @@ def runs(*, job: str | None = None, state: str | None = None, limit: Count = 20,
         How many.
     """
     from hindscan import times
+    from hindscan.runs.leases import release_expired
     from hindscan.runs.register import list_runs
     from hindscan.runs.store import open_store
     from hindscan.runs.waiting import why_waiting
@@ -40,6 +41,7 @@ def runs(*, job: str | None = None, state: str | None = None, limit: Count = 20,
 
     project = options.load()
     with open_store(project.store_url, project.root) as store:
+        release_expired(store)  # what is shown as running is
         found = list_runs(store, job=job, state=state_of(state) if state else None, limit=limit)
         waiting = {run.id: why_waiting(store, run) for run in found}
     if options.json:
@@ -65,7 +67,9 @@ def _remark(run: Run, waiting: Waiting | None) -> str:
     """Say in one line why a run waits or what became of it."""
     if waiting is not None:
         return f"waits: {waiting.reason}{f' ({waiting.run})' if waiting.run else ''}"
-    return (run.message or "").split("\n", 1)[0][:80]
+    from hindscan.words import headline
+
+    return headline(run.message)[:100]
 
 
 def show(run: str, /, *, options: Options = DEFAULTS) -> None:
@@ -77,6 +81,7 @@ def show(run: str, /, *, options: Options = DEFAULTS) -> None:
         Its id.
     """
     from hindscan import times
+    from hindscan.runs.leases import release_expired
     from hindscan.runs.log import facts
     from hindscan.runs.register import get_run
     from hindscan.runs.store import open_store
@@ -85,6 +90,7 @@ def show(run: str, /, *, options: Options = DEFAULTS) -> None:
 
     project = options.load()
     with open_store(project.store_url, project.root) as store:
+        release_expired(store)
         found = get_run(store, run)
         document = run_document(found, why_waiting(store, found))
         logged = facts(store, run)
@@ -120,12 +126,14 @@ def cancel(run: str, /, *, options: Options = DEFAULTS) -> None:
     run : str
         Its id.
     """
+    from hindscan.runs.leases import release_expired
     from hindscan.runs.register import request_cancel
     from hindscan.runs.store import open_store
     from hindscan.words import run_document
 
     project = options.load()
     with open_store(project.store_url, project.root) as store:
+        release_expired(store)  # one whose owner has died waits, and is cancelled at once
         asked = request_cancel(store, run)
     if options.json:
         print_document(run_document(asked))
@@ -142,11 +150,11 @@ def retry(run: str, /, *, options: Options = DEFAULTS) -> int:
         Its id.
     """
     from hindscan.cli.work import finish
-    from hindscan.runs import register
+    from hindscan.driver import try_again
     from hindscan.workshop import open_workshop
 
     with open_workshop(options.load()) as workshop:
-        register.retry(workshop.store, run)
+        try_again(workshop, run)
         return finish(workshop, run, options)
 
 
@@ -232,6 +240,7 @@ def _result_path(project: Project, run: str) -> Path:
     from hindscan.runs.register import get_run, refuse_forgotten
     from hindscan.runs.results import latest
     from hindscan.runs.store import open_store
+    from hindscan.words import headline
 
     job, at, which = run.partition("@")
     if at:
@@ -248,6 +257,6 @@ def _result_path(project: Project, run: str) -> Path:
     refuse_forgotten(found, "Looking up the result of")
     if found.result is None:
         raise NotFound(
-            f"Looking up the result of run {run}: it must have succeeded; it is {found.state}. {found.message or ''}".rstrip()
+            f"Looking up the result of run {run}: it must have succeeded; it is {found.state}. {headline(found.message)}".rstrip()
         )
     return project.root / found.result / "result.parquet"

@@ -37,6 +37,8 @@ __all__ = [
 
 #: Seconds between plain progress lines.
 LINE_SECONDS = 2.0
+#: Failed slices that are told of one by one: a fault of the job is mostly that of every slice.
+SHOWN_FAILURES = 3
 
 
 def print_document(document: object) -> None:
@@ -79,7 +81,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, to:
     # Written by us: where nobody reads any more rich would end the process.
     with console.capture() as drawn:
         console.print(table, crop=False)
-    out.write(drawn.get())
+    text = drawn.get()
+    out.write(text if out.isatty() else "".join(f"{line.rstrip()}\n" for line in text.splitlines()))
 
 
 def _cell(value: object) -> str:
@@ -154,7 +157,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._quiet = quiet
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._total = self._done = self._rows = 0
+        self._total = self._done = self._rows = self._failed = 0
         self._began = time.monotonic()
         self._said = 0.0
 
@@ -173,9 +176,11 @@ class Progress(AbstractContextManager["Progress"]):
                 self._rows += fact.rows
                 self._step()
             case SliceFailed():
-                self._line(
-                    f"slice {fact.slice} failed: {fact.error}: {fact.message.splitlines()[0] if fact.message else ''}"
-                )
+                from hindscan.words import headline
+
+                self._failed += 1
+                if self._failed <= SHOWN_FAILURES:
+                    self._line(f"slice {fact.slice} failed: {fact.error}: {headline(fact.message)}")
             case TaskLost():
                 self._line(f"a worker was lost over slices {list(fact.slices)[:5]}: {fact.reason}")
             case StageFinished():
@@ -221,6 +226,9 @@ class Progress(AbstractContextManager["Progress"]):
             sys.stderr.write(text + "\n")
 
     def _stop(self) -> None:
+        if self._failed > SHOWN_FAILURES:
+            self._line(f"{self._failed - SHOWN_FAILURES} more slices failed")
+        self._failed = 0
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from hindscan.events.filters import Filter
 
 __all__ = ["doctor", "emit", "events", "match", "serve"]
+
+#: What the extra `serve` brings.
+_SERVER_LIBRARIES = ("fastapi", "h11", "prometheus_client", "uvicorn")
 
 
 def serve(
@@ -39,6 +43,11 @@ def serve(
     log_format : str
         How the log is written to standard error: text, or json: one object a line. Default: [serve].log.
     """
+    absent = [name for name in _SERVER_LIBRARIES if importlib.util.find_spec(name) is None]
+    if absent:
+        raise UsageError(
+            f"Serving: it needs {', '.join(absent)}, not installed here. `pip install 'hindscan[serve]'` brings what there is not."
+        )
     from hindscan.server import run_server
 
     run_server(options.load(), host=host, port=port, log_format=log_format, as_json=options.json)
@@ -296,10 +305,12 @@ def doctor(
             }
         )
     else:
-        print_table(
-            ("", "what", "found", "what to do"),
-            [("ok" if f.ok else "WRONG", f.what, f.found, f.todo) for f in findings],
-        )
+        rows = []
+        for f in findings:
+            rows.append(("ok" if f.ok else "WRONG", f.what, f.found))
+            if not f.ok:
+                rows.append(("", "", f"-> {f.todo}"))
+        print_table(("", "what", "found, and what to do"), rows)
     unreachable = [f for f in findings if not f.ok and f.unreachable]
     return ServiceUnavailable.exit_code if unreachable else int(any(not f.ok for f in findings))
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "finish", "plan", "run", "run_answer"]
 
+#: Faults that an edited job mends.
+_OF_THE_JOB = frozenset({"BadPartial", "CodeLoadError", "JobDefinitionError", "JobFailed", "NotReproducible"})
 Histories = Annotated[list[str] | None, Parameter(name=["--history"], negative="")]
 Stops = Annotated[list[str] | None, Parameter(name=["--stop"], negative="")]
 Flag = Annotated[bool, Parameter(negative="")]
@@ -350,7 +352,8 @@ def _print_run(workshop: Workshop, done: Run, options: Options) -> int:
     if done.state != "succeeded":
         sys.stderr.write(f"{done.message or ''}\n".lstrip("\n"))
         sys.stderr.write(
-            f"run {done.id} {done.state}. `hindscan show {done.id}` tells more; `hindscan retry {done.id}` tries again.\n"
+            f"run {done.id} {done.state}. `hindscan show {done.id}` tells more; `hindscan retry {done.id}` tries again"
+            f"{', with the code it has: an edited job is run anew' if done.error in _OF_THE_JOB else ''}.\n"
         )
         return code
     path = Path(answer["result"]["path"])

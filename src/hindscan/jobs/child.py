@@ -179,7 +179,7 @@ class _Talk(Generic[_T]):
             how = f"ended with exit code {code}" if code > 0 else f"was killed by {_signal_name(-code)}"
             raise JobFailed(
                 f"While running {doing}: {argv[0]} must end with exit code 0, and {how}.{words}\n"
-                "Mend the program; what the other slices gave is kept.",
+                "Mend the program and run the job again.",
                 **details,
             )
         return self._made[0]

@@ -31,9 +31,32 @@ from hindscan.errors import AccessRefused, ConfigError, ServiceUnavailable
 
 __all__ = ["FORBIDDEN", "Admin", "Refusals", "answered", "opened", "refused"]
 
+#: Seconds for which the log leaves out what was said before.
+_SAID_SECONDS: Final = 60.0
+
+
+class _Sparingly(logging.Filter):
+    """Lets a complaint pass once a minute: while a broker is away each client repeats it up to twenty times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether it is new; the number of the client and how long it took make no difference."""
+        complaint = re.sub(r"rdkafka#(\w+)-\d+|\(after \d+ms", r"\1", record.getMessage())
+        now = time.monotonic()
+        self._said = {text: at for text, at in self._said.items() if now - at < _SAID_SECONDS}
+        if complaint in self._said:
+            return False
+        self._said[complaint] = now
+        return True
+
+
 _LOG = logging.getLogger("hindscan.kafka")
 # The client complains at length while a broker is away. Who wants to read it sets a handler; nobody finds it on standard error.
 _LOG.addHandler(logging.NullHandler())
+_LOG.addFilter(_Sparingly())
 _Client = TypeVar("_Client")
 _Answer = TypeVar("_Answer")
 

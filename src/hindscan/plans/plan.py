@@ -175,6 +175,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     #: Of a sweep: values of the swept parameters, which are in no `parameters`, point by point; see `plans.sweep`.
     points: tuple[dict[str, object], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<plan of {self.job.name}: {self.slice_count} slices, {self.reused_count} of them reused, {self.rows:,} rows, {self.bytes:,} bytes>"
+
     def job_of(self, stage: Stage) -> JobSpec:
         """Give the job whose steps a stage calls: the plan's, or a joined one."""
         return self.job if stage.join is None else self.job.joins[stage.join]

@@ -28,7 +28,7 @@ import xxhash
 
 from hindscan import files, writing
 from hindscan.data import Proof
-from hindscan.errors import BadPartial, ConfigError, CorruptPartial
+from hindscan.errors import BadPartial, ConfigError, CorruptPartial, ServiceUnavailable
 from hindscan.faults import point
 from hindscan.runs.digest import table_digest
 
@@ -173,6 +173,8 @@ class Partials:
         ------
         hindscan.errors.BadPartial
             A column is of a type that no result can have.
+        hindscan.errors.ServiceUnavailable
+            The folder cannot be written to, or has no room.
         """
         meta = Meta(digest=_digest(key, table), rows=table.num_rows, proof=proof, metadata=metadata or {})
         return self._write(key, _in_fewer_batches(table), meta)
@@ -206,10 +208,17 @@ class Partials:
         check = xxhash.xxh3_64_hexdigest(document).encode()
         stored = table.replace_schema_metadata({_META: document, _CHECK: check})
         point("partials.writing")
-        # Not flushed to the disk, which would cost more than small slices do: after a loss of power a torn partial is found and made again.
-        size = writing.write_table_atomic(
-            files.local(self._name(key)), stored, compression=_compression(stored.schema), durable=False
-        )
+        try:
+            # Not flushed to the disk, which would cost more than small slices do: after a loss of power a torn partial is found and made again.
+            size = writing.write_table_atomic(
+                files.local(self._name(key)), stored, compression=_compression(stored.schema), durable=False
+            )
+        except OSError as fault:
+            raise ServiceUnavailable(
+                f"While storing a partial in {self.folder}: the folder of [store].artefacts must take it; {fault.strerror or fault}. What was stored "
+                "is kept. Make room there, or mend its rights, and retry the run.",
+                path=str(self.folder),
+            ) from fault
         point("partials.written")
         return meta.digest, size
 

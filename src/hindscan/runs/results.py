@@ -30,7 +30,7 @@ import msgspec
 import pyarrow as pa
 
 from hindscan import files, writing
-from hindscan.errors import CorruptData, NotFound, UsageError
+from hindscan.errors import CorruptData, NotFound, ServiceUnavailable, UsageError
 from hindscan.faults import point
 from hindscan.history.snapshot import Snapshot
 from hindscan.runs.digest import table_digest
@@ -133,6 +133,11 @@ def publish(
     -------
     Published
         With the manifest that is in place.
+
+    Raises
+    ------
+    hindscan.errors.ServiceUnavailable
+        The folder cannot be written to, or has no room.
     """
     final = result_folder(root, manifest.job, manifest.run)
     if final.is_dir():
@@ -149,6 +154,13 @@ def publish(
             if fault.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             return _there(final)
+    except OSError as fault:
+        raise ServiceUnavailable(
+            f"While publishing run {manifest.run}: the folder of [store].artefacts, {root}, must take its result; {fault.strerror or fault}. "
+            "What was computed is kept. Make room there, or mend its rights, and retry the run.",
+            run=manifest.run,
+            path=str(root),
+        ) from fault
     finally:
         shutil.rmtree(attempt, ignore_errors=True)
     for folder in (final.parent, final.parent.parent, final.parent.parent.parent):

@@ -58,7 +58,7 @@ def failed(fault: BaseException, *, doing: str, position: int, key: str) -> Fail
         key=key,
         error=JobFailed.__name__,
         message=f"{text}\nWhile {doing}: the job's function must return, and it raised {_plain(said, 500)}. "
-        "Mend the function; what the other slices gave is kept.",
+        "Mend the function and run the job again.",
         retryable=False,
         traceback=text,
         details={"exception": type(fault).__name__},

@@ -84,3 +84,13 @@ def test_a_dash_is_standard_input(
         run_app([*typed, "--project", str(tmp_path)])
         told = capsys.readouterr()
         assert said in told.out + told.err
+
+
+def test_a_server_without_its_libraries_says_what_brings_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert run_app(["serve"]) == 2
+    assert capsys.readouterr().err == (
+        "UsageError: Serving: it needs uvicorn, not installed here. `pip install 'hindscan[serve]'` brings what there is not.\n"
+    )

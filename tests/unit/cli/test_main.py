@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from hindscan.template import write_project
 
 PROGRAM = """
 import atexit, os, sys, threading, time
@@ -72,3 +75,16 @@ def test_what_is_raised_is_told_as_ever() -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "LookupError: nobody caught it"
     assert "asked to hear" in done.stdout
+
+
+@pytest.mark.parametrize("typed", ["histories", "histories --json"])
+def test_output_that_finds_no_room_is_one_line_and_exit_code_3(typed: str, tmp_path: Path) -> None:
+    write_project(tmp_path, bids=0)
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "hindscan", *typed.split(), "--project", str(tmp_path)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == 3
+    assert (
+        done.stderr
+        == "ServiceUnavailable: Writing what is printed: No space left on device. Make room, and do it again.\n"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -120,3 +121,21 @@ def test_a_missing_right_is_named_whoever_asks(name: str) -> None:
 def test_a_property_that_the_client_does_not_take_is_an_error_of_the_project(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="Kafka at b:1: every property of the cluster must be librdkafka's and valid"):
         opened(Producer, {**SETTINGS, **settings})
+
+
+def test_a_complaint_that_every_client_repeats_is_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("hindscan.kafka.access.time.monotonic", lambda: now)
+    log = logging.getLogger("hindscan.kafka")
+    away = "FAIL [rdkafka#producer-%d] [thrd:b:1/bootstrap]: b:1/bootstrap: Connection refused (after %dms in state CONNECT)"
+    with caplog.at_level(logging.ERROR, logger="hindscan.kafka"):
+        for client in range(5):
+            log.error(away, client, client * 7)
+        log.error("FAIL [rdkafka#producer-1] [thrd:c:1/bootstrap]: c:1/bootstrap: Connection refused (after 0ms in state CONNECT)")  # fmt: skip
+        now += 61
+        log.error(away, 9, 0)
+    assert [record.getMessage()[:24] for record in caplog.records] == [
+        "FAIL [rdkafka#producer-0", "FAIL [rdkafka#producer-1", "FAIL [rdkafka#producer-9",
+    ]  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 
 from at_once import at_once
 from hindscan.data import Proof
-from hindscan.errors import BadPartial, ConfigError, CorruptPartial
+from hindscan.errors import BadPartial, ConfigError, CorruptPartial, ServiceUnavailable
 from hindscan.runs.digest import table_digest
 from hindscan.runs.partials import Partials
 
@@ -241,3 +241,10 @@ def test_a_writer_that_dies_leaves_nothing_under_the_key(partials: Partials) -> 
         assert done.returncode == -9
         assert partials.has(KEY) is there
     assert partials.read(KEY).to_pydict() == {"a": [1]}
+
+
+def test_a_folder_that_takes_no_partial_is_not_the_jobs_fault(partials: Partials) -> None:
+    partials.folder.parent.mkdir()
+    partials.folder.write_text("no folder")
+    with pytest.raises(ServiceUnavailable, match=r"\[store\].artefacts must take it; Not a directory.*retry the run"):
+        partials.write(KEY, a_table(3))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hindscan.data import Proof
-from hindscan.errors import ConfigError, CorruptData, NotFound, UsageError
+from hindscan.errors import ConfigError, CorruptData, NotFound, ServiceUnavailable, UsageError
 from hindscan.history.snapshot import DrawPin, DrawSlice, KafkaSlice, ParquetSlice, Snapshot, Window
 from hindscan.runs import results
 from hindscan.runs.digest import table_digest
@@ -261,3 +261,10 @@ def test_a_manifest_of_a_later_release_is_read_by_what_is_known(tmp_path: Path) 
     content = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(content | {"added_later": {"x": 1}}))
     assert read_manifest(folder).run == "r1"
+
+
+def test_a_folder_that_takes_no_result_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("no folder")
+    with pytest.raises(ServiceUnavailable, match=r"While publishing run r1: .*\[store\].artefacts.*retry the run"):
+        published(tmp_path)
+    assert names(tmp_path) == ["results"]
