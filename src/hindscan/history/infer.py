@@ -23,6 +23,8 @@ _TIME: Final = re.compile(
     r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.(\d{1,9}))?)?(?:Z|[+-]\d\d:?\d\d)?\Z"
 )
 _INT64: Final = range(-(1 << 63), 1 << 63)
+#: Levels that a column may have; a schema of some hundreds could be stored, but not read again.
+_LEVELS: Final = 64
 
 
 class _Seen:
@@ -33,7 +35,7 @@ class _Seen:
         self.fields: dict[str, _Seen] = {}
         self.elements: _Seen | None = None
 
-    def add(self, value: Any) -> None:
+    def add(self, value: Any, level: int = 0) -> None:
         match value:
             case None:
                 pass
@@ -46,15 +48,17 @@ class _Seen:
             case str():
                 time = _TIME.match(value)
                 self.kinds.add("string" if time is None else "ns" if len(time[1] or "") > 6 else "us")
+            case list() | dict() if level > _LEVELS:
+                self.kinds.add(f"nested deeper than {_LEVELS} levels")
             case list():
                 self.kinds.add("list")
                 self.elements = self.elements or _Seen()
                 for item in value:
-                    self.elements.add(item)
+                    self.elements.add(item, level + 1)
             case dict():
                 self.kinds.add("struct")
                 for name, item in value.items():
-                    self.fields.setdefault(name, _Seen()).add(item)
+                    self.fields.setdefault(name, _Seen()).add(item, level + 1)
 
     def type(self, path: str, faults: list[str]) -> pa.DataType | None:
         kinds = self.kinds

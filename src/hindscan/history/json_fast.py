@@ -82,7 +82,7 @@ def layout_of(record: bytes, schema: pa.Schema) -> Layout | None:
     while found is not None and (named := _NAMED.match(text, found.end())) is not None:
         try:
             _, after = decoder.raw_decode(text, named.end())
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         between.append(text[begin : named.end()])
         members.append(schema.get_field_index(named[1]))

@@ -7,9 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hindscan.history.columns import schema_from_text, schema_to_text
 from hindscan.history.formats.json import JsonDecoder
 from hindscan.history.infer import infer_schema
 
@@ -62,6 +63,19 @@ def test_records_that_are_no_objects_are_left_out() -> None:
     assert (schema.names, faults) == (["a"], [])
 
 
+@pytest.mark.parametrize(("begin", "end"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_a_column_of_more_levels_than_a_schema_can_have_is_a_fault(begin: bytes, end: bytes) -> None:
+    def nested(levels: int) -> bytes:
+        return b'{"x":' + begin * levels + b"1" + end * levels + b"}"
+
+    schema, faults = infer_schema([nested(64)])
+    assert faults == []
+    assert schema_from_text(schema_to_text(schema)) == schema
+    for levels in (65, 480, 900):
+        (fault,) = infer_schema([nested(levels)])[1]
+        assert fault.endswith("is nested deeper than 64 levels")
+
+
 SCALARS = (
     st.sampled_from([1, -5, 2**40]),
     st.sampled_from([0.5, 2]),
@@ -71,6 +85,7 @@ SCALARS = (
 )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_what_was_inferred_decodes_every_record_of_the_sample(data: st.DataObject) -> None:
     fields: dict[str, Any] = data.draw(st.dictionaries(st.sampled_from("abcd"), st.sampled_from(SCALARS), min_size=1))

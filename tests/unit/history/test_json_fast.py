@@ -209,6 +209,14 @@ def test_every_odd_value_in_every_column(name: str, value: str) -> None:
     assert table.equals(expected)
 
 
+@pytest.mark.parametrize("levels", [24, 900, 1100, 100_000])
+def test_a_record_nested_deeply_leads_a_batch(levels: int) -> None:
+    deep = b'{"i":1,"x":' + b"[" * levels + b"]" * levels + b"}"
+    (table, bad), (expected, wrong) = both(pa.schema([("i", pa.int64())]), [deep, b'{"i":2}'])
+    assert bad == wrong
+    assert table.equals(expected)
+
+
 def test_plain_records_are_taken_without_the_reference() -> None:
     def never(values: pa.LargeBinaryArray) -> Any:
         pytest.fail(f"asked for {values.to_pylist()}")

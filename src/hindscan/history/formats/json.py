@@ -181,6 +181,8 @@ def _array(values: list[Any], type_: pa.DataType, name: str) -> pa.Array[Any]:
             return _structs(values, cast(Any, type_), name)
         if t.is_floating(type_):
             return _floats(values, type_, name)
+        if t.is_decimal(type_):
+            return _decimals(values, cast(Any, type_), name)
         return pa.array(values, type_)
     except Misfit:
         raise
@@ -211,6 +213,17 @@ def _floats(values: list[Any], type_: pa.DataType, name: str) -> pa.Array[Any]:
     if pc.any(pc.is_inf(floats)).as_py():
         raise Misfit(name, "is out of the range of float")
     return floats
+
+
+def _decimals(values: list[Any], type_: Any, name: str) -> pa.Array[Any]:
+    """Numbers with all their digits; Arrow alone makes nought of some that are far smaller than a column's scale."""
+    unit = decimal.Decimal((0, (1,), -type_.scale))
+    exactly = decimal.Context(prec=type_.precision, traps=[decimal.InvalidOperation, decimal.Inexact]).quantize
+    try:
+        return pa.array([None if value is None else exactly(value, unit) for value in values], type_)
+    except decimal.DecimalException as fault:
+        said = "a digit would be lost" if isinstance(fault, decimal.Inexact) else "it is too large, or no number"
+        raise Misfit(name, f"does not fit {type_}: {said}") from fault
 
 
 def _is_held(value: int, type_: pa.DataType) -> bool:

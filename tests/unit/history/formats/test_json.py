@@ -53,6 +53,8 @@ UTC = dt.UTC
         ("decimal128(6, 2)", b'{"x": 0.1}', decimal.Decimal("0.10")),
         ("decimal128(6, 2)", b'{"x": 1.5e2}', decimal.Decimal("150.00")),
         ("decimal128(6, 2)", b'{"x": -7}', decimal.Decimal("-7.00")),
+        ("decimal128(2, 2)", b'{"x": 0e2}', decimal.Decimal("0.00")),
+        ("decimal128(6, 2)", b'{"x": 0E-400}', decimal.Decimal("0.00")),
         (
             "decimal128(38, 20)",
             b'{"x": 123456789012345678.12345678901234567890}',
@@ -112,6 +114,8 @@ def test_a_value_becomes_what_it_says(type_: str, value: object, expected: objec
         ("decimal128(6, 2)", "99999.99", "x"),
         ("decimal128(6, 2)", "NaN", "x"),
         ("decimal128(6, 2)", b'{"x": 1e400}', "x"),
+        ("decimal128(19, 4)", b'{"x": 5e-324}', "x"),
+        ("decimal128(38, 38)", b'{"x": 1e-77}', "x"),
         ("decimal128(6, 2)", True, "x"),
         ("int64", b'{"x": 1e2}', "x"),
         ("int64", b'{"x": 123456789012345678901234567890}', "x"),
