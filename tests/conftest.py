@@ -10,6 +10,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING, Protocol
 
+import hypothesis
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _serial = itertools.count()
+
+# How fast an example is says how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # A test's broker does not live long enough to earn what the second compiler costs: a third of all that it computes. Read by every `java` below this process.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
