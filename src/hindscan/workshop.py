@@ -155,10 +155,11 @@ class Workshop:
             return jobs[name]
         near = difflib.get_close_matches(name, jobs, 1)
         hint = f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(sorted(jobs)) or 'none'}."
-        if broken:
-            hint += f" Not loaded: {'; '.join(f'{fault.file}: {fault.message}' for fault in broken)}"
+        # First: a job that is not there is most often one that could not be loaded.
+        files = "; ".join(f"{fault.file}: {fault.message}" for fault in broken)
+        lost = f" Not loaded: {files}" if broken else ""
         raise NotFound(
-            f"Looking up job {name!r}: it must be in {self.project.jobs.folder}/; it is not.{hint}", job=name
+            f"Looking up job {name!r}: it must be in {self.project.jobs.folder}/; it is not.{lost}{hint}", job=name
         )
 
     def paces(self, job: str) -> dict[str, Pace]:

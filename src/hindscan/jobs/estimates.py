@@ -265,15 +265,24 @@ def _covaried(one: Covariance, row: Row) -> Iterator[Row]:
     n, sums, count = row["units"], row["sums"], len(one.of)
     pairs = list(itertools.combinations_with_replacement(range(count), 2))
     spread = {
-        (i, j): float((product - sums[i] * sums[j] / n) / (n - 1)) if n > 1 else math.nan
+        (i, j): float((product - sums[i] * sums[j] / n) / (n - 1)) if n > 1 else None
         for (i, j), product in zip(pairs, sums[count:], strict=True)
     }
     for (i, j), value in spread.items():
         names = f"{one.of[i]}, {one.of[j]}"
         yield {"statistic": f"covariance of {names}", "units": n, "value": value}
-        if i != j and spread[i, i] * spread[j, j] > 0:
-            share = value / math.sqrt(spread[i, i] * spread[j, j])
-            yield {"statistic": f"correlation of {names}", "units": n, "value": share}
+        if i != j:
+            yield {
+                "statistic": f"correlation of {names}",
+                "units": n,
+                "value": _share(value, spread[i, i], spread[j, j]),
+            }
+
+
+def _share(covariance: float | None, first: float | None, second: float | None) -> float | None:
+    """Give the correlation; none where a quantity does not vary."""
+    deviation = math.sqrt(first) * math.sqrt(second) if first and second and first > 0 and second > 0 else 0.0
+    return covariance / deviation if covariance is not None and deviation else None
 
 
 def _moments(one: Moments, row: Row) -> Iterator[Row]:
@@ -282,23 +291,21 @@ def _moments(one: Moments, row: Row) -> Iterator[Row]:
     m2 = s2 / n - mean**2
     variance = _variance(n, s1, s2)
 
-    def bounded(at: int, value: float, plain: float = 0.0) -> Row:
-        return (
-            _around(value, replicates[3 * at : 3 * at + 3], row["units"], one, plain)
-            if replicates
-            else {"units": n, "value": value}
-        )
+    def bounded(at: int, value: float | None, plain: float = 0.0) -> Row:
+        if not replicates or value is None:
+            return {"units": n, "value": value}
+        return _around(value, replicates[3 * at : 3 * at + 3], row["units"], one, plain)
 
     yield {"statistic": "count", "value": float(n), "units": n}
     plain = _interval(float(mean), variance, n, one.confidence, n - 1)
     m3 = s3 / n - 3 * mean * s2 / n + 2 * mean**3
     m4 = s4 / n - 4 * mean * s3 / n + 6 * mean**2 * s2 / n - 3 * mean**4
     yield {"statistic": "mean"} | (bounded(0, float(mean), variance / n) if replicates else plain)
-    if n > 1:
-        yield {"statistic": "variance"} | bounded(1, variance, float((m4 - m2 * m2) / n))
-    if m2 > 0:
-        yield {"statistic": "skewness"} | bounded(2, float(m3) / float(m2) ** 1.5)
-        yield {"statistic": "kurtosis", "units": n, "value": float(m4 / m2**2) - 3}
+    yield {"statistic": "variance"} | bounded(1, variance if n > 1 else None, float((m4 - m2 * m2) / n))
+    # Draws that are all the same have no shape, and of draws below 1e-81 no float holds the fourth powers.
+    has_shape = m2 > 0 and float(m2) ** 2 > 0
+    yield {"statistic": "skewness"} | bounded(2, float(m3) / float(m2) ** 1.5 if has_shape else None)
+    yield {"statistic": "kurtosis", "units": n, "value": float(m4 / m2**2) - 3 if has_shape else None}
     yield {"statistic": "min", "units": n, "value": row["least"]}
     yield {"statistic": "max", "units": n, "value": row["greatest"]}
 

@@ -51,8 +51,8 @@ class _Estimator(msgspec.Struct, frozen=True, tag_field="statistic", tag=str.low
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    if isinstance(value, list):
-        return tuple(value)
+    if isinstance(value, list | tuple):
+        return tuple(_plain(one) for one in value)
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return {name: _plain(value[name]) for name in sorted(value)}
     return value

@@ -143,7 +143,7 @@ class Block:
 def _counted(dimensions: Any) -> int:
     if isinstance(dimensions, bool) or not hasattr(dimensions, "__index__") or operator.index(dimensions) < 0:
         raise UsageError(
-            f"Drawing numbers of a block: how many for each draw must be a whole number, and is {dimensions!r}. Ask for all at once and give them a shape afterwards."
+            f"Drawing numbers of a block: how many for each draw must be a whole number from 0 on, and is {dimensions!r}. Give them another shape afterwards."
         )
     return operator.index(dimensions)
 

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -104,10 +103,7 @@ def block_sums(
     """
     taken = _Taken(values, name)
     rows: list[Row] = []
-    only = next(iter(values)) if len(values) == 1 else ""
     for key, one in statistics.items():
-        if not one.of:
-            one = msgspec.structs.replace(one, of=only)  # noqa: PLW2901 -- the same statistic, which now says of what
         rows.append(_EMPTY | {"name": key, "draws": taken.size} | _summed(one, taken, index, unit))
     return rows
 
@@ -119,15 +115,20 @@ class _Taken:
         self._values, self._job = values, job
         self.size = len(next(iter(values.values()), ()))
 
+    def called(self, name: str) -> str:
+        """Give the name of a quantity, where a statistic names none that of the only one."""
+        return name or (next(iter(self._values)) if len(self._values) == 1 else "")
+
     def __call__(self, name: str) -> Floats:
-        if name not in self._values:
+        found = self._values.get(self.called(name))
+        if found is None:
             required = f"the quantity {name!r}" if name else "a single quantity, as the statistic names none,"
             raise BadPartial(
                 f"Taking statistics of job {self._job}: {required} is required, and the function gave {', '.join(map(repr, self._values))}. "
                 "Name in the statistic what the function returns.",
                 quantity=name,
             )
-        return self._values[name]
+        return found
 
 
 def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> Row:
@@ -136,7 +137,7 @@ def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> Row:
             return _mean(one, taken, taken(one.of), index, unit)
         case Probability():
             check_finite(
-                one.of, taken(one.of)
+                taken.called(one.of), taken(one.of)
             )  # what is no number is above and below nothing, and would count as no event
             hits = _event(one, taken(one.of))
             if unit * one.batch == 1 and one.weight is None:
@@ -144,7 +145,7 @@ def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> Row:
             return _mean(one, taken, hits.astype(np.float64), index, unit)
         case Difference():
             a, b = taken(one.of), taken(one.minus)
-            check_finite(one.of, a)
+            check_finite(taken.called(one.of), a)
             check_finite(one.minus, b)
             units = _units([a - b], one, unit)
             plain = [*powers([a]), *powers([b])]
@@ -157,20 +158,20 @@ def _summed(one: Statistic, taken: _Taken, index: int, unit: int) -> Row:
             return _sums(columns, [], *zip(one.of, columns, strict=True))
         case Moments():
             draws = taken(one.of)
-            check_finite(one.of, draws, MOST**0.5)
+            check_finite(taken.called(one.of), draws, MOST**0.5)
             ends = {"least": float(draws.min()), "greatest": float(draws.max())}
             sets, sums = _independent(one, draws, unit)
             return {"units": sets, "sums": powers([draws], 4) + sums} | ends
         case Quantile() | Shortfall():
             draws = taken(one.of)
-            check_finite(one.of, draws)
+            check_finite(taken.called(one.of), draws)
             bins, counts = binned(draws)
             ends = {"least": float(draws.min()), "greatest": float(draws.max())}
             sets, sums = _independent(one, draws, unit)
             return {"units": sets, "sums": sums, "bins": bins, "counts": counts} | ends
         case Histogram():
             draws = taken(one.of)
-            check_finite(one.of, draws)
+            check_finite(taken.called(one.of), draws)
             where = np.searchsorted(np.array(one.edges), draws, side="right")
             sets, sums = _independent(one, draws, unit)
             return {"units": sets, "sums": sums, "counts": np.bincount(where, minlength=len(one.edges) + 1).tolist()}
@@ -189,7 +190,7 @@ def _event(one: Probability, draws: Floats) -> Any:
 
 def _mean(one: Mean | Probability, taken: _Taken, draws: Floats, index: int, unit: int) -> Row:
     if isinstance(one, Mean) and one.weight is None and not one.controls and unit * one.batch == 1:
-        return _sums([draws], (), (one.of, draws))
+        return _sums([draws], (), (taken.called(one.of), draws))
     weights = None if one.weight is None else taken(one.weight)
     weighed = draws if weights is None else draws * weights
     controls = one.controls if isinstance(one, Mean) else {}
@@ -199,10 +200,10 @@ def _mean(one: Mean | Probability, taken: _Taken, draws: Floats, index: int, uni
         check_finite(str(one.weight), weights)
         _check_weights(str(one.weight), weights)
     if weights is not None or unit * one.batch > 1:
-        check_finite(one.of, draws)
+        check_finite(taken.called(one.of), draws)
         # Both are written exactly: where the mean lies far from zero, their difference is what is asked for.
         more = powers([draws]) if weights is None else [[fixed_sum(draws * weighed)], *powers([weights])]
-    names = [one.of, *controls]
+    names = [taken.called(one.of), *controls]
     row = _sums(_units(columns, one, unit), more, *zip(names, columns, strict=True))
     return row | {"half": index % 2 if controls else 0}
 

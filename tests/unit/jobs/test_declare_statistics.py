@@ -54,11 +54,12 @@ def test_what_is_declared_by_numbers_of_numpy_is_data_in_the_order_of_names() ->
         "price": hs.Mean("a", controls={"spot": 100 * np.exp(0.03), "first": np.float32(0.5)}),
         "far": hs.Quantile("a", np.float64(0.9)),
         "shares": hs.Histogram("a", np.linspace(0, 1, 3)),  # type: ignore[arg-type]
+        "tenths": hs.Histogram("a", [np.float64(0), np.float64(0.1)]),  # type: ignore[arg-type]
     }
     spec = declared(name="d", statistics=statistics)
     assert msgspec.json.decode(msgspec.json.encode(spec, order="deterministic"), type=JobSpec) == spec
     # As it comes back from a store, which keeps no other order: rows of a result lie the same wherever they are made.
-    assert list(spec.statistics) == ["far", "price", "shares"]
+    assert list(spec.statistics) == ["far", "price", "shares", "tenths"]
     assert list(spec.statistics["price"].controls) == ["first", "spot"]  # type: ignore[union-attr]
     assert spec.statistics["shares"] == hs.Histogram("a", (0.0, 0.5, 1.0))
 

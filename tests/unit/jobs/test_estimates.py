@@ -253,6 +253,33 @@ def test_gains_hold_where_means_lie_far_from_zero() -> None:
         assert found[name]["gain"] == pytest.approx(halves.var() / halves.size / reached, rel=1e-2)
 
 
+@pytest.mark.parametrize("size", [1, 7])
+def test_what_does_not_apply_is_null_in_rows_that_are_always_there(size: int) -> None:
+    wanted: dict[str, Statistic] = {"shape": Moments("x"), "both": Covariance(("x", "y"))}
+    found = rows(
+        finish(wanted, partial(wanted, {"x": np.full(size, 3.7), "y": np.arange(size)}, index=0, unit=1, name="j"))
+    )
+    assert [statistic for name, statistic in found if name == "shape"] == [
+        "count", "mean", "variance", "skewness", "kurtosis", "min", "max",
+    ]  # fmt: skip
+    assert found["shape", "skewness"]["value"] is None
+    assert found["shape", "kurtosis"]["value"] is None
+    assert found["both", "correlation of x, y"]["value"] is None
+    for name, statistic in (("shape", "variance"), ("both", "covariance of x, y")):
+        assert found[name, statistic]["value"] == (0.0 if size > 1 else None)
+
+
+@pytest.mark.parametrize("scale", [1e-120, 1e-70, 1e70])
+def test_shapes_of_small_and_large_draws_are_those_of_scipy_or_none(scale: float) -> None:
+    x = np.random.default_rng(1).exponential(size=1000)
+    wanted: dict[str, Statistic] = {"shape": Moments("x"), "both": Covariance(("x", "y"))}
+    draws = {"x": scale * x, "y": scale * (x + 1)}
+    found = rows(finish(wanted, partial(wanted, draws, index=0, unit=1, name="j")))
+    for statistic, value in (("skewness", scipy.stats.skew(x)), ("kurtosis", scipy.stats.kurtosis(x))):
+        assert found["shape", statistic]["value"] == (pytest.approx(value, rel=1e-9) if scale > 1e-80 else None)
+    assert found["both", "correlation of x, y"]["value"] == pytest.approx(1.0, rel=1e-9)
+
+
 def test_a_quantity_that_is_not_there_is_named() -> None:
     with pytest.raises(BadPartial, match=r"'z' is required, and the function gave 'x', 'y'"):
         partial({"s": Mean("z")}, {"x": np.ones(3), "y": np.ones(3)}, index=0, unit=1, name="j")
