@@ -228,6 +228,8 @@ def job(
 
 
 def simulation(
+    bare: object = None,
+    /,
     *,
     history: str | None = None,
     calibrate: Function | Job | None = None,
@@ -251,6 +253,8 @@ def simulation(
 
     Parameters
     ----------
+    bare : object
+        Nothing: it is there so that a decorator without parentheses is told to have some.
     history : str, optional
         Name of the history the model is calibrated on. Default: that of `calibrate`, if it is a job.
     calibrate : callable or Job, optional
@@ -291,6 +295,9 @@ def simulation(
     callable
         The decorator.
     """
+    if bare is not None:
+        called = getattr(bare, "__name__", "")
+        raise JobDefinitionError(f"Declaring the job {called!r}: write @hs.simulation(), with parentheses.", job=called)
     options = {
         "history": history, "tables": tables, "combine": combine, "name": name, "block_size": block_size, "draws": draws,
         "statistics": {} if statistics is None else statistics, "generator": generator, "sampling": sampling,

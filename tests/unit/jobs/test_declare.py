@@ -137,6 +137,13 @@ def faults_of(declare: Any) -> list[str]:
     return faults
 
 
+def test_a_decorator_without_parentheses_is_told_to_have_some() -> None:
+    with pytest.raises(JobDefinitionError, match=r"job 'draw': write @hs.simulation\(\)"):
+
+        @simulation
+        def draw(block): ...
+
+
 def test_all_faults_of_a_declaration_are_told_at_once() -> None:
     def bad(rows: Any, /, seed: int, x: dict[str, int], y: int = None, z=None, *rest: int, **more: int) -> Any: ...  # type: ignore[no-untyped-def,assignment]  # noqa: RUF013
 
