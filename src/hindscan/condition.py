@@ -80,7 +80,8 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
         Returns
         -------
         numpy.ndarray
-            One truth value a row; of unknown ones (null) it is false, as in SQL.
+            One truth value a row; of unknown ones (null) it is false, as in SQL. Where the condition fails on a row all are kept: the row may be one of which the
+            statement does not ask it, as it is outside of a window, or refused by another part of the condition that stands before.
         """
         kept = self.keeps_plainly(rows)
         if kept is None:
@@ -113,9 +114,14 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
         return _all_hold(stored)
 
     def _kept_by_engine(self, rows: pa.Table) -> Any:
+        import duckdb
+
         with closing(database(os.getpid()).cursor()) as cursor:
             cursor.register(self.table, rows)
-            return cursor.sql(self.query, params=self.values or None).to_arrow_table().column(0)
+            try:
+                return cursor.sql(self.query, params=self.values or None).to_arrow_table().column(0)
+            except (duckdb.DataError, duckdb.InvalidInputException):
+                return pa.chunked_array([pa.array(np.ones(rows.num_rows, np.bool_))])
 
     def passing(self, rows: ds.Dataset, column: str) -> np.ndarray[Any, Any]:
         """Give one column of the rows that pass, as statistics let the data set skip the others.
