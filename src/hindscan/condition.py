@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
@@ -65,7 +67,9 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
         import pyarrow.compute as pc
 
         kinds = {name: schema.field(name).type for name, _, _ in self.implied}
-        stored = [(name, how, _as_stored(value, kinds[name])) for name, how, value in self.implied]
+        # Statistics of fractions say nothing of values that are no number, which are greater than any to the engine.
+        whole = [one for one in self.implied if not pa.types.is_floating(kinds[one[0]])]
+        stored = [(name, how, _as_stored(value, kinds[name])) for name, how, value in whole]
         known = [(pc.field(name), how, scalar) for name, how, scalar in stored if scalar is not None]
         return cast("pc.Expression | None", _all_hold(known))
 
@@ -80,7 +84,8 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
         Returns
         -------
         numpy.ndarray
-            One truth value a row; of unknown ones (null) it is false, as in SQL.
+            One truth value a row; of unknown ones (null) it is false, as in SQL. Where the condition fails on a row all are kept: the row may be one of which the
+            statement does not ask it, as it is outside of a window, or refused by another part of the condition that stands before.
         """
         kept = self.keeps_plainly(rows)
         if kept is None:
@@ -113,9 +118,14 @@ class Where(msgspec.Struct, frozen=True, kw_only=True):
         return _all_hold(stored)
 
     def _kept_by_engine(self, rows: pa.Table) -> Any:
+        import duckdb
+
         with closing(database(os.getpid()).cursor()) as cursor:
             cursor.register(self.table, rows)
-            return cursor.sql(self.query, params=self.values or None).to_arrow_table().column(0)
+            try:
+                return cursor.sql(self.query, params=self.values or None).to_arrow_table().column(0)
+            except (duckdb.DataError, duckdb.InvalidInputException):
+                return pa.chunked_array([pa.array(np.ones(rows.num_rows, np.bool_))])
 
     def passing(self, rows: ds.Dataset, column: str) -> np.ndarray[Any, Any]:
         """Give one column of the rows that pass, as statistics let the data set skip the others.
@@ -271,6 +281,8 @@ _COMPARED: Final[Mapping[Comparison, str]] = {
     ">": "greater",
     ">=": "greater_equal",
 }
+#: What holds where these do not.
+_GREATER: Final[Mapping[Comparison, Comparison]] = {">": "<=", ">=": "<"}
 
 
 def _all_hold(compared: Sequence[tuple[Any, Comparison, pa.Scalar[Any]]]) -> Any:
@@ -279,7 +291,11 @@ def _all_hold(compared: Sequence[tuple[Any, Comparison, pa.Scalar[Any]]]) -> Any
 
     found = None
     for column, how, scalar in compared:
-        one = _compared(column, getattr(pc, _COMPARED[how]), scalar)
+        if pa.types.is_floating(scalar.type) and how in _GREATER:
+            # What is no number is the greatest to the engine, and neither greater nor less to Arrow.
+            one = pc.invert(_compared(column, getattr(pc, _COMPARED[_GREATER[how]]), scalar))
+        else:
+            one = _compared(column, getattr(pc, _COMPARED[how]), scalar)
         if found is not None:
             one = found & one if isinstance(found, pc.Expression) else pc.and_(found, one)
         found = one
@@ -328,6 +344,14 @@ def _implied(
             yield name, comparison, int(value["literal"]["text"])
         elif value.get("class") == "CONSTANT" and value["literal"].get("kind") == "STRING":
             yield name, comparison, value["literal"].get("text", "")
+        elif value.get("class") == "CONSTANT" and _FRACTION.fullmatch(str(value["literal"].get("text", ""))):
+            yield name, comparison, float(value["literal"]["text"])
+
+
+#: So many digits make the same double, whether they are read at once or as a decimal number first, as the engine does.
+_FRACTION: Final = re.compile(r"-?(?=[\d.]{1,16}$)\d*\.\d*")
+#: Up to here a double holds every integer.
+_EXACT: Final = 1 << 53
 
 
 def _as_stored(value: object, kind: pa.DataType) -> pa.Scalar[Any] | None:
@@ -335,6 +359,8 @@ def _as_stored(value: object, kind: pa.DataType) -> pa.Scalar[Any] | None:
     same = (
         (type(value) is int and pa.types.is_integer(kind))
         or (type(value) is str and pa.types.is_string(kind))
+        or (type(value) is float and pa.types.is_float64(kind) and not math.isnan(value))
+        or (type(value) is int and pa.types.is_float64(kind) and -_EXACT <= value <= _EXACT)
         or (
             isinstance(value, datetime)
             and pa.types.is_timestamp(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -161,8 +162,12 @@ def test_conditions_are_the_same_only_if_the_same_rows_pass() -> None:
     [
         ("n = 3 AND s > 'a'", True),
         ("2 < n AND day BETWEEN $begin AND $end", True),
+        ("x < 0.25 AND -1.5 <= x", True),
+        ("x BETWEEN 0.1 AND 7", True),
+        ("x < 0.1234567890123456", False),
+        ("x < 1e-3", False),
         ("n BETWEEN 1 AND x", False),
-        ("n BETWEEN 1 AND 2.5", False),
+        ("n BETWEEN 1 AND 2.5", True),
         ("n = 1 AND s LIKE 'a%'", False),
         ("n = 1 OR n = 2", False),
         ("n <> 1", False),
@@ -191,6 +196,24 @@ def test_rows_pass_as_the_engine_sees_them(kind: pa.DataType, condition: str, ex
     assert where is not None
     rows = pa.table({"day": pa.array([first, first + 1, None]).cast(kind)}, schema=schema)
     assert where.keeps(rows).tolist() == expected
+
+
+@pytest.mark.parametrize("compared", ["=", "<", "<=", ">", ">="])
+@pytest.mark.parametrize(
+    "value", ["0.1", "0.3", "-0.0", "123456789.012345", ".000000000000007", "5.", "7", "9007199254740993", "$v"]
+)
+def test_doubles_are_compared_with_fractions_as_by_the_engine(compared: str, value: str) -> None:
+    number = 0.1 + 0.2 if value == "$v" else float(value)
+    near = [number, math.nextafter(number, math.inf), math.nextafter(number, -math.inf)]
+    rows = pa.table({"x": pa.array([*near, 0.0, -0.0, math.nan, math.inf, -math.inf, None], pa.float64())})
+    bound = {"v": number} if value == "$v" else {}
+    where = reads_of(f"SELECT count(*) FROM t WHERE x {compared} {value}", bound, {"t": rows.schema})["t"].where
+    assert where is not None
+    assert (where.keeps_plainly(rows) is None) == (value == "9007199254740993"), "an integer that no double holds"
+    with duckdb.connect() as engine:
+        engine.register("t", rows)
+        passes = engine.sql(f"SELECT coalesce(x {compared} {value}, false) FROM t", params=bound or None).fetchall()
+    assert where.keeps(rows).tolist() == [one for (one,) in passes]
 
 
 def test_a_condition_that_fails_on_a_row_fails_the_query() -> None:

@@ -165,6 +165,13 @@ def test_a_renamed_column_is_one_column_in_all_ways_of_reading(tmp_path: Path) -
     assert [(g.least_time, g.greatest_time) for g in groups] == [(1, 2), (3, 3), (4, 5)]
 
 
+def test_a_row_outside_the_window_fails_no_condition(tmp_path: Path) -> None:
+    table = pa.table({"cost": ["x", "2"], "at": pa.array([1, 3], US)})
+    of = history(write(tmp_path / "h", table), drift="widen", rename={"cost": "price"}, time="at")
+    query = "SELECT price FROM h WHERE CAST(price AS BIGINT) > 0"
+    assert rows(of, Window(since=3), query)["price"].to_pylist() == ["2"]
+
+
 def test_a_file_with_a_column_under_both_names_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "h", pa.table({"cost": [1], "price": [2]}))
     with pytest.raises(SchemaMismatch, match=r"0\.parquet.*price \(as cost\)"):

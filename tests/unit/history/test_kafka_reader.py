@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -292,6 +293,18 @@ def test_a_condition_and_the_bounds_of_the_slice_hold_together(
 
 
 # --- Keys, order and what is kept -------------------------------------------------------------------------------------
+
+
+def test_a_row_that_the_statement_does_not_ask_fails_no_condition(client: type[Client]) -> None:
+    client.log = [(n, n * 1000, json.dumps({"n": text}).encode()) for n, text in enumerate(["1", "x", "2"])]
+    query = "SELECT n FROM t WHERE CAST(n AS BIGINT) > 0"
+    with reader({"n": "string"}).open([piece(0, 3, since=2_000_000)]) as source:
+        assert Data("t", {"t": source}).sql(query)["n"].to_pylist() == ["2"]
+    with reader({"n": "string"}).open([piece(0, 3)]) as source, pytest.raises(duckdb.ConversionException):
+        Data("t", {"t": source}).sql(query)
+    guarded = "SELECT n FROM t WHERE n <> 'x' AND CAST(n AS BIGINT) > 0"
+    with reader({"n": "string"}).open([piece(0, 3)]) as source:
+        assert Data("t", {"t": source}).sql(guarded)["n"].to_pylist() == ["1", "2"]
 
 
 def test_only_records_with_the_keys_are_decoded_and_the_proof_is_of_all(client: type[Client]) -> None:

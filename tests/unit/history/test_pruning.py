@@ -68,6 +68,8 @@ def literal(column: str, value: object) -> str:
             return "NULL"
         case bool():
             return str(value)
+        case float() if math.isfinite(value):
+            return str(value)
         case float():
             return f"'{value}'::DOUBLE"
         case dt.datetime():

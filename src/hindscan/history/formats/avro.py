@@ -168,6 +168,9 @@ class _Plan:
         body.seek(self._head_bytes)
         try:
             record: dict[str, Any] = self._read(body)
+        except EOFError as fault:
+            # Whose text names an address, which is another in every process.
+            raise Misfit("", "is no record of its schema: it ends before its last field does") from fault
         except Exception as fault:
             raise Misfit("", f"is no record of its schema: {type(fault).__name__}: {fault}".rstrip(": ")) from fault
         beyond = body.tell() - len(value)

@@ -1,8 +1,8 @@
 """What an engine that reads Avro is told, and what is made of the arrays it gives.
 
 Keeps promise 2 against engines: they are told only types that they read alike and right. An int is read as the long it is on the wire, because one engine wraps it
-in silence; an enum as the long of its place, because one engine counts negative places from the end and the other panics on a null; a map as the array of
-pairs it is on the wire. The ranges that this leaves open are checked here.
+in silence; an enum as the long of its place, because one engine counts negative places from the end and the other panics on a null; a boolean as its byte, because
+one engine takes a byte that is neither 0 nor 1 for false and the other for true; a map as the array of pairs it is on the wire. The ranges that this leaves open are checked here.
 
 ::
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hindscan.history.formats.avro_arrays import list_of, outside, struct_of
 from hindscan.history.formats.avro_schema import AvroType, arrow_type
@@ -35,6 +36,8 @@ def told(type_: AvroType, name: str) -> Any:
     match type_.kind:
         case "int" | "enum":
             kind = "long"
+        case "boolean":
+            kind = {"type": "fixed", "name": name, "size": 1}
         case "fixed":
             kind = {"type": "fixed", "name": name, "size": type_.size}
         case "array":
@@ -58,6 +61,8 @@ def given(type_: AvroType) -> pa.DataType:
     match type_.kind:
         case "int" | "enum":
             return pa.int64()
+        case "boolean":
+            return pa.binary()
         case "array":
             return pa.list_(pa.field("element", given(cast(AvroType, type_.items))))
         case "map":
@@ -82,6 +87,13 @@ def from_engine(array: Any, type_: AvroType, path: str) -> pa.Array[Any]:
                 return cast("pa.Array[Any]", array.cast(pa.int32()))
             except pa.ArrowInvalid as fault:
                 raise Misfit(path, "is out of the range of int") from fault
+        case "boolean":
+            byte: Any = array.cast(pa.binary())
+            # Where a record around it is null there is no byte.
+            known = pc.is_in(byte, value_set=pa.array([b"\x00", b"\x01", b"", None], pa.binary()))
+            if pc.all(known).as_py() is False:
+                raise Misfit(path, "is neither true nor false")
+            return cast("pa.Array[Any]", pc.equal(byte, b"\x01"))
         case "string":
             return cast("pa.Array[Any]", array.cast(pa.string()))
         case "bytes" | "fixed":

@@ -220,10 +220,11 @@ def _decimals(values: list[Any], type_: Any, name: str) -> pa.Array[Any]:
     unit = decimal.Decimal((0, (1,), -type_.scale))
     exactly = decimal.Context(prec=type_.precision, traps=[decimal.InvalidOperation, decimal.Inexact]).quantize
     try:
-        return pa.array([None if value is None else exactly(value, unit) for value in values], type_)
+        numbers = [None if value is None else exactly(value, unit) for value in values]
     except decimal.DecimalException as fault:
         said = "a digit would be lost" if isinstance(fault, decimal.Inexact) else "it is too large, or no number"
         raise Misfit(name, f"does not fit {type_}: {said}") from fault
+    return cast("pa.Array[Any]", pa.array(numbers, type_))
 
 
 def _is_held(value: int, type_: pa.DataType) -> bool:
