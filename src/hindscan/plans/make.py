@@ -13,6 +13,7 @@ model has two stages: the calibration, a scan of its own, and the draws, whose k
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Final, Literal
 
 import msgspec
@@ -493,7 +494,11 @@ def _levels(job: JobSpec, steps: _Steps, keys: tuple[str, ...], given: _Given) -
         return ()
     step = steps.combine
     if step is None:
-        decorator = f"@{job.name}.combine" if steps.name == "slice" else "the calibration's combine"
+        # As the file of the job has it: in SQL, in TOML, else in Python.
+        own = {".sql": "`-- name: combine`", ".toml": "[combine]"}.get(
+            PurePosixPath(job.file).suffix, f"@{job.name}.combine"
+        )
+        decorator = own if steps.name == "slice" else "the calibration's combine"
         found = (
             f"is cut into {len(keys)} slices"
             if steps.start is None
