@@ -155,6 +155,7 @@ def runs(
     hindscan.errors.UsageError
         There is no such state.
     """
+    from hindscan.runs.leases import release_expired
     from hindscan.runs.register import list_runs
     from hindscan.runs.store import open_store
     from hindscan.words import state_of
@@ -162,6 +163,7 @@ def runs(
     loaded = _load(project)
     chosen = None if state is None else state_of(state)
     with open_store(loaded.store_url, loaded.root) as store:
+        release_expired(store)
         return RunList(loaded, list_runs(store, job=job, state=chosen, limit=limit))
 
 

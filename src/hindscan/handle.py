@@ -5,7 +5,7 @@ A handle holds nothing but the run's id: every look is at the store, so that it 
 ::
 
     api.run, api.runs -> RunHandle -> wait, cancel, retry, rerun, extend, plan, partial
-                                   -> result -> Result: pandas, Arrow, Polars, manifest
+                                   -> result -> Result: SQL, pandas, Arrow, Polars, manifest
 """
 
 from __future__ import annotations
@@ -313,6 +313,12 @@ class Result:
         from hindscan.runs.results import read_manifest
 
         return read_manifest(self.folder)
+
+    def sql(self, query: str, /, **values: Any) -> pa.Table:
+        """Query it in SQL; it is the table `result`, and $name is bound."""
+        from hindscan.data import Data, TableSource
+
+        return Data("result", {"result": TableSource(self.to_arrow())}).sql(query, **values)
 
     def to_arrow(self) -> pa.Table:
         """Give the table as Arrow."""

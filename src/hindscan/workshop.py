@@ -16,6 +16,7 @@ import difflib
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, Self
 
 from hindscan.errors import NotFound
@@ -153,6 +154,13 @@ class Workshop:
         jobs, broken = self.registered.jobs, self.registered.faults
         if name in jobs:
             return jobs[name]
+        own = [fault for fault in broken if PurePosixPath(fault.file).stem == name]
+        if own:
+            raise NotFound(
+                f"Looking up job {name!r}: its file must be one that can be loaded. {own[0].message}",
+                job=name,
+                file=own[0].file,
+            )
         near = difflib.get_close_matches(name, jobs, 1)
         hint = f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(sorted(jobs)) or 'none'}."
         # First: a job that is not there is most often one that could not be loaded.

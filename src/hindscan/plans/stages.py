@@ -11,6 +11,7 @@ out of them, and so of their keys (`plans.idle`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePosixPath
 
 import msgspec
 
@@ -217,22 +218,27 @@ def _levels(keys: tuple[str, ...], inputs: Inputs, steps: Steps) -> tuple[tuple[
     if len(keys) < 2:
         return ()
     if steps.combine is None:
-        job = inputs.job
-        decorator = f"@{job.name}.combine" if steps.name == "slice" else "the calibration's combine"
-        found = (
-            f"is cut into {len(keys)} slices"
-            if steps.start is None
-            else f"gives {len(keys)} partials, closing ones included"
-        )
-        raise JobDefinitionError(
-            f"Planning job {job.name}: its history {found}, and a job over several slices must say how their partials "
-            f'become one; it has no combine. Write {decorator}, say combine="concat" where rows only stand one after another, or raise slice_rows '
-            "of the history until there is one slice.",
-            job=job.name,
-            slices=len(keys),
-        )
+        raise _no_combine(inputs.job, steps, len(keys))
     shape = flat if steps.concatenates else tree
     return shape(keys, _combining(inputs, steps))
+
+
+def _no_combine(job: JobSpec, steps: Steps, partials: int) -> JobDefinitionError:
+    # As the file of the job has it: in SQL, in TOML, else in Python.
+    own = {".sql": "`-- name: combine`", ".toml": "[combine]"}
+    step = own.get(PurePosixPath(job.file).suffix, f"@{job.name}.combine")
+    if steps.name == "calibrate":
+        step = "the calibration's combine"
+    found = (
+        f"is cut into {partials} slices" if steps.start is None else f"gives {partials} partials, closing ones included"
+    )
+    return JobDefinitionError(
+        f"Planning job {job.name}: its history {found}, and a job over several slices must say how their partials "
+        f'become one; it has no combine. Write {step}, say combine="concat" where rows only stand one after another, or raise slice_rows '
+        "of the history until there is one slice.",
+        job=job.name,
+        slices=partials,
+    )
 
 
 def _levels_by_part(

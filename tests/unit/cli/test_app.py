@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hindscan.cli.app import run_app
-from small_project import small_project
+from small_project import JOB, add_bids, small_project
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,20 @@ def test_a_server_without_its_libraries_says_what_brings_them(
     assert capsys.readouterr().err == (
         "UsageError: Serving: it needs uvicorn, not installed here. `pip install 'hindscan[serve]'` brings what there is not.\n"
     )
+
+
+def test_a_job_whose_own_file_is_broken_or_lacks_a_step_says_that_alone_and_in_the_words_of_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = small_project(tmp_path)
+    add_bids(tmp_path, "second", [(2, 2)])
+    (tmp_path / "jobs" / "broken.sql").write_text(JOB.replace("SELECT", "SELEC"))
+    (tmp_path / "jobs" / "uncombined.sql").write_text(JOB.partition("-- name: combine")[0])
+    for job, words in (
+        ("broken", "its file must be one that can be loaded. Loading jobs/broken.sql: "),
+        ("uncombined", 'it has no combine. Write `-- name: combine`, say combine="concat"'),
+    ):
+        assert run_app(["plan", job, "-p", "category=cars", "--project", str(project.root)]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert "There are:" not in said
