@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,28 @@ def test_types_of_all_results_come_back_as_they_were(target: Made, tmp_path: Pat
     [[run, price, read_at, share, ids, day]] = told(to, tmp_path)
     assert (run, price, share, ids, day) == ("r1", 7, 0.1, [1, None], at.date())
     assert read_at.astimezone(dt.UTC) == at
+
+
+def test_a_table_that_is_made_for_a_result_holds_it_whatever_its_types(target: Made, tmp_path: Path) -> None:
+    to = target("append")
+    # Types that no table has, each with its greatest value.
+    columns: dict[str, Any] = {
+        "u8": pa.array([2**8 - 1], pa.uint8()),
+        "u16": pa.array([2**16 - 1], pa.uint16()),
+        "u32": pa.array([2**32 - 1], pa.uint32()),
+        "u64": pa.array([2**64 - 1], pa.uint64()),
+        "half": pa.array([65504.0], pa.float16()),
+        "day": pa.array([dt.date(2018, 1, 31)], pa.date64()),
+        "cents": pa.array([Decimal("999.99")], pa.decimal32(5, 2)),
+        "code": pa.array([b"abc"], pa.binary(3)),
+        "pair": pa.array([[1, 2]], pa.list_(pa.uint8(), 2)),
+        "bytes": pa.array([[-128, None]], pa.list_(pa.int8())),
+        "inner": pa.array([{"ids": [2**32 - 1]}], pa.struct([("ids", pa.list_(pa.uint32()))])),
+    }
+    for run in ("r1", "r2"):
+        to.add(Rows(job="totals", run=run, digest="d", table=pa.table({"run": [run], **columns})))
+    values = tuple(column[0].as_py() for column in columns.values())
+    assert told(to, tmp_path) == [("r1", *values), ("r2", *values)]
 
 
 def test_columns_that_do_not_fit_are_all_refused_by_name_and_nothing_is_written(target: Made, tmp_path: Path) -> None:
