@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
+
 from hindscan import files
 from hindscan.errors import SchemaMismatch, ServiceUnavailable
 from hindscan.faults import point
@@ -98,8 +100,12 @@ class IcebergTarget:
             table = catalog.load_table(identifier)
         except NoSuchTableError:
             catalog.create_namespace_if_not_exists(identifier.rpartition(".")[0])
+            columns = creatable(rows.table.schema)
             try:
-                table = catalog.create_table_if_not_exists(identifier, creatable(rows.table.schema))
+                untyped = [column.name for column in columns if pa.types.is_null(column.type)]
+                if untyped:
+                    raise TypeError(f"{', '.join(untyped)} has nothing but nulls and no type")
+                table = catalog.create_table_if_not_exists(identifier, columns)
             except (TypeError, UnsupportedPyArrowTypeException) as fault:
                 raise SchemaMismatch(
                     f"While making {self.declared} for {rows.job}: every column must be of a type that Iceberg has; {fault}. "

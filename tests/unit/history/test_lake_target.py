@@ -214,6 +214,15 @@ def test_a_table_that_cannot_be_written_to_is_an_error_worth_a_retry(tmp_path: P
         IcebergTarget(declared="shop.a.b", catalog=gone, mode="append", stores={}).add(rows("r1", 1))
 
 
+def test_a_column_without_a_type_makes_no_iceberg_table(tmp_path: Path) -> None:
+    to = IcebergTarget(declared="shop.reports.totals", catalog=catalog(tmp_path), mode="append", stores={})
+    with pytest.raises(SchemaMismatch, match=r"price.*Give the job's result other types"):
+        to.add(rows("r1", None, kind=pa.null()))
+    to.add(rows("r1", 1))
+    to.add(rows("r2", None, kind=pa.null()))  # where there is a table its column has one
+    assert told(to, tmp_path) == [("r1", 1), ("r2", None)]
+
+
 def test_a_type_that_no_table_has_is_refused_before_one_is_made(target: Made, tmp_path: Path) -> None:
     table = pa.table({"half": pa.array([1], pa.duration("s"))})
     with pytest.raises(SchemaMismatch, match="Give the job's result other types"):
