@@ -16,9 +16,8 @@ from hindscan import files
 from hindscan.errors import SchemaMismatch, ServiceUnavailable
 from hindscan.faults import point
 from hindscan.history.delta import where_is
-from hindscan.history.footer import plain_type
 from hindscan.history.formats.decoder import missing_extra
-from hindscan.history.lake_target import Mode, Rows, fitted
+from hindscan.history.lake_target import Mode, Rows, creatable, fitted, plain
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -79,7 +78,7 @@ class DeltaTarget:
                     app_transactions=[deltalake.Transaction(app_id=application, version=1)],
                 )
                 columns: Any = table.schema().to_arrow()
-                fit = fitted(rows, _plain(pa.schema(columns)), self.declared)
+                fit = fitted(rows, plain(pa.schema(columns)), self.declared)
                 try:
                     deltalake.write_deltalake(
                         table,
@@ -111,7 +110,7 @@ class DeltaTarget:
             return deltalake.DeltaTable(where, storage_options=given)
         except TableNotFoundError:
             try:
-                columns = deltalake.Schema.from_arrow(_plain(rows.table.schema))
+                columns = deltalake.Schema.from_arrow(creatable(rows.table.schema))
             except Exception as fault:  # what converts a schema raises no class of its own
                 raise SchemaMismatch(
                     f"While making {self.declared} for {rows.job}: every column must be of a type that Delta has; {str(fault).partition(chr(10))[0]}. "
@@ -126,7 +125,3 @@ class DeltaTarget:
             return False
         runs = (str(one["hindscan.run"]) for one in table.history() if one.get("hindscan.job") == rows.job)
         return max(runs, default="") > rows.run
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([pa.field(column.name, plain_type(column.type), column.nullable) for column in schema])

@@ -21,7 +21,7 @@ import itertools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -43,7 +43,7 @@ from hindscan.history.snapshot import EqualityDeletes, KeyColumn
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
-__all__ = ["DeleteFiles", "Erasers", "digest_of", "stored_name"]
+__all__ = ["DeleteFiles", "Erasers", "digest_of", "stored_path"]
 
 #: Deletes that a slice is compared with at once: some megabytes.
 CHUNK_ROWS: Final = 262_144
@@ -59,8 +59,8 @@ def digest_of(deletes: Sequence[EqualityDeletes]) -> str:
     return hashlib.blake2b(msgspec.json.encode(deletes), digest_size=16).hexdigest()
 
 
-def stored_name(schema: pa.Schema, column: KeyColumn) -> str | None:
-    """Find what a file calls a column; None: it has none.
+def stored_path(schema: pa.Schema, column: KeyColumn) -> tuple[str, ...] | None:
+    """Find where a file has a column, by the names it has for the structs around it and for itself; None: it has none.
 
     Parameters
     ----------
@@ -69,12 +69,23 @@ def stored_name(schema: pa.Schema, column: KeyColumn) -> str | None:
     column : KeyColumn
         The column.
     """
-    known = {field.name: (field.metadata or {}).get(_FIELD_ID) for field in schema}
-    ids = {name: int(said) for name, said in known.items() if said is not None}
+    known = {path: (field.metadata or {}).get(_FIELD_ID) for path, field in _fields(schema)}
+    ids = {path: int(said) for path, said in known.items() if said is not None}
     if ids:
-        return next((name for name, number in ids.items() if number == column.id), None)
+        return next((path for path, number in ids.items() if number == column.id), None)
     # A file without ids was not written for this table: names are all there is.
-    return next((name for name in schema.names if name in column.names), None)
+    return next((path for path in known if ".".join(path) in column.names), None)
+
+
+def _fields(
+    fields: Iterable[pa.Field[Any]], around: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], pa.Field[Any]]]:
+    """Give all fields with their paths, those inside of structs included."""
+    for field in fields:
+        path = (*around, field.name)
+        yield path, field
+        if pa.types.is_struct(field.type):
+            yield from _fields(cast("Iterable[pa.Field[Any]]", field.type), path)
 
 
 class Erasers:
@@ -179,13 +190,14 @@ class DeleteFiles:
         file = OpenFile(place=place, make=lambda: make(place.path, place.filesystem))
         try:
             fragment = file.fragment
-            found = {column.id: stored_name(fragment.physical_schema, column) for column in deletes.columns}
-            absent = [column.name for column in deletes.columns if found[column.id] is None]
+            paths = [stored_path(fragment.physical_schema, column) for column in deletes.columns]
+            absent = [column.name for column, path in zip(deletes.columns, paths, strict=True) if path is None]
             if absent:
                 raise _corrupt(deletes, f"it has no {', '.join(absent)}")
+            found = [path for path in paths if path is not None]
             if self.verify and self.root.is_local:
-                check_headers(file, range(fragment.num_row_groups), [str(name) for name in found.values()])
-            read: Any = {f"k{at}": pc.field(str(name)) for at, name in enumerate(found.values())}
+                check_headers(file, range(fragment.num_row_groups), [path[0] for path in found])
+            read: Any = {f"k{at}": pc.field(*path) for at, path in enumerate(found)}
             for batch in fragment.to_batches(columns=read, batch_size=CHUNK_ROWS, use_threads=False):
                 yield _plain(pa.Table.from_batches([batch]))
         except (pa.ArrowException, OSError, ValueError) as fault:
@@ -212,13 +224,13 @@ def _rows_of(
 ) -> pa.Table:
     """Read the columns that rows are compared by, each by its place; nulls without a type where the file lacks one."""
     found = fragment.physical_schema
-    stored = [stored_name(found, column) for column in columns]
-    read: Any = {f"k{at}": pc.field(name) for at, name in enumerate(stored) if name is not None}
+    stored = [stored_path(found, column) for column in columns]
+    read: Any = {f"k{at}": pc.field(*path) for at, path in enumerate(stored) if path is not None}
     table = fragment.to_table(schema=found, columns=read, use_threads=False)
     rows = sum(group.num_rows for group in fragment.row_groups)
     made: list[Any] = []
-    for at, (name, column) in enumerate(zip(stored, columns, strict=True)):
-        if name is not None:
+    for at, (path, column) in enumerate(zip(stored, columns, strict=True)):
+        if path is not None:
             made.append(table.column(f"k{at}"))
         elif column.name in constants:
             made.append(pa.repeat(cast(Any, constants[column.name]), rows))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
     from pyiceberg.table.metadata import TableMetadata
     from pyiceberg.table.name_mapping import MappedField
+    from pyiceberg.types import NestedField
 
 __all__ = ["Equality", "deleted_positions", "is_of_equality", "is_of_positions", "mapped_names"]
 
@@ -128,7 +129,12 @@ class Equality:
 
     def faults(self) -> Iterator[str]:
         """Find files that cannot be read right."""
-        defaults = {one.field_id for schema in self._metadata.schemas for one in schema.fields if one.initial_default}
+        defaults = {
+            one.field_id
+            for schema in self._metadata.schemas
+            for _, one in _columns(schema.fields)
+            if one.initial_default
+        }
         for entry in self._entries:
             shown = inside(self._location, _path(entry))
             if shown is None:
@@ -188,15 +194,23 @@ def _ids(entry: ManifestEntry) -> list[int]:
 
 
 def _key_column(metadata: TableMetadata, schema: Schema, number: int) -> KeyColumn | None:
-    """Find a column by its id, in any schema the table has had; None: it is none, or lies inside of another."""
-    found = [one.name for other in (*metadata.schemas, schema) for one in other.fields if one.field_id == number]
+    """Find a column by its id, in any schema the table has had; None: it is none of single values, or lies inside of a list or map."""
+    found = [
+        name for other in (*metadata.schemas, schema) for name, one in _columns(other.fields) if one.field_id == number
+    ]
     mapped = [name for at, name in mapped_names(metadata) if at == number]
-    nested = any(
-        one.field_id == number and not one.field_type.is_primitive for other in metadata.schemas for one in other.fields
-    )
-    return (
-        KeyColumn(id=number, name=found[-1], names=tuple(sorted({*found, *mapped}))) if found and not nested else None
-    )
+    return KeyColumn(id=number, name=found[-1], names=tuple(sorted({*found, *mapped}))) if found else None
+
+
+def _columns(fields: Sequence[NestedField], around: str = "") -> Iterator[tuple[str, NestedField]]:
+    """Give all columns of single values with their names, those inside of structs as paths."""
+    from pyiceberg.types import StructType
+
+    for field in fields:
+        if isinstance(field.field_type, StructType):
+            yield from _columns(field.field_type.fields, f"{around}{field.name}.")
+        elif field.field_type.is_primitive:
+            yield around + field.name, field
 
 
 def mapped_names(metadata: TableMetadata) -> Iterator[tuple[int, str]]:
@@ -226,7 +240,7 @@ def _kind_of(metadata: TableMetadata, number: int) -> str | None:
         types.DecimalType: "decimal",
         **dict.fromkeys([types.StringType, types.UUIDType, types.BinaryType, types.FixedType], "bytes"),
     }
-    columns = [one for schema in metadata.schemas for one in schema.fields if one.field_id == number]
+    columns = [one for schema in metadata.schemas for _, one in _columns(schema.fields) if one.field_id == number]
     kinds = {names.get(type(one.field_type)) for one in columns}
     return kinds.pop() if len(kinds) == 1 else None
 

@@ -16,10 +16,9 @@ import pyarrow as pa
 from hindscan import files
 from hindscan.errors import SchemaMismatch, ServiceUnavailable
 from hindscan.faults import point
-from hindscan.history.footer import plain_type
 from hindscan.history.formats.decoder import missing_extra
 from hindscan.history.iceberg import store_properties
-from hindscan.history.lake_target import Mode, Rows, fitted
+from hindscan.history.lake_target import Mode, Rows, creatable, fitted
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -101,8 +100,12 @@ class IcebergTarget:
             table = catalog.load_table(identifier)
         except NoSuchTableError:
             catalog.create_namespace_if_not_exists(identifier.rpartition(".")[0])
+            columns = creatable(rows.table.schema)
             try:
-                table = catalog.create_table_if_not_exists(identifier, _creatable(rows.table.schema))
+                untyped = [column.name for column in columns if pa.types.is_null(column.type)]
+                if untyped:
+                    raise TypeError(f"{', '.join(untyped)} has nothing but nulls and no type")
+                table = catalog.create_table_if_not_exists(identifier, columns)
             except (TypeError, UnsupportedPyArrowTypeException) as fault:
                 raise SchemaMismatch(
                     f"While making {self.declared} for {rows.job}: every column must be of a type that Iceberg has; {fault}. "
@@ -128,11 +131,6 @@ class IcebergTarget:
             # Of a table that has no rows.
             warnings.filterwarnings("ignore", "Delete operation did not match any records")
             table.overwrite(fit, snapshot_properties=rows.properties())
-
-
-def _creatable(schema: pa.Schema) -> pa.Schema:
-    """Leave out what says how a column lies in memory, and what pandas or hindscan noted on it."""
-    return pa.schema([pa.field(column.name, plain_type(column.type), column.nullable) for column in schema])
 
 
 def _run_of(snapshot: Snapshot, job: str) -> str | None:

@@ -13,7 +13,7 @@ before anything is written.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 import pyarrow as pa
@@ -22,7 +22,7 @@ from hindscan.errors import SchemaMismatch
 from hindscan.history.footer import plain_type
 from hindscan.history.unify import widens
 
-__all__ = ["MODES", "Mode", "Rows", "TableTarget", "fitted"]
+__all__ = ["MODES", "Mode", "Rows", "TableTarget", "creatable", "fitted", "plain"]
 
 #: "append": rows of every run are added. "replace": the table is the result of the newest run.
 Mode = Literal["append", "replace"]
@@ -91,6 +91,42 @@ def fitted(rows: Rows, columns: pa.Schema, table: str) -> pa.Table:
     return rows.table.select(columns.names).cast(columns)
 
 
+def plain(schema: pa.Schema) -> pa.Schema:
+    """Leave out what says how a column lies in memory, and what pandas or hindscan noted on it."""
+    return pa.schema([pa.field(column.name, plain_type(column.type), column.nullable) for column in schema])
+
+
+def creatable(schema: pa.Schema) -> pa.Schema:
+    """Give the columns that a table is made with, so that it holds a result of this schema: tables have fewer types."""
+    return pa.schema([pa.field(column.name, _of_tables(plain_type(column.type)), column.nullable) for column in schema])
+
+
 def _holds(column: pa.DataType, found: pa.DataType) -> bool:
     # A result without rows, or with nothing but nulls, may have no type at all.
-    return pa.types.is_null(found) or widens(plain_type(found), plain_type(column))
+    one, other = plain_type(found), plain_type(column)
+    return pa.types.is_null(found) or widens(one, other) or widens(_of_tables(one), other)
+
+
+def _of_tables(kind: pa.DataType) -> pa.DataType:
+    """Give the least type that both kinds of table have and that holds all values of a plain type."""
+    t, inner = pa.types, cast("Any", kind)
+    if t.is_integer(kind) and inner.bit_width <= 16:
+        return pa.int32()
+    if t.is_unsigned_integer(kind):
+        return pa.int64() if inner.bit_width == 32 else pa.decimal128(20, 0)
+    if t.is_float16(kind):
+        return pa.float32()
+    if t.is_date64(kind):
+        return pa.date32()
+    if t.is_decimal32(kind) or t.is_decimal64(kind):
+        return pa.decimal128(inner.precision, inner.scale)
+    if t.is_fixed_size_binary(kind):
+        return pa.binary()
+    if t.is_list(kind) or t.is_fixed_size_list(kind):
+        item = inner.value_field
+        return pa.list_(pa.field("element", _of_tables(plain_type(item.type)), item.nullable))
+    if t.is_struct(kind):
+        return pa.struct([pa.field(f.name, _of_tables(f.type), f.nullable) for f in inner.fields])
+    if t.is_map(kind):
+        return pa.map_(_of_tables(inner.key_type), _of_tables(inner.item_type))
+    return kind

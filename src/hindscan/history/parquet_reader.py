@@ -32,7 +32,7 @@ from hindscan.history.columns import described
 from hindscan.history.decoded import decoded
 from hindscan.history.deletes import kept_mask
 from hindscan.history.drifted import is_read_as_pinned, rows_as_pinned
-from hindscan.history.equality import DeleteFiles, Erasers, stored_name
+from hindscan.history.equality import DeleteFiles, Erasers, stored_path
 from hindscan.history.expansion import check_expansion
 from hindscan.history.footer import greatest_times
 from hindscan.history.int96 import check_int96, int96_unit
@@ -414,7 +414,7 @@ class ParquetSource:
     def _erased(self, s: ParquetSlice, fragment: ds.ParquetFileFragment) -> npt.NDArray[np.int64]:
         deletes = self._reader.equality_deletes[s.equality_deletes]
         keys = {column for one in deletes for column in one.columns}
-        stored = {name for key in keys if (name := stored_name(fragment.physical_schema, key)) is not None}
+        stored = {path[0] for key in keys if (path := stored_path(fragment.physical_schema, key)) is not None}
         self._decodes[s.position] |= {(name, group) for name in stored for group in range(s.first, s.last)}
         try:
             check_expansion(self._file(s), s, list(stored), verify=self._reader.verify)

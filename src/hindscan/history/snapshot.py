@@ -105,7 +105,7 @@ class KeyColumn(msgspec.Struct, frozen=True, kw_only=True):
 
     #: What data files know it by.
     id: int
-    #: What it is called, or was at last.
+    #: What it is called, or was at last; inside of structs ``place.city``.
     name: str
     #: All it has been called, for files that carry no ids.
     names: tuple[str, ...]

@@ -38,7 +38,16 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update.snapshot import _FastAppendFiles
 from pyiceberg.typedef import Record
-from pyiceberg.types import DoubleType, IntegerType, LongType, NestedField, StringType, TimestampType
+from pyiceberg.types import (
+    DoubleType,
+    IntegerType,
+    ListType,
+    LongType,
+    NestedField,
+    StringType,
+    StructType,
+    TimestampType,
+)
 
 import hindscan as hs
 from hindscan.data import Data
@@ -296,6 +305,37 @@ def test_columns_are_known_by_id_whatever_they_are_called_and_wherever_they_went
     assert numbers(of) == [3]
 
 
+def test_a_delete_can_be_of_a_field_inside_of_structs(tmp_path: Path) -> None:
+    table = table_in(tmp_path)
+    table.append(bids(0, 3))  # without the structs: theirs is null
+    where = StructType(NestedField(1, "city", StringType()), NestedField(2, "at", StructType(NestedField(3, "x", IntegerType()))))  # fmt: skip
+    with table.update_schema() as change:
+        change.add_column("place", where)
+    ids = {name: table.schema().find_field(name).field_id for name in ("place", "place.city", "place.at", "place.at.x")}
+    places = [{"city": "a", "at": {"x": 1}}, {"city": "b", "at": {"x": 2}}, {"city": "b", "at": None}, None, {"city": None, "at": {"x": 2}}]  # fmt: skip
+    table.append(rows_of(*({"n": 10 + n, "place": place} for n, place in enumerate(places)), schema=table.schema()))
+
+    def known(name: str, kind: pa.DataType, number: int) -> pa.Field[Any]:
+        return pa.field(name, kind, metadata={"PARQUET:field_id": str(number)})
+
+    def delete(number: int, deleted: Sequence[Mapping[str, Any] | None], *compared: str) -> None:
+        inner = pa.struct([known("x", pa.int32(), ids["place.at.x"])])
+        outer = pa.struct([known("city", pa.string(), ids["place.city"]), known("at", inner, ids["place.at"])])
+        path = Path(table.location().removeprefix("file://")) / "data" / f"inside-{number}.parquet"
+        rows = pa.table([pa.array(deleted, outer)], schema=pa.schema([known("place", outer, ids["place"])]))
+        pq.write_table(rows, path, write_page_checksum=True)
+        named = [ids[name] for name in compared]
+        commit(table, DataFileContent.EQUALITY_DELETES, f"file://{path}", Record(), 0, equality_ids=named)
+
+    of = history(tmp_path)
+    delete(1, [{"city": "b", "at": {"x": 2}}], "place.city", "place.at.x")
+    assert numbers(of) == [0, 1, 2, 10, 12, 13, 14]
+    delete(2, [{"city": "?", "at": {"x": 1}}, {"city": "?", "at": {"x": 2}}], "place.at.x")
+    assert numbers(of, "SELECT n FROM t WHERE n > 0") == [1, 2, 12, 13]
+    delete(3, [None], "place.city")  # a struct that is null, or not there, has null in it
+    assert numbers(of) == [12]
+
+
 @pytest.mark.parametrize("slice_rows", [1, 7, 1000])
 def test_deletes_find_their_rows_in_whatever_row_groups_a_slice_has(tmp_path: Path, slice_rows: int) -> None:
     table = table_in(tmp_path)
@@ -448,8 +488,8 @@ def test_deletes_that_changed_or_are_damaged_fail_by_their_file(tmp_path: Path) 
 def test_deletes_that_cannot_be_read_right_are_refused_by_the_file(tmp_path: Path) -> None:
     table = table_in(tmp_path)
     with table.update_schema() as change:
-        change.add_column("seller", SCHEMA.as_struct())
-    inner = table.schema().find_field("seller.s").field_id
+        change.add_column("sellers", ListType(1, StringType()))
+    inner = table.schema().find_field("sellers.element").field_id
     table.append(bids(0, 3))
     unknown = delete_equal(table, [{1: 1}], [1])
     for ids in ([], [inner], [99]):

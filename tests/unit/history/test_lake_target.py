@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,28 @@ def test_types_of_all_results_come_back_as_they_were(target: Made, tmp_path: Pat
     assert read_at.astimezone(dt.UTC) == at
 
 
+def test_a_table_that_is_made_for_a_result_holds_it_whatever_its_types(target: Made, tmp_path: Path) -> None:
+    to = target("append")
+    # Types that no table has, each with its greatest value.
+    columns: dict[str, Any] = {
+        "u8": pa.array([2**8 - 1], pa.uint8()),
+        "u16": pa.array([2**16 - 1], pa.uint16()),
+        "u32": pa.array([2**32 - 1], pa.uint32()),
+        "u64": pa.array([2**64 - 1], pa.uint64()),
+        "half": pa.array([65504.0], pa.float16()),
+        "day": pa.array([dt.date(2018, 1, 31)], pa.date64()),
+        "cents": pa.array([Decimal("999.99")], pa.decimal32(5, 2)),
+        "code": pa.array([b"abc"], pa.binary(3)),
+        "pair": pa.array([[1, 2]], pa.list_(pa.uint8(), 2)),
+        "bytes": pa.array([[-128, None]], pa.list_(pa.int8())),
+        "inner": pa.array([{"ids": [2**32 - 1]}], pa.struct([("ids", pa.list_(pa.uint32()))])),
+    }
+    for run in ("r1", "r2"):
+        to.add(Rows(job="totals", run=run, digest="d", table=pa.table({"run": [run], **columns})))
+    values = tuple(column[0].as_py() for column in columns.values())
+    assert told(to, tmp_path) == [("r1", *values), ("r2", *values)]
+
+
 def test_columns_that_do_not_fit_are_all_refused_by_name_and_nothing_is_written(target: Made, tmp_path: Path) -> None:
     to = target("append")
     to.add(rows("r1", 1))
@@ -189,6 +212,15 @@ def test_a_table_that_cannot_be_written_to_is_an_error_worth_a_retry(tmp_path: P
     gone = {"type": "sql", "uri": f"sqlite:///{tmp_path}/file/shop.db"}
     with pytest.raises(ServiceUnavailable, match=r"\[iceberg.shop\]"):
         IcebergTarget(declared="shop.a.b", catalog=gone, mode="append", stores={}).add(rows("r1", 1))
+
+
+def test_a_column_without_a_type_makes_no_iceberg_table(tmp_path: Path) -> None:
+    to = IcebergTarget(declared="shop.reports.totals", catalog=catalog(tmp_path), mode="append", stores={})
+    with pytest.raises(SchemaMismatch, match=r"price.*Give the job's result other types"):
+        to.add(rows("r1", None, kind=pa.null()))
+    to.add(rows("r1", 1))
+    to.add(rows("r2", None, kind=pa.null()))  # where there is a table its column has one
+    assert told(to, tmp_path) == [("r1", 1), ("r2", None)]
 
 
 def test_a_type_that_no_table_has_is_refused_before_one_is_made(target: Made, tmp_path: Path) -> None:
