@@ -2,7 +2,8 @@
 
 Keeps promise 2 against engines: they are told only types that they read alike and right. An int is read as the long it is on the wire, because one engine wraps it
 in silence; an enum as the long of its place, because one engine counts negative places from the end and the other panics on a null; a boolean as its byte, because
-one engine takes a byte that is neither 0 nor 1 for false and the other for true; a map as the array of pairs it is on the wire. The ranges that this leaves open are checked here.
+one engine takes a byte that is neither 0 nor 1 for false and the other for true; a map as the array of pairs it is on the wire. The ranges that this leaves open
+are checked here.
 
 ::
 
@@ -93,7 +94,7 @@ def from_engine(array: Any, type_: AvroType, path: str) -> pa.Array[Any]:
             known = pc.is_in(byte, value_set=pa.array([b"\x00", b"\x01", b"", None], pa.binary()))
             if pc.all(known).as_py() is False:
                 raise Misfit(path, "is neither true nor false")
-            return cast("pa.Array[Any]", pc.equal(byte, b"\x01"))
+            return cast("pa.Array[Any]", pc.equal(byte, pa.scalar(b"\x01", pa.binary())))
         case "string":
             return cast("pa.Array[Any]", array.cast(pa.string()))
         case "bytes" | "fixed":
