@@ -41,6 +41,9 @@ _LINE_BYTES_MOST: Final = 64 << 20
 #: Rows encoded at a time.
 _ROWS: Final = 8_192
 
+#: From here on numbers are rounded to the next power of two, which is more than floats of 32 bits hold.
+_FLOAT_MOST: Final = (2.0 - 2.0**-24) * 2.0**127
+
 _NOT_FINITE = Literal["NaN", "Infinity", "-Infinity"]
 
 _Spell = Callable[[Any], Any]
@@ -220,7 +223,13 @@ def _array(values: Sequence[Any], field: pa.Field[Any], before: int) -> pa.Array
 def _from_text(values: Any, kind: pa.DataType) -> Any:
     """Read back what is spelt as text; struct objects become dicts."""
     if pa.types.is_floating(kind):
-        return [float(one) if isinstance(one, str) else one for one in values]
+        numbers = [float(one) if isinstance(one, str) else one for one in values]
+        if pa.types.is_float32(kind):
+            # Arrow would make infinity of them.
+            far = next((one for one in numbers if one is not None and _FLOAT_MOST <= abs(one) < math.inf), None)
+            if far is not None:
+                raise ValueError(f"{far} is out of its range")
+        return numbers
     if pa.types.is_integer(kind):
         return [int(one) if isinstance(one, str) else one for one in values]
     if pa.types.is_time32(kind):

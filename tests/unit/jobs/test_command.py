@@ -283,6 +283,21 @@ def test_a_time_of_day_that_the_column_would_change_is_a_bad_partial(make: Make,
         steps["slice"](data())
 
 
+@pytest.mark.parametrize(
+    ("told", "fits"), [("3.4028235e38", True), ("3.4028236e38", False), ("-1e300", False), ('"Infinity"', True)]
+)
+def test_a_number_that_a_narrow_float_would_make_infinite_is_a_bad_partial(make: Make, told: str, fits: bool) -> None:
+    line = f'{{"x": {told}}}'
+    steps = make(f"print({line!r})", step={"output": {"x": "float"}})
+    if fits:
+        assert (
+            steps["slice"](data())["x"].to_pylist() == pa.array([float(told.strip(chr(34)))], pa.float32()).to_pylist()
+        )
+    else:
+        with pytest.raises(BadPartial, match="out of its range"):
+            steps["slice"](data())
+
+
 def test_garbage_without_end_is_ended(make: Make) -> None:
     told = fails(make("import sys\nwhile True: sys.stdout.buffer.write(b'\\xff\\x00garbage\\n' * 9999)"), BadPartial)
     assert "line 1 must be one JSON object" in told
