@@ -247,7 +247,8 @@ class ArchivedRows:
             order.add(RawBatch(offsets=self._offsets[first:last], times=own, values=nothing), rows, times)
         else:
             known = micros_of(times.drop_null())
-            order.disorder = None
+            # Of records without times of their own a broken promise of order cannot be seen.
+            order.disorder = None if times.null_count else 0
             if len(known):
                 order.least, order.greatest = int(known.min()), int(known.max())
         return msgspec.structs.replace(

@@ -300,6 +300,30 @@ def test_times_of_records_bound_archived_rows_too(kafka_cluster: KafkaCluster, l
         assert found == expected
 
 
+def test_a_lake_without_times_of_records_is_cut_by_the_lateness_of_its_topic(
+    kafka_cluster: KafkaCluster, topic: MakeTopic, tmp_path: Path
+) -> None:
+    name = topic("connected")
+    producer = confluent_kafka.Producer({"bootstrap.servers": kafka_cluster.bootstrap, "linger.ms": 0})
+    for n in range(60):
+        producer.produce(name, value(n), partition=0, timestamp=1 + MINUTE // 1000 * n)
+    assert producer.flush(30) == 0
+    table = {"topic": name, "columns": COLUMNS, "time": "at", "record": ["offset"], "lateness": "2h"}
+    lake = {"path": "lake", "layout": "connect", "offset": "kafka_offset"}
+    clusters = {"default": {"bootstrap.servers": kafka_cluster.bootstrap}}
+    alone = history_from_toml("alone", table, clusters=clusters, root=tmp_path)
+    stitched = history_from_toml("stitched", {**table, "archive": lake}, clusters=clusters, root=tmp_path)
+    assert isinstance(alone, KafkaHistory)
+    assert isinstance(stitched, StitchedHistory)
+    rows = pa.concat_tables(read(alone)[0]).slice(0, 30)
+    (tmp_path / "lake").mkdir()
+    pq.write_table(rows.rename_columns({"_offset": "kafka_offset"}), tmp_path / f"lake/{name}+0+0000000000.parquet")
+    for window in (Window(), Window(since=10 * MINUTE, until=40 * MINUTE), Window(as_of=30 * MINUTE)):
+        expected = read(alone, window)[0]
+        assert sum(map(len, expected)) > 10
+        assert read(stitched, window)[0] == expected
+
+
 # --- Growing ----------------------------------------------------------------------------------------------------------
 
 
