@@ -543,4 +543,7 @@ def test_a_condition_that_fails_on_a_value_fails_of_the_archive_as_of_the_topic(
     for history in (of.topic, of):
         pin = history.pin(Window())
         with history.reader(pin).open(cut(pin, 30)) as source, pytest.raises(duckdb.ConversionException):
-            Data("h", {"h": source}).sql("SELECT n FROM h WHERE n > 20 AND CAST(kind AS INTEGER) = 7")
+            Data("h", {"h": source}).sql("SELECT n FROM h WHERE n > 2 AND CAST(kind AS INTEGER) = 7")
+        with history.reader(pin).open(cut(pin, 30)) as source:
+            found = Data("h", {"h": source}).sql("SELECT n FROM h WHERE n > 20 AND CAST(kind AS INTEGER) = 7")
+        assert found["n"].to_pylist() == list(range(21, 30)), "the statement does not ask it of the others"
