@@ -71,7 +71,7 @@ def test_a_worker_killed_midway_changes_no_bit(site: Site, wanted: str, tmp_path
 
 
 @given(cuts=st.lists(st.integers(1, 19_999), min_size=1, max_size=2))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_draws_that_are_extended_are_those_drawn_at_once_and_only_new_ones_are_computed(
     tmp_path_factory: pytest.TempPathFactory, site: Site, cuts: list[int]
 ) -> None:

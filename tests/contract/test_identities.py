@@ -129,7 +129,7 @@ class Deliveries(RuleBasedStateMachine):
 
 
 def test_one_run_for_each_match_whatever_happens_to_its_event(store: Store) -> None:
-    slow = settings(max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
+    slow = settings(max_examples=12, stateful_step_count=12, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(lambda: Deliveries(store), settings=slow)  # type: ignore[no-untyped-call]
 
 

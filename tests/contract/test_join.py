@@ -126,7 +126,7 @@ def join_of(parts: int) -> Job:
     return made
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     left=st.lists(_file, max_size=4),
     right=st.lists(_file, max_size=4),

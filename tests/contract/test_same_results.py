@@ -61,9 +61,7 @@ def oracle(
 
 
 @given(tables=st.lists(ROWS, min_size=1, max_size=5), data=st.data())
-@settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_results_do_not_depend_on_how_they_came_about(executors, tables, data):
     with tempfile.TemporaryDirectory() as folder:
         site = make_site(Path(folder), 0)

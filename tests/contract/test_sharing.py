@@ -126,7 +126,7 @@ def anew(site: Site, *positions: int) -> Any:
     )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, SLICES - 1), place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_bit_that_tips_anywhere_in_a_partial_never_changes_a_result(
     site: Site, position: int, place: float, flip: int
@@ -146,7 +146,7 @@ def test_a_bit_that_tips_anywhere_in_a_partial_never_changes_a_result(
     assert site.partials.read(stage.finished).equals(good)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_key_changes_just_when_what_its_slice_reads_or_sees_changes(site: Site, data: st.DataObject) -> None:
     base = site.plan("sums")

@@ -262,7 +262,6 @@ def test_the_claim_and_the_events_do_what_the_model_does(store: Store, clock: Cl
     chosen = settings(
         max_examples=examples,
         stateful_step_count=25,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
         database=None,
     )

@@ -170,7 +170,7 @@ def test_the_run_of_a_leaktest_leaves_nothing_behind(folder: Path) -> None:
     assert not list(folder.glob(".hindscan/partials/**/*.arrow"))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(0, 100))
 def test_poison_changes_every_value_of_late_rows_and_none_of_others(late: list[bool], seed: int) -> None:
     rng = np.random.default_rng(seed)

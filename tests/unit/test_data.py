@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from at_once import at_once
@@ -131,7 +131,6 @@ ROWS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(rows=ROWS, query=QUERIES, value=st.integers(-3, 3))
 def test_sql_gives_what_plain_duckdb_gives_over_the_same_rows(
     rows: list[tuple[int, int | None, str | None]], query: str, value: int

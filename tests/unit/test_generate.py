@@ -239,7 +239,7 @@ def test_the_committed_sample_is_what_its_readme_says_and_its_command_makes(tmp_
         assert pq.read_table(committed / name).equals(pq.read_table(tmp_path / name))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(bids=st.integers(1, 3_000), seed=st.integers(0, 2**63))
 def test_any_size_and_seed_gives_exactly_that_many_bids_in_the_order_of_time(bids: int, seed: int) -> None:
     latest, seen, opened = 0, 0, 0

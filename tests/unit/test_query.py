@@ -87,7 +87,7 @@ ROWS = st.lists(
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=ROWS, least=st.integers(0, 3))
 def test_a_source_that_leaves_out_what_it_may_gives_the_same_result(condition: str, rows: Any, least: int) -> None:
     table = table_of(rows)

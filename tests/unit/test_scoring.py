@@ -23,7 +23,7 @@ def of(draws: list[float]) -> Forecast:
     return Forecast(mean=float(np.mean(draws)), draws=np.array(draws))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(floats, min_size=1, max_size=40), floats)
 def test_crps_of_draws_is_the_double_sum(draws: list[float], outcome: float) -> None:
     x = np.array(draws)

@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 #: Meaning of what hindscan hands to a step. Raised only when the same slice would give other rows, never for speed or looks: it recomputes everything.
-READER_VERSION: Final = 2
+READER_VERSION: Final = 3
 
 #: Meaning of a split by key: the hash of `runs.parts`, and the order of a finished part. Raised only when the same rows would lie elsewhere.
 SPLIT_VERSION: Final = 1

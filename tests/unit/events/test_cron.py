@@ -74,7 +74,7 @@ fields = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(CHANGES), fields, st.integers(-40 * 60, 10 * 60), st.integers(0, 59))
 def test_ticks_are_those_that_a_scan_of_every_minute_finds(change, field, minutes_off, seconds_off) -> None:
     (name, day), (minute, hour) = change, field
@@ -126,7 +126,6 @@ def test_what_is_no_schedule_is_refused(expression, fault) -> None:
     assert fault in (cron_fault(expression) or "")
 
 
-@settings(deadline=None)
 @given(st.text(max_size=20) | st.text("0123456789*/,-L#MONJAN ", max_size=20))
 def test_any_text_is_a_schedule_or_has_a_fault(text) -> None:
     if cron_fault(text) is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan import times
@@ -29,7 +29,6 @@ def test_a_long_absence_is_worked_off_in_parts() -> None:
     assert first + second == list(range(NOW - DAY, NOW + 1, 60))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 90_000), min_size=1, max_size=6), st.sampled_from(["catch up", "latest", "skip"]))
 def test_however_often_one_looks_each_instant_is_decided_once(gaps, missed) -> None:
     expression, zone = "17 */5 * * *", "Europe/Berlin"

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.config_file import load_project
@@ -137,7 +137,6 @@ records = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(records)
 def test_any_record_is_an_event_or_has_faults(record) -> None:
     (one,) = received_from_kafka(

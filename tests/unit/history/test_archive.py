@@ -127,7 +127,7 @@ def test_pieces_end_where_slices_do(start: int, length: int, slice_rows: int) ->
     assert len(pieces) <= length // slice_rows + 2
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     steps=st.lists(st.integers(0, 12), max_size=6),
     cuts=st.lists(st.sampled_from([3, 7, 10]), min_size=6, max_size=6),
@@ -459,7 +459,7 @@ def of_kinds(chance: random.Random, count: int) -> Log:
     return [record for record in found if chance.random() < 0.9]
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 99),
     until=st.integers(0, 30),

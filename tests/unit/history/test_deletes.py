@@ -21,7 +21,7 @@ from hindscan.plans.cut import cut
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), SIZES)
 def test_a_mask_is_that_of_the_positions_for_any_range_of_row_groups(data: st.DataObject, sizes: list[int]) -> None:
     total = sum(sizes)
@@ -39,7 +39,7 @@ def test_a_mask_is_that_of_the_positions_for_any_range_of_row_groups(data: st.Da
     assert groups == masked([RowGroup(rows=size, bytes=1) for size in sizes], np.array(positions[::-1], np.int64))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sets(st.integers(0, 99)), st.integers(5, 60), st.integers(20, 60), st.integers(0, 100))
 def test_every_cut_of_a_file_reads_the_rows_that_are_left(
     tmp_path_factory: pytest.TempPathFactory, deleted: set[int], group_rows: int, slice_rows: int, least: int

@@ -538,9 +538,7 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one == other
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_history_of_appends_and_deletes_reads_as_row_by_row(tmp_path: Path, data: st.DataObject) -> None:
     root = Path(tempfile.mkdtemp(dir=tmp_path))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.history.columns import schema_from_text, schema_to_text
@@ -85,7 +85,6 @@ SCALARS = (
 )
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_what_was_inferred_decodes_every_record_of_the_sample(data: st.DataObject) -> None:
     fields: dict[str, Any] = data.draw(st.dictionaries(st.sampled_from("abcd"), st.sampled_from(SCALARS), min_size=1))

@@ -43,7 +43,7 @@ def ask(of: ParquetHistory, query: str, window: Window | None = None) -> pa.Tabl
         return found
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(st.one_of(st.datetimes(), st.sampled_from(FAR)), min_size=1, max_size=6))
 def test_any_time_is_read_as_duckdb_reads_it(tmp_path: Path, values: list[dt.datetime | None]) -> None:
     of = history(tmp_path / "t", values)

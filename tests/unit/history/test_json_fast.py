@@ -125,7 +125,7 @@ def both(schema: pa.Schema, records: list[bytes]) -> tuple[Any, Any]:
     return FastJson(schema, reference.decode).decode(padded), reference.decode(values)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(schema=schemas(), records=st.lists(documents(), max_size=4))
 @example(schema=pa.schema([("s", pa.string())]), records=[b'{"s":"\xff"}', b'{"s":"ok"}'])
 @example(schema=pa.schema([("i", pa.int64())]), records=[b'{"i":1,"i":2}', b'{"i":3}', b"[]"])
@@ -158,7 +158,7 @@ def alike(draw: st.DrawFn) -> tuple[pa.Schema, list[bytes]]:
     return schema, records
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(given=alike())
 @example(given=(pa.schema([("t", pa.bool_())]), [b'{"t":true}', b'{"t":null}', b'{"t":false}']))
 @example(

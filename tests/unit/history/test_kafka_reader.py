@@ -88,7 +88,7 @@ def record(**fields: object) -> bytes:
     return json.dumps(fields).encode()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     holes=st.lists(st.integers(1, 3), min_size=1, max_size=15),
     nulls=st.sets(st.integers(0, 14)),
@@ -332,7 +332,7 @@ def test_only_records_with_the_keys_are_decoded_and_the_proof_is_of_all(client: 
     st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=12),
     st.lists(st.integers(1, 4), min_size=1, max_size=4),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_proof_tells_how_far_times_are_out_of_order(times: list[tuple[int, int]], sizes: list[int]) -> None:
     Client.log = [
         (offset, record, json.dumps({"at": f"1970-01-01T00:00:00.{event:03}Z"}).encode())

@@ -162,7 +162,7 @@ def test_files_in_unlike_folders_are_refused(tmp_path: Path) -> None:
         history(tmp_path / "b").pin(Window())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_bounds_keep_exactly_the_rows_inside_for_every_unit_order_and_cut(tmp_path: Path, data: st.DataObject) -> None:
     """DuckDB over the same file is the oracle. Times are shuffled, so that statistics overlap."""

@@ -133,7 +133,7 @@ def write(path: Path, rows: pa.Table, writer: str, row_group_rows: int) -> None:
             )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_conditions_over_files_give_what_they_give_over_the_rows(tmp_path: Path, data: st.DataObject) -> None:
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
@@ -209,7 +209,7 @@ STATEMENTS = [
 FOLDERS = ["a b", "%41", "x%3Dy", "a%2Fb", "a+b", "NULL", "", "__HIVE_DEFAULT_PARTITION__", "01", "\u0663", "1.5"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_statements_over_files_give_what_they_give_over_the_rows(tmp_path: Path, data: st.DataObject) -> None:
     folder = Path(tempfile.mkdtemp(dir=tmp_path))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import hindscan.history.kafka_reader as module
@@ -99,7 +99,6 @@ def is_text(value: bytes) -> bool:
     return True
 
 
-@settings(deadline=None)
 @given(st.lists(records, min_size=1, max_size=8), st.lists(st.integers(1, 4), min_size=1, max_size=3))
 def test_batches_tombstones_and_bad_records_leave_the_rest_in_place(log: list[Record], sizes: list[int]) -> None:
     rows, proof = read(log, EVERYTHING, sizes)

@@ -104,7 +104,7 @@ def echoes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return made
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.fixed_dictionaries({n: st.none() | s for n, (_, _, s) in TYPES.items()}), max_size=6))
 @pytest.mark.parametrize("told", ["arrow", "number", "text"])
 def test_every_value_of_every_type_comes_back_as_it_was_told(

@@ -456,7 +456,7 @@ plain = st.recursive(
 
 
 @given(plain, plain)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_plain_values_have_equal_digests_just_if_they_are_written_alike(one: Any, other: Any) -> None:
     assert (digest(one) == digest(other)) == (repr(one) == repr(other))
 

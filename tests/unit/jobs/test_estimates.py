@@ -121,7 +121,7 @@ def test_counts_and_ranks_are_those_of_all_draws() -> None:
     seed=st.integers(0, 99),
 )
 @example(atoms=[0.0, 1.0, 2.0], level=0.5, seed=1)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_quantile_is_as_near_as_stated_and_its_interval_holds_the_draws_it_is_made_of_wherever_they_lie(
     atoms: list[float], level: float, seed: int
 ) -> None:
@@ -139,7 +139,7 @@ def test_a_quantile_is_as_near_as_stated_and_its_interval_holds_the_draws_it_is_
 
 
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=6), st.randoms())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_grouping_and_order_change_no_bit(sizes: list[int], random: Any) -> None:
     wanted = WANTED | {"controlled": Mean("x", controls={"y": 1e6})}
     partials, _, _ = blocks(sizes, wanted)
@@ -175,7 +175,7 @@ def test_intervals_of_probabilities_are_those_of_scipy(hits: int, draws: int, co
 
 
 @given(st.integers(1, 10**6), st.floats(0.5, 0.9999))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_students_quantile_is_that_of_scipy(freedom: int, confidence: float) -> None:
     assert student_quantile(confidence, freedom) == pytest.approx(
         scipy.stats.t.ppf(0.5 + confidence / 2, freedom), rel=1e-5

@@ -117,7 +117,7 @@ def test_words_are_those_of_numpys_generators_each_seeded_with_three_words(count
     assert stream.rng.bit_generator.random_raw() == Philox(9).random_raw(49)[48]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(counts=st.lists(st.integers(0, 400), min_size=1, max_size=4), seed=st.integers(0, 2**32))
 @example(counts=[normal._PAIRS // LANES + 1, normal._ROWS + 1, 1], seed=3)
 def test_the_compiled_loop_and_numpy_give_the_same_bits(counts: list[int], seed: int) -> None:
@@ -155,7 +155,7 @@ def block(size: int, *, index: int = 0, seed: int = 7, **more: object) -> Block:
     return Block(index=index, size=size, start=index * size, seed=seed, **more)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(0, 300), min_size=1, max_size=4), more=st.integers(1, 300), dimensions=st.integers(0, 70)
 )

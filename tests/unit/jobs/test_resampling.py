@@ -89,7 +89,7 @@ def test_the_variance_of_a_bootstrapped_mean_is_its_closed_form() -> None:
     assert stationary.var() == pytest.approx(wanted, rel=0.06)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(sorted(METHODS)), st.integers(5, 30), st.integers(1, 40), st.integers(0, 2**40))
 def test_bootstraps_stay_in_range_and_come_from_the_blocks_stream_alone(method: str, n: int, count: int, seed: int) -> None:  # fmt: skip
     np.random.seed(0)  # noqa: NPY002 -- the global generator must not matter

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.errors import BadPartial
@@ -55,7 +55,6 @@ def test_they_are_what_numpy_says(kind: str, n: int) -> None:
 
 
 @given(st.lists(st.lists(st.floats(-1e100, 1e100), max_size=5), min_size=1, max_size=6), st.randoms())
-@settings(deadline=None)
 def test_grouping_and_order_change_no_bit(blocks: list[list[float]], random) -> None:  # type: ignore[no-untyped-def]
     partials = [partial({"x": np.array(block)}) for block in blocks]
     at_once = merge(partials)
@@ -67,7 +66,6 @@ def test_grouping_and_order_change_no_bit(blocks: list[list[float]], random) -> 
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e149, max_value=1e149), min_size=1))
-@settings(deadline=None)
 def test_every_quantile_lies_in_the_range_and_in_order(values: list[float]) -> None:
     row = finished(np.array(values))
     order = [row[name] for name in ("min", "p05", "p25", "p50", "p75", "p95", "max")]

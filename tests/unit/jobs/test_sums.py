@@ -58,7 +58,7 @@ def test_products_are_those_of_two_steps(size: int, seed: int, one_step: bool) -
     assert [*totals, *products] == [in_rows(column) for column in (a, b, a * a, a * b, b * b)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=SIZES, seed=st.integers(0, 99), about=st.sampled_from([0.0, 1e3, math.nan, math.inf]), zeros=st.booleans())
 def test_sums_of_a_compiled_loop_are_the_same_bits(size: int, seed: int, about: float, zeros: bool) -> None:
     pytest.importorskip("numba")

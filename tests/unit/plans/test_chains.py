@@ -107,7 +107,6 @@ def by_data(one: Stage) -> dict[tuple[int, int, int], str]:
 ends = st.lists(st.integers(0, 75), min_size=1, max_size=4)
 
 
-@settings(deadline=None)
 @given(ends, st.data())
 def test_after_growth_exactly_what_is_new_is_computed(before, data):
     after = [end + data.draw(st.integers(0, 40)) for end in before]
@@ -130,7 +129,6 @@ def test_after_growth_exactly_what_is_new_is_computed(before, data):
     } & stored_by(old)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(1, 8), st.data())
 def test_a_changed_slice_changes_all_later_ones_of_its_partition_and_no_other(partitions, slices, data):
     victim = data.draw(st.integers(0, partitions - 1))
@@ -147,7 +145,6 @@ def test_a_changed_slice_changes_all_later_ones_of_its_partition_and_no_other(pa
     assert set(old.keys).isdisjoint(base.keys)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9), st.data())
 def test_what_is_computed_leads_from_a_checkpoint_to_all_that_is_missing_and_is_no_more(slices, data):
     whole = stage(topic(slices * ROWS))
@@ -267,7 +264,6 @@ def test_the_cost_says_what_must_be_done_one_after_another():
     assert cost_of(plan(topic(30, 50, 10), fresh=True), workers=4).tasks == 9
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(0, 7)), st.sampled_from([None, 1, 2, 3]), st.booleans())
 def test_lines_hold_each_slice_once_in_order_and_never_cross_a_gap_or_a_partition(chosen, per_task, fresh):
     whole = stage(topic(50, 30))
@@ -284,7 +280,7 @@ def test_lines_hold_each_slice_once_in_order_and_never_cross_a_gap_or_a_partitio
 # --- Bounds that cut off nothing --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     times=st.lists(st.integers(0, 9), min_size=1, max_size=6),
     befores=st.lists(st.integers(0, 10), min_size=1, max_size=4),

@@ -7,7 +7,7 @@ import base64
 import msgspec
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.errors import PlanRefused
@@ -120,7 +120,6 @@ def test_each_worker_gets_about_four_tasks_of_equal_weight(workers):
     each=st.floats(0.001, 0.1),
     speeds=st.lists(st.floats(0.8, 1.2), min_size=8, max_size=8),
 )
-@settings(deadline=None)
 def test_workers_that_are_not_equally_fast_are_done_at_about_the_same_time(workers, each, speeds):
     tasks = group(pieces(*[1000] * 2_000), workers=workers, pace=Pace(each, 1000))
     ends = [0.0] * workers

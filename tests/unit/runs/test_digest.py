@@ -109,13 +109,13 @@ def content(table: pa.Table) -> Any:
 
 
 @given(table=tables(), cuts=st.lists(st.integers(0, 100), max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_how_rows_are_cut_does_not_show(table: pa.Table, cuts: list[int]) -> None:
     assert table_digest(in_pieces(table, cuts)) == table_digest(table)
 
 
 @given(table=tables())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_table_that_was_stored_has_the_digest_it_had(
     table: pa.Table, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -131,13 +131,13 @@ def test_a_table_that_was_stored_has_the_digest_it_had(
 
 
 @given(one=tables(), two=tables())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_tables_have_equal_digests_if_and_only_if_their_content_is_equal(one: pa.Table, two: pa.Table) -> None:
     assert (table_digest(one) == table_digest(two)) == (content(one) == content(two))
 
 
 @given(table=tables(), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_one_changed_value_or_the_order_of_rows_shows(table: pa.Table, data: st.DataObject) -> None:
     assume(table.num_rows > 0)
     order = data.draw(st.lists(st.integers(0, table.num_rows - 1), min_size=table.num_rows, max_size=table.num_rows))

@@ -65,7 +65,7 @@ def table(store: Store, query: str) -> list[Any]:
 
 
 @given(batches=st.lists(st.lists(_ARRIVALS, max_size=8), max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_first_of_everything_counts(store: Store, batches: list[list[Any]]) -> None:
     source = next(_sources)
     events: dict[int, int] = {}
@@ -116,7 +116,7 @@ def test_the_first_of_everything_counts(store: Store, batches: list[list[Any]]) 
 
 
 @given(bad=st.sets(st.integers(0, 29), max_size=6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_poison_in_a_batch_is_kept_and_blocks_nothing(store: Store, bad: set[int]) -> None:
     source = next(_sources)
     batch: list[Entry | Unreadable] = []

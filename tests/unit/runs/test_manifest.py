@@ -64,7 +64,7 @@ MANIFESTS = st.builds(
 
 
 @given(manifest=MANIFESTS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_is_read_is_what_was_written(manifest: Manifest) -> None:
     assert decode_manifest(encode_manifest(manifest)) == manifest
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.tasks.attempts import ATTEMPTS, Hearing, Piece, make_pieces
@@ -116,7 +116,6 @@ LINES = [[["a1", "a2"], ["a3"], ["a4", "a5"]], [["b1"], ["b2", "b3"]], [["c1"]]]
 ALL = sorted(key for line in LINES for group in line for key in group)
 
 
-@settings(deadline=None)
 @given(st.data(), st.integers(1, 4))
 def test_what_is_behind_in_a_line_never_begins_before_what_is_ahead_is_done(data, workers):
     how = data.draw(st.dictionaries(st.sampled_from(ALL), st.sampled_from(["die", "again"]), max_size=4))

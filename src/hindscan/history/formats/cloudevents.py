@@ -10,6 +10,7 @@ A record without a value is an event without data if its headers say that it is 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
@@ -33,6 +34,7 @@ _TIME_TYPE: Final = pa.timestamp("us", "UTC")
 #: Those that every event has; of the others a sample shows which there are.
 _ALWAYS: Final = ("id", "source", "type")
 _OPTIONAL: Final = ("subject", "time", "datacontenttype", "dataschema")
+_WHOLE: Final = re.compile("-?[0-9]+")
 _BOOLEANS: Final = {"true": True, "false": False}
 
 RawHeaders = Sequence[tuple[str, bytes | None]] | None
@@ -192,6 +194,8 @@ def _attribute(event: Event, column: pa.Field[Any]) -> Any:
         if pa.types.is_boolean(column.type):
             return _BOOLEANS[found]
         if pa.types.is_integer(column.type):
+            if not _WHOLE.fullmatch(found):
+                raise ValueError("no whole number as an event writes one")
             return pa.scalar(int(found), column.type).as_py()
     except (KeyError, ValueError, OverflowError, pa.ArrowException) as fault:
         raise ValueError(column.name, f"must be {column.type}, found {found!r}") from fault

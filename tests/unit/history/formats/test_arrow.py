@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.history.formats.arrow import ArrowDecoder, arrow_columns
@@ -33,7 +33,6 @@ def decode(schema: pa.Schema, *values: bytes) -> tuple[list[dict[str, Any]], lis
     return table.to_pylist(), bad
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.none() | st.integers(-(2**31), 2**31 - 1), st.none() | st.lists(st.text(max_size=3), max_size=3)),
@@ -86,7 +85,6 @@ def test_a_null_where_none_may_be_is_bad() -> None:
     assert (rows, bad[0].field) == ([], "a")
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_damaged_streams_are_bad_or_rows_never_more(data: st.DataObject) -> None:
     value = bytearray(row(a=7, b=["text", None]))

@@ -645,7 +645,7 @@ def _as_read(schema: Any, value: Any) -> Any:
     return value
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(_schemas, st.data())
 def test_columns_are_what_fastavro_reads(schema: dict[str, Any], data: st.DataObject) -> None:
     records = [_value(data.draw, schema) for _ in range(data.draw(st.integers(1, 4)))]
@@ -677,7 +677,7 @@ def damaged(data: st.DataObject, good: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("columns", [None, ["a", "b", "c", "e"]])
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_damaged_bodies_are_judged_alike_by_all_engines(columns: list[str] | None, data: st.DataObject) -> None:
     schema = record(a="long", b=ENUM, c="string", d={"type": "array", "items": "int"}, e="double")
@@ -686,7 +686,7 @@ def test_damaged_bodies_are_judged_alike_by_all_engines(columns: list[str] | Non
 
 
 @pytest.mark.parametrize("columns", [["a", "b", "c", "d"], ["d"]])
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_the_compiled_loop_judges_damaged_branches_and_pairs_as_fastavro_does(
     columns: list[str], data: st.DataObject
@@ -701,7 +701,7 @@ def test_the_compiled_loop_judges_damaged_branches_and_pairs_as_fastavro_does(
     decode(schema, damaged(data, encode(schema, value)), columns=columns, engines=(COMPILED, FASTAVRO))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.sampled_from("abcd"), st.sampled_from(["int", "long", "double", "string"])), min_size=1, max_size=4

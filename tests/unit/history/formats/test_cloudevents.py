@@ -116,6 +116,7 @@ def test_numbers_of_the_data_are_taken_from_the_bytes_that_came() -> None:
         ((b"text", [*HEAD, ("content-type", b"text/plain")]), "data", "must be a JSON object"),
         ((structured(data={"price": "5"}), STRUCTURED), "price", "Expected `int"),
         ((structured(data={}, count="x"), STRUCTURED), "ce_count", "must be int32, found 'x'"),
+        ((structured(data={}, count="1_0"), STRUCTURED), "ce_count", "must be int32, found '1_0'"),
         ((structured(data={}, flag="yes"), STRUCTURED), "ce_flag", "must be bool, found 'yes'"),
     ],
 )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.history.formats.confluent import bodies, head, split
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=8) | st.integers(0, 2**32 - 1).map(head), max_size=12), st.integers(0, 3))
 def test_heads_are_read_as_their_bytes_say(values: list[bytes], skipped: int) -> None:
     array = pa.array(values, pa.large_binary())[skipped:]

@@ -255,7 +255,7 @@ def as_read(value: Any, type_: pa.DataType) -> Any:
     return value
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     values=st.lists(JSON_VALUES, max_size=8),
     type_=st.sampled_from(["int64", "double", "string", "bool", "list<int64>", "struct<a: int64, b: list<double>>"]),

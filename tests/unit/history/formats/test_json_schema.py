@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.history.formats.confluent import UnknownSchema, head
@@ -111,7 +111,6 @@ BID = {
 }
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.dictionaries(

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from google.protobuf import descriptor_pb2, json_format, message_factory
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hindscan.errors import UsageError
@@ -177,7 +177,6 @@ bids = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(bids, min_size=1, max_size=4))
 def test_columns_are_what_googles_json_says(written: list[dict[str, Any]]) -> None:
     messages = [Bid(**each) for each in written]
