@@ -265,6 +265,7 @@ from hindscan.runs.manifest import Manifest
 from hindscan.runs.partials import Partials
 from hindscan.runs.results import publish
 import random
+from hindscan.errors import ServiceUnavailable
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 table = pa.table({"n": [random.random() for _ in range(100_000)]})
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -274,8 +275,8 @@ for write in (
 ):
     try:
         write()
-    except OSError as fault:
-        print(fault.errno)
+    except ServiceUnavailable as fault:
+        print(fault.__cause__.errno)
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["27", "27"], done.stderr
