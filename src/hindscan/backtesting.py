@@ -199,15 +199,10 @@ class Backtest:
         failed = sum(text is not None for text in self.table["error"].to_pylist())
         inside = self.calibration.get("inside")
         shown = {name: value for name, value in self.scores.items() if isinstance(value, float)}
-        told = "".join(
-            f"{mark} {name} {value:.4g}"
-            for mark, (name, value) in zip(";" + "," * len(shown), shown.items(), strict=False)
-        )
+        told = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
         sure = "" if inside is None else f"; {inside:.1%} of outcomes in {self.calibration['level']:.0%} intervals"
         wrong = f"; {failed} failed" if failed else ""
-        return (
-            f"<backtest of {self.job}: {self.table.num_rows} events, {self.scores['events']} scored{wrong}{told}{sure}>"
-        )
+        return f"<backtest of {self.job}: {self.table.num_rows} events, {self.scores['events']} scored{wrong}{told and f'; {told}'}{sure}>"
 
     def to_pandas(self) -> Any:
         """Give the table as a pandas data frame."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from hindscan.jobs import estimates, statistics, totals
 from hindscan.jobs.job import JobSpec
 from hindscan.jobs.parameters import python_values, validate
 from hindscan.jobs.returned import to_model, to_model_table
-from hindscan.jobs.simulation import simulate
+from hindscan.jobs.simulation import simulate, whole_number
 from hindscan.plans.cost import Limits
 from hindscan.plans.cut import cut
 from hindscan.plans.draws import check_draws, draw_pin, most_draws, refuse_draws_over, unit_draws, whole_draws
@@ -139,10 +138,10 @@ def _drawn_here(job: Job) -> JobSpec:
 
 
 def _whole(name: str, given: Any, *, least: int) -> int:
-    """Take a whole number of whatever kind, numpy's too."""
-    if isinstance(given, bool) or not hasattr(given, "__index__") or operator.index(given) < least:
+    number = whole_number(given, least=least)
+    if number is None:
         raise UsageError(f"Drawing here: {name}= must be a whole number from {least} on, and is {given!r}.")
-    return operator.index(given)
+    return number
 
 
 def _leading(job: Job, model: Any) -> tuple[Any, ...]:

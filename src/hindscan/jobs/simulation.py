@@ -30,7 +30,7 @@ from hindscan.jobs.returned import to_table
 from hindscan.jobs.sampling import Sampling, normals, uniforms, unit_of
 from hindscan.jobs.streams import GeneratorName, Streams
 
-__all__ = ["Block", "quantities", "simulate"]
+__all__ = ["Block", "quantities", "simulate", "whole_number"]
 
 #: Draws of a block that is only drawn to be compared.
 _TRIAL: Final = 256
@@ -140,12 +140,21 @@ class Block:
         return normals(self._normals, self._sampling, self.size, _counted(dimensions), self._unit)
 
 
+def whole_number(given: Any, *, least: int) -> int | None:
+    """Take a whole number of whatever kind, numpy's too; None if it is none, or below the least."""
+    if isinstance(given, bool) or not hasattr(given, "__index__"):
+        return None
+    number = operator.index(given)
+    return number if number >= least else None
+
+
 def _counted(dimensions: Any) -> int:
-    if isinstance(dimensions, bool) or not hasattr(dimensions, "__index__") or operator.index(dimensions) < 0:
+    number = whole_number(dimensions, least=0)
+    if number is None:
         raise UsageError(
             f"Drawing numbers of a block: how many for each draw must be a whole number from 0 on, and is {dimensions!r}. Give them another shape afterwards."
         )
-    return operator.index(dimensions)
+    return number
 
 
 def simulate(

@@ -47,7 +47,7 @@ def is_idle_whole(pin: Pin, proof: Proof | None) -> bool:
 def without_idle_bounds(
     slices: tuple[Slice, ...],
     keys_of: Callable[[tuple[Slice, ...]], tuple[str, ...]],
-    is_idle: Callable[[Slice, str], bool],
+    shown_idle: Callable[[Slice, str], bool],
 ) -> tuple[tuple[Slice, ...], tuple[str, ...], dict[str, str]]:
     """Leave out the upper bounds that stored partials show to cut off nothing, of slices that stand side by side.
 
@@ -57,7 +57,7 @@ def without_idle_bounds(
         By position.
     keys_of : callable
         Gives the keys of slices.
-    is_idle : callable
+    shown_idle : callable
         Tells whether the partial under a key is there and shows that the slice's bound cuts off nothing.
 
     Returns
@@ -69,7 +69,7 @@ def without_idle_bounds(
     opened = tuple(map(without_before, bounded))
     found = dict(zip([s.position for s in bounded], zip(opened, keys_of(opened), strict=True), strict=True))
     chosen = tuple(
-        found[s.position][0] if s.position in found and is_idle(s, found[s.position][1]) else s for s in slices
+        found[s.position][0] if s.position in found and shown_idle(s, found[s.position][1]) else s for s in slices
     )
     keys = keys_of(chosen)
     kept = {s.position for s in chosen if s.position in found and s is not found[s.position][0]}
@@ -82,7 +82,7 @@ def idle_in_chains(
     opened: Sequence[str],
     *,
     start: str,
-    is_idle: Callable[[Slice, str], bool],
+    shown_idle: Callable[[Slice, str], bool],
 ) -> tuple[frozenset[int], dict[str, str]]:
     """Find the upper bounds that stored partials show to cut off nothing, from the front of each chain as far as they go.
 
@@ -94,7 +94,7 @@ def idle_in_chains(
         By position: what each slice's key would be on its own, and without its upper bound.
     start : str
         `start_key` of the job.
-    is_idle : callable
+    shown_idle : callable
         Tells whether the partial under a key is there and shows that the slice's bound cuts off nothing.
 
     Returns
@@ -109,7 +109,7 @@ def idle_in_chains(
         free = chained_keys(opened[first:last], start)
         state, idle = start, 0
         for s, key, other in zip(slices, keys[first:last], opened[first:last], strict=True):
-            if key != other and not is_idle(s, free[idle]):
+            if key != other and not shown_idle(s, free[idle]):
                 break
             state, idle = state_key(free[idle]), idle + 1
         chosen.update(at for at in range(first, first + idle) if keys[at] != opened[at])

@@ -13,13 +13,13 @@ model has two stages: the calibration, a scan of its own, and the draws, whose k
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from hindscan.data import Proof
 from hindscan.errors import JobDefinitionError, ParameterError
-from hindscan.history.snapshot import Snapshot
+from hindscan.history.snapshot import Pin, Snapshot
 from hindscan.jobs.job import JobSpec, pinned_as
 from hindscan.plans.cut import Known, cut
 from hindscan.plans.draws import check_draws, draw_pin, whole_draws
@@ -160,17 +160,8 @@ class _Given(msgspec.Struct, frozen=True, kw_only=True):
         stages += self._scan(self.job, None, stages, tables)
         if self.seed is not None and self.draws is not None:
             pin = draw_pin(self.job, draws=self.draws, seed=self.seed)
-            model = stages[0].finished if stages else None
-            inputs = Inputs(
-                job=self.job,
-                pin=pin,
-                table=None,
-                reader={},
-                model=model,
-                parameters=self.parameters,
-                tables=self._tables_of(self.job, None, tables),
-                exists=self.exists,
-                proof=self.proof,
+            inputs = self._inputs(
+                self.job, pin, None, tables, table=None, reader={}, model=stages[0].finished if stages else None
             )
             stages.append(make_stage(cut(pin, SLICE_ROWS), inputs, draw_steps(self.job)))
         return stages
@@ -182,23 +173,22 @@ class _Given(msgspec.Struct, frozen=True, kw_only=True):
             return []
         name = (job.table or "") if join is None else join
         pin = self.snapshot.pins[name]
-        inputs = Inputs(
-            job=job,
-            pin=pin,
-            table=name,
-            reader=self.identities[name],
-            join=join,
-            joined={stage.join or "": tuple(stage.results) for stage in sides},
-            parameters=self.parameters,
-            tables=self._tables_of(job, join, tables),
-            exists=self.exists,
-            proof=self.proof,
-        )
+        joined = {stage.join or "": tuple(stage.results) for stage in sides}
+        inputs = self._inputs(job, pin, join, tables, table=name, reader=self.identities[name], joined=joined)
         slices = cut(pin, self.slice_rows.get(name, SLICE_ROWS), known=self.known.get(name))
         return [make_stage(slices, inputs, steps)]
 
-    def _tables_of(self, job: JobSpec, join: str | None, tables: Mapping[str, str]) -> dict[str, str]:
-        return {table: tables[pinned_as(join, table)] for table in job.tables}
+    def _inputs(self, job: JobSpec, pin: Pin, join: str | None, tables: Mapping[str, str], **more: Any) -> Inputs:
+        return Inputs(
+            job=job,
+            pin=pin,
+            join=join,
+            parameters=self.parameters,
+            tables={table: tables[pinned_as(join, table)] for table in job.tables},
+            exists=self.exists,
+            proof=self.proof,
+            **more,
+        )
 
 
 def _renewed(job: JobSpec, stage: Stage, anew: Collection[int]) -> frozenset[str]:

@@ -62,7 +62,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     #: Proof of the partial of a key; None where there is none.
     proof: Callable[[str], Proof | None]
 
-    def is_idle(self, s: Slice, key: str) -> bool:
+    def shown_idle(self, s: Slice, key: str) -> bool:
         """Tell whether the partial under a key is there and shows that the slice's upper bound cuts off nothing."""
         return self.exists(key) and is_idle(s, self.proof(key))
 
@@ -140,7 +140,7 @@ def _whole_stage(slices: tuple[Slice, ...], inputs: Inputs, steps: Steps) -> Sta
 
 
 def _side_by_side(slices: tuple[Slice, ...], inputs: Inputs, steps: Steps) -> _Laid:
-    slices, keys, unbounded = without_idle_bounds(slices, lambda some: _keys(some, inputs, steps), inputs.is_idle)
+    slices, keys, unbounded = without_idle_bounds(slices, lambda some: _keys(some, inputs, steps), inputs.shown_idle)
     return _Laid(
         slices=slices,
         keys=keys,
@@ -158,7 +158,7 @@ def _in_chains(slices: tuple[Slice, ...], inputs: Inputs, steps: Steps) -> _Laid
     start = start_key(step=steps.start, parameters=inputs.parameters, tables=inputs.tables)
     opened = tuple(map(without_before, slices))
     bounded_keys, opened_keys = _keys(slices, inputs, steps), _keys(opened, inputs, steps)
-    idle, unbounded = idle_in_chains(parts, bounded_keys, opened_keys, start=start, is_idle=inputs.is_idle)
+    idle, unbounded = idle_in_chains(parts, bounded_keys, opened_keys, start=start, shown_idle=inputs.shown_idle)
     slices = tuple(opened[s.position] if s.position in idle else s for s in slices)
     alone = tuple(opened_keys[at] if at in idle else key for at, key in enumerate(bounded_keys))
     parts = [(name, tuple(slices[s.position] for s in of_part)) for name, of_part in parts]
